@@ -1,0 +1,181 @@
+"""Ray, as the driver uses it: joining a cluster, making actors of plain classes, and waiting for their results.
+
+This file and driver.py are the only ones that import ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+from cqlray.placement import ClusterResources
+
+# A shard or test that kills its process this often is not bad luck.
+TASK_RETRIES = 3
+SECONDS_BETWEEN_COMPLAINTS = 10.0
+
+
+@contextmanager
+def connect() -> Iterator[ClusterResources]:
+    """Join the cluster of RAY_ADDRESS, or the one that `ray start` left running here, or start one for this process.
+
+    Raises:
+        UserError: RAY_ADDRESS names a cluster that cannot be joined.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        _init()
+    try:
+        total = ray.cluster_resources()
+        alive = sum(node["Alive"] for node in ray.nodes())
+        yield ClusterResources(total.get("CPU", 1.0), total.get("GPU", 0.0), alive)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _init() -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"RAY_ADDRESS {address!r}: {reason}; is `ray start` running there?") from None
+        ray.init(address="local", include_dashboard=False, **quiet)
+
+
+class Loop:
+    """Calls in flight, and what to do with each result; everything that waits, waits here, and can be stopped."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.stop = threading.Event()
+        self.starting: list[Any] = []
+        self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[RayActorError], None] | None]] = {}
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM stop the loop. To be entered after ray.init, which sets handlers of its own."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = [signal.signal(number, lambda *_: self.stop.set()) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def on(self, ref: Any, then: Callable[[Any], None], died: Callable[[RayActorError], None] | None = None) -> None:
+        """Call `then` with the result, or `died` if the actor did (without `died` the error goes up)."""
+        self.pending[ref] = (then, died)
+
+    def run(self) -> None:
+        """Until nothing is in flight.
+
+        Raises:
+            Interrupted: asked to stop. EnvironmentFailure, UserError: raised in an actor. RayActorError: an actor died.
+        """
+        heard = time.monotonic()
+        while self.pending:
+            if self.stop.is_set():
+                self.pending.clear()
+                raise Interrupted
+            ready, _ = ray.wait(list(self.pending), timeout=0.5)
+            for ref in ready:
+                self._finish(ref)
+            if ready:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SECONDS_BETWEEN_COMPLAINTS:
+                heard = time.monotonic()
+                self._complain()
+
+    def _finish(self, ref: Any) -> None:
+        then, died = self.pending.pop(ref)
+        try:
+            result = ray.get(ref)
+        except RayActorError as error:
+            if died is None:
+                self.pending.clear()
+                raise
+            died(error)
+        except RayTaskError as error:
+            self.pending.clear()
+            if isinstance(error.cause, EnvironmentFailure | UserError):
+                raise error.cause from None
+            raise
+        else:
+            then(result)
+
+    def create(self, role: type[Any], *args: Any, cpus: float, gpus: int = 0, retried: bool = False) -> Any:
+        """An actor of a plain class. `retried` ones keep nothing: Ray makes them and their calls again after a death."""
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+        if retried:
+            options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
+        actor = ray.remote(**options)(role).remote(*args)
+        self.starting.append(actor.__ray_ready__.remote())
+        return actor
+
+    def _complain(self) -> None:
+        """Long silence is either work or a cluster that is full; say so where it is the latter."""
+        if self.starting:
+            _, self.starting = ray.wait(self.starting, num_returns=len(self.starting), timeout=0)
+        if self.starting:
+            free, total = ray.available_resources(), ray.cluster_resources()
+            there = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))
+            self.say(f"waiting for {len(self.starting)} processes to start ({there})")
+
+    def get(self, ref: Any) -> Any:
+        """One result, waited for so that it can be stopped."""
+        results: list[Any] = []
+        self.on(ref, results.append)
+        self.run()
+        return results[0]
+
+
+class Team:
+    """Equal actors that keep nothing: each takes the next call when it is free."""
+
+    def __init__(self, loop: Loop, actors: Sequence[Any]) -> None:
+        self.loop = loop
+        self.actors = list(actors)
+        self.idle = deque(actors)
+        self.waiting: deque[tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = deque()
+
+    def call(self, submit: Callable[[Any], Any], then: Callable[[Any, Any], None]) -> None:
+        """`submit` makes the call on the actor it is given; `then` gets the result and its reference."""
+        self.waiting.append((submit, then))
+        self._start()
+
+    def _start(self) -> None:
+        while self.idle and self.waiting:
+            actor = self.idle.popleft()
+            submit, then = self.waiting.popleft()
+            self._watch(actor, submit(actor), then)
+
+    def _watch(self, actor: Any, ref: Any, then: Callable[[Any, Any], None]) -> None:
+        def finished(result: Any) -> None:
+            self.idle.append(actor)
+            self._start()
+            then(result, ref)
+
+        self.loop.on(ref, finished)
+
+    def dismiss(self) -> None:
+        """End the actors' processes."""
+        for actor in self.actors:
+            ray.kill(actor)

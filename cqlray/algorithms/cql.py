@@ -1,0 +1,156 @@
+"""CQL(H) (Kumar et al. 2020, arXiv 2006.04779): SAC with one more term in the critics' loss, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cqlray.algorithms import losses, sac
+from cqlray.algorithms.agent import AgentState, Batch, Scalars
+from cqlray.algorithms.networks import critic_values
+from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
+from cqlray.config import CQLConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A population's structure, and which of its members' numbers call for a term at all."""
+
+    config: CQLConfig
+    clip_gradient: bool
+    clip_gap: bool
+    bc_warmup_updates: int
+
+    @staticmethod
+    def of(configs: list[CQLConfig]) -> Settings:
+        return Settings(
+            config=configs[0],
+            clip_gradient=any(c.gradient_clip < math.inf for c in configs),
+            clip_gap=any(c.difference_clip_min > -math.inf or c.difference_clip_max < math.inf for c in configs),
+            bc_warmup_updates=max(c.bc_warmup_updates for c in configs),
+        )
+
+
+def noise_shapes(config: CQLConfig, action_dim: int) -> dict[str, tuple[int, ...]]:
+    """Noise that one update of one member draws; "uniform" is on [-1, 1], the rest standard normal."""
+    samples = (config.num_action_samples, config.batch_size, action_dim)
+    return {
+        **sac.noise_shapes(config, action_dim),
+        "current_samples": samples,
+        "next_samples": samples,
+        "uniform": samples,
+    }
+
+
+def _samples(policy: PolicyOutput, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """K actions of each state's policy and their log density: noise [M, K, B, A] -> [M, K, B, A], [M, K, B]."""
+    return losses.sample_tanh_gaussian(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), noise)
+
+
+def _critic_inputs(observations: Tensor, actions: Tensor) -> Tensor:
+    """Each state beside each of its S actions: [M, B, O], [M, S, B, A] -> [M, S * B, O + A]."""
+    members, samples, batch, _ = actions.shape
+    repeated = observations.unsqueeze(1).expand(members, samples, batch, observations.shape[-1])
+    return torch.cat([repeated, actions], dim=-1).view(members, samples * batch, -1)
+
+
+def _target(
+    agent: AgentState,
+    batch: Batch,
+    next_policy: PolicyOutput,
+    next_actions: Tensor,
+    noise: Noise,
+    scalars: Scalars,
+    config: CQLConfig,
+) -> Tensor:
+    """y, [M, B]; with max_target_backup from the K next actions that the conservative term samples too."""
+    if not config.max_target_backup:
+        return sac.target_values(agent, batch, next_policy, noise, scalars, config)
+    q_next = critic_values(agent.targets, _critic_inputs(batch.next_observations, next_actions), config.num_critics)
+    value = losses.max_backup_value(q_next.view(*q_next.shape[:2], *next_actions.shape[1:3]))
+    return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
+
+
+def critic_loss(
+    agent: AgentState, batch: Batch, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
+) -> tuple[Tensor, Metrics, Tensor]:
+    """Loss summed over members and critics, metrics, and the multiplier's gradient [M]. No gradient reaches the policy."""
+    config = settings.config
+    with torch.no_grad():
+        next_policy = sac.evaluate_policy(agent, batch.next_observations, scalars)
+        current_actions, current_density = _samples(policy.detached(), noise["current_samples"])
+        next_actions, next_density = _samples(next_policy, noise["next_samples"])
+        uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
+        log_density = torch.cat([uniform_density, current_density, next_density], dim=1)  # [M, 3K, B]
+        target = _target(agent, batch, next_policy, next_actions, noise, scalars, config)
+        actions = torch.cat([batch.actions.unsqueeze(1), noise["uniform"], current_actions, next_actions], dim=1)
+        inputs = _critic_inputs(batch.observations, actions)
+
+    q_values = critic_values(agent.critics, inputs, config.num_critics)
+    q_values = q_values.view(*q_values.shape[:2], *actions.shape[1:3])  # [M, N, 1 + 3K, B]
+    q_data, q_samples = q_values[:, :, 0], q_values[:, :, 1:]
+    if config.calibrated:
+        assert batch.data_returns is not None
+        q_samples = losses.calibrated_values(q_samples, batch.data_returns, config.num_action_samples)
+    td = losses.td_loss(q_data, target)
+    gap = losses.conservative_gap(q_samples, log_density, q_data, scalars["conservative_temperature"])
+    clip = (scalars["difference_clip_min"], scalars["difference_clip_max"]) if settings.clip_gap else None
+    weight = scalars["conservative_weight"]
+    multiplier_gradient = torch.zeros_like(agent.log_multiplier)
+    if config.lagrange:
+        gap_mean = losses.mean_gap(gap, clip)
+        penalty = losses.lagrange_loss(gap_mean, weight, agent.log_multiplier, scalars["target_gap"])
+        log_multiplier = agent.log_multiplier.detach().requires_grad_()
+        ascent = -losses.lagrange_loss(gap_mean.detach(), weight, log_multiplier, scalars["target_gap"])
+        (multiplier_gradient,) = torch.autograd.grad(ascent.sum(), log_multiplier)
+    else:
+        penalty = losses.conservative_loss(gap, weight, clip)
+    metrics = {
+        "td_loss": td.detach().mean(1),
+        "conservative_gap": gap.detach().mean((1, 2)),
+        "q_data": q_data.detach().mean((1, 2)),
+        "q_target": target.mean(1),
+    }
+    return (td + penalty).sum(), metrics, multiplier_gradient
+
+
+def policy_loss(
+    agent: AgentState, batch: Batch, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """The policy's loss [M] and log pi(a~|s) [M, B]; members in their first updates clone the data's actions.
+
+    While cloning, log pi(a|s) of the data's action stands in the place of min_i Q_i, as in the authors' code.
+    """
+    actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
+    values = sac.policy_values(agent, batch, actions, settings.config)
+    if agent.updates < settings.bc_warmup_updates:
+        cloning = (agent.updates < scalars["bc_warmup_updates"]).unsqueeze(1)
+        values = torch.where(cloning, losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions), values)
+    return losses.policy_loss(log_density, values, agent.log_temperature.exp()), log_density
+
+
+def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, settings: Settings) -> Metrics:
+    """One CQL update of every member, in place; metrics [M] each, left on the device."""
+    policy = sac.evaluate_policy(agent, batch.observations, scalars)
+    loss, metrics, multiplier_gradient = critic_loss(agent, batch, policy, noise, scalars, settings)
+    critic_gradients = torch.autograd.grad(loss, agent.critics.parameters())
+    loss_of_policy, log_density = policy_loss(agent, batch, policy, noise, scalars, settings)
+    policy_gradients = torch.autograd.grad(loss_of_policy.sum(), agent.policy.parameters())
+    with torch.no_grad():
+        temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
+        metrics["policy_loss"] = loss_of_policy.detach()
+        metrics["entropy"] = -log_density.detach().mean(1)
+        metrics["temperature"] = agent.log_temperature.exp()
+        metrics["multiplier"] = losses.multiplier(agent.log_multiplier)
+        sac.apply_gradients(agent, critic_gradients, policy_gradients, temperature_gradient, scalars, settings.clip_gradient)
+        if settings.config.lagrange:
+            agent.multiplier_adam.step(
+                agent.log_multiplier.unsqueeze(1),
+                multiplier_gradient.unsqueeze(1),
+                scalars["multiplier_learning_rate"],
+                agent.updates,
+            )
+    return metrics

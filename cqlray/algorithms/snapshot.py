@@ -1,0 +1,21 @@
+"""From tensors to the arrays that cross to CPU workers (policy.Policy reads them)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cqlray.algorithms.agent import AgentState, Scalars
+from cqlray.algorithms.policy import Array, Arrays
+
+_KEPT_SCALARS = ("log_std_min", "discount", "reward_scale", "reward_shift")
+
+
+def snapshot_arrays(agent: AgentState, scalars: Scalars, mean: Array, std: Array) -> Arrays:
+    """Policies, critics, normaliser and the members' numbers that acting and judging need, on the CPU."""
+    arrays: Arrays = {"observation_mean": mean, "observation_std": std}
+    for network, stack in (("policy", agent.policy), ("critics", agent.critics)):
+        for name, view in stack.views.items():
+            arrays[f"{network}.{name}"] = np.ascontiguousarray(view.detach().cpu().numpy())
+    for name in _KEPT_SCALARS:
+        arrays[name] = scalars[name].detach().cpu().numpy()
+    return arrays

@@ -1,0 +1,168 @@
+"""A dataset: shards, and the description that stands beside them in dataset.json."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cqlray.data import shards as shard_files
+from cqlray.data.episode import Array, Shard
+from cqlray.errors import UserError
+
+FORMAT = 1
+HISTOGRAM_BINS = 20
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The shards' transitions side by side, N of them over R observation rows (each episode's final one included)."""
+
+    observations: Array  # [R, observation_dim] float32
+    rows: Array  # [N] int64: a transition's observation; the next observation stands one row further
+    actions: Array  # [N, A] float32, the environment's bounds
+    rewards: Array  # [N] float32
+    terminations: Array  # [N] bool
+    ends: Array  # [N] bool: last step of its episode
+
+
+def columns(shards: Sequence[Shard]) -> Columns:
+    """Join shards, in their order."""
+
+    def joined(name: str) -> Array:
+        return np.concatenate([getattr(shard, name) for shard in shards])
+
+    lengths = joined("lengths")
+    ends = np.zeros(int(lengths.sum()), bool)
+    ends[np.cumsum(lengths) - 1] = True
+    return Columns(
+        observations=joined("observations"),
+        rows=np.arange(len(ends)) + np.repeat(np.arange(len(lengths)), lengths),
+        actions=joined("actions"),
+        rewards=joined("rewards"),
+        terminations=joined("terminations"),
+        ends=ends,
+    )
+
+
+def discounted_returns(rewards: Array, ends: Array, discount: float) -> Array:
+    """[N] float32: discounted sum of rewards from each step to the end of its episode."""
+    returns = np.zeros(len(rewards))
+    following = 0.0
+    for step in range(len(rewards) - 1, -1, -1):
+        following = float(rewards[step]) + (0.0 if ends[step] else discount * following)
+        returns[step] = following
+    return returns.astype(np.float32)
+
+
+def dataset_digest(shard_digests: Sequence[str]) -> str:
+    """SHA-256 over the shards' digests, in order."""
+    return hashlib.sha256("\n".join(shard_digests).encode()).hexdigest()
+
+
+def describe(shards: Sequence[Shard], environment: dict[str, Any]) -> dict[str, Any]:
+    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a dictionary."""
+    returns = np.concatenate([shard.returns() for shard in shards])
+    tiers: dict[str, list[Shard]] = {}
+    for shard in shards:
+        tiers.setdefault(shard.tier, []).append(shard)
+    counts, edges = np.histogram(returns, bins=HISTOGRAM_BINS)
+    digests = [shard.digest() for shard in shards]
+    return {
+        "format": FORMAT,
+        "environment": environment,
+        "episodes": len(returns),
+        "transitions": sum(shard.num_transitions for shard in shards),
+        "digest": dataset_digest(digests),
+        "tiers": {
+            tier: {
+                "episodes": sum(shard.num_episodes for shard in of_tier),
+                "transitions": sum(shard.num_transitions for shard in of_tier),
+                "mean_return": float(np.concatenate([shard.returns() for shard in of_tier]).mean()),
+            }
+            for tier, of_tier in tiers.items()
+        },
+        "returns": {
+            "mean": float(returns.mean()),
+            "quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.25, 0.5, 0.75, 1)},
+            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        },
+        "action_coverage": action_coverage(np.concatenate([shard.actions for shard in shards]), environment),
+        "shards": [
+            {
+                "file": f"shard-{index:05d}.parquet",
+                "tier": shard.tier,
+                "episodes": shard.num_episodes,
+                "transitions": shard.num_transitions,
+                "digest": digest,
+            }
+            for index, (shard, digest) in enumerate(zip(shards, digests, strict=True))
+        ],
+    }
+
+
+def action_coverage(actions: Array, environment: dict[str, Any]) -> list[float]:
+    """For each action dimension, the share of 20 equal bins of its bounds that hold at least one action."""
+    low, high = np.array(environment["action_low"]), np.array(environment["action_high"])
+    bins = np.clip(((actions - low) / (high - low) * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)
+    return [len(np.unique(bins[:, dimension])) / HISTOGRAM_BINS for dimension in range(actions.shape[1])]
+
+
+def dataset_directory(path: Path) -> Path:
+    """The directory that holds dataset.json: `path`, or path/dataset when `path` is a run directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.exists():
+        raise UserError(f"dataset {str(path)!r}: no such directory")
+    for candidate in (path, path / "dataset"):
+        if (candidate / "dataset.json").is_file():
+            return candidate
+    if path.is_dir() and not any(path.iterdir()):
+        raise UserError(f"dataset {str(path)!r} is empty; make one with: cqlray collect --out {path}")
+    raise UserError(f"dataset {str(path)!r} has no dataset.json; it should be a dataset or run directory made by cqlray")
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What dataset.json says.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    file = dataset_directory(path) / "dataset.json"
+    try:
+        description: dict[str, Any] = json.loads(file.read_text())
+        missing = [key for key in ("environment", "digest", "shards", "transitions") if key not in description]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(f"{file}: not readable JSON ({error})") from None
+    if missing:
+        raise UserError(f"{file}: no {', '.join(missing)}; it should be as `cqlray collect` wrote it")
+    return description
+
+
+def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
+    """Description and shards of a dataset directory, the digests checked.
+
+    Raises:
+        UserError: something is missing, damaged or not what the description says.
+    """
+    directory, description = dataset_directory(path), read_description(path)
+    loaded = []
+    for entry in description["shards"]:
+        source = directory / Path(entry["file"]).name
+        try:
+            shard = shard_files.from_parquet(source.read_bytes(), str(source))
+        except FileNotFoundError:
+            raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
+        if shard.digest() != entry["digest"]:
+            raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
+        loaded.append(shard)
+    if not loaded:
+        raise UserError(f"dataset {str(path)!r} has no shards")
+    return description, loaded

@@ -1,0 +1,105 @@
+"""Episodes and shards: the data as it is made, in Gymnasium's and Minari's words.
+
+An episode of T steps has T+1 observations. Its last step ends it, by termination (the environment's own end, which a
+bootstrapped target stops at) or by truncation (a time limit, which it does not stop at). A shard is several whole
+episodes in one set of arrays, one behind the other, as one call of a rollout worker made them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps. Actions are in the environment's own bounds."""
+
+    observations: Array  # [T + 1, observation_dim] float32
+    actions: Array  # [T, action_dim] float32
+    rewards: Array  # [T] float32
+    terminations: Array  # [T] bool
+    truncations: Array  # [T] bool
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole episodes of one tier, one behind the other; E episodes with N steps in all."""
+
+    observations: Array  # [N + E, observation_dim] float32
+    actions: Array  # [N, action_dim] float32
+    rewards: Array  # [N] float32
+    terminations: Array  # [N] bool
+    truncations: Array  # [N] bool
+    lengths: Array  # [E] int64, steps of each episode
+    seeds: Array  # [E] int64, what each episode's reset was seeded with
+    tier: str
+
+    @staticmethod
+    def of(episodes: Sequence[Episode], tier: str) -> Shard:
+        """Join episodes; at least one."""
+
+        def joined(name: str) -> Array:
+            return np.concatenate([getattr(e, name) for e in episodes])
+
+        return Shard(
+            observations=joined("observations"),
+            actions=joined("actions"),
+            rewards=joined("rewards"),
+            terminations=joined("terminations"),
+            truncations=joined("truncations"),
+            lengths=np.array([len(e) for e in episodes], np.int64),
+            seeds=np.array([e.seed for e in episodes], np.int64),
+            tier=tier,
+        )
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_transitions(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def starts(self) -> Array:
+        """[E] int64: the first step of each episode."""
+        starts: Array = np.cumsum(self.lengths) - self.lengths
+        return starts
+
+    def returns(self) -> Array:
+        """[E] float64: the sum of rewards of each episode."""
+        sums: Array = np.add.reduceat(self.rewards, self.starts, dtype=np.float64)
+        return sums
+
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes, as views."""
+        for index, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
+            steps = slice(start, start + length)
+            yield Episode(
+                observations=self.observations[start + index : start + index + length + 1],
+                actions=self.actions[steps],
+                rewards=self.rewards[steps],
+                terminations=self.terminations[steps],
+                truncations=self.truncations[steps],
+                seed=int(self.seeds[index]),
+            )
+
+    def digest(self) -> str:
+        """SHA-256 of the content, the same whoever made or wrote it."""
+        hasher = hashlib.sha256(self.tier.encode())
+        for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds"):
+            array = np.ascontiguousarray(getattr(self, name))
+            hasher.update(f"{name}{array.dtype.str}{array.shape}".encode())
+            hasher.update(array.tobytes())
+        return hasher.hexdigest()

@@ -1,0 +1,100 @@
+"""`cqlray doctor`: what Ray, torch, GPUs, storage and the environment look like from here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cqlray.config import EnvConfig
+from cqlray.errors import UserError
+
+
+def examine(env: EnvConfig, out: Path) -> Iterator[tuple[str, bool, str]]:
+    """(what, whether it is well, what was found) for each thing that a run needs."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python", lambda: f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"),
+        ("packages", _packages),
+        ("torch", _torch),
+        ("environment", lambda: _environment(env)),
+        ("storage", lambda: _storage(out)),
+        ("ray", _ray),
+    ]
+    for name, check in checks:
+        try:
+            yield name, True, check()
+        except Exception as error:
+            yield name, False, str(error).strip().splitlines()[0]
+
+
+def _packages() -> str:
+    found = []
+    for name in ("cqlray", "ray", "torch", "gymnasium", "numpy", "pyarrow", "tensorboard"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)
+
+
+def _torch() -> str:
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    size = 1024
+    left, right = torch.rand(size, size), torch.rand(size, size)
+    torch.mm(left, right)
+    started = time.perf_counter()
+    torch.mm(left, right)
+    rate = 2 * size**3 / (time.perf_counter() - started) / 1e9
+    return f"{torch.get_num_threads()} threads, {rate:,.0f} GFLOP/s; GPUs: {', '.join(names) or 'none'}"
+
+
+def _environment(env: EnvConfig) -> str:
+    from cqlray.envs.make import describe_env, make_env
+    from cqlray.envs.rollout import rollout
+
+    spec = describe_env(env)
+    made = make_env(env)
+    started = time.perf_counter()
+
+    class Still:
+        """Acts in the middle of the bounds."""
+
+        def act(self, observations):  # type: ignore[no-untyped-def]
+            import numpy as np
+
+            return np.zeros((len(observations), spec.action_dim), np.float32)
+
+    (episode,) = rollout(Still(), [made], [0], spec.scaling)
+    rate = len(episode) / (time.perf_counter() - started)
+    return (
+        f"{spec.id}: {spec.observation_dim} observations, {spec.action_dim} actions in {list(spec.action_low)} to"
+        f" {list(spec.action_high)}, {len(episode)} steps in an episode, {rate:,.0f} steps/s"
+    )
+
+
+def _storage(out: Path) -> str:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=out) as file:
+        file.write(b"x")
+        file.flush()
+        os.fsync(file.fileno())
+    return f"{out} can be written, {shutil.disk_usage(out).free / 2**30:,.0f} GiB free"
+
+
+def _ray() -> str:
+    from cqlray.actors import connect
+
+    started = time.monotonic()
+    try:
+        with connect() as cluster:
+            seconds = time.monotonic() - started
+            return f"{cluster.nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs; up in {seconds:.1f} s"
+    except UserError as error:
+        raise RuntimeError(str(error)) from None

@@ -1,0 +1,102 @@
+"""Gymnasium environments: made, checked, described. Everything that is not supported yet is refused here, in one line."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from cqlray.config import EnvConfig
+from cqlray.envs.scaling import ActionScaling
+from cqlray.errors import UserError
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What the rest of cqlray needs to know of an environment."""
+
+    id: str
+    observation_dim: int
+    action_dim: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    max_episode_steps: int | None
+
+    @property
+    def scaling(self) -> ActionScaling:
+        return ActionScaling(np.array(self.action_low, np.float32), np.array(self.action_high, np.float32))
+
+
+def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
+    """One environment.
+
+    Raises:
+        UserError: no such id, the module cannot be imported, or the environment cannot be made.
+    """
+    options: dict[str, Any] = dict(config.kwargs)
+    if config.max_episode_steps is not None:
+        options["max_episode_steps"] = config.max_episode_steps
+    try:
+        return gymnasium.make(config.id, disable_env_checker=True, **options)
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
+        close = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1)
+        hint = f"did you mean {close[0]}?" if close else "for your own environment write package.module:Name-v0"
+        raise UserError(f"env.id {config.id!r}: {_first_line(error)}; {hint}") from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the path") from None
+    except TypeError as error:
+        raise UserError(f"env.kwargs {config.kwargs}: {_first_line(error)}") from None
+
+
+def describe_env(config: EnvConfig) -> EnvSpec:
+    """Make the environment once and check that it is one that cqlray can use.
+
+    Raises:
+        UserError: see make_env; or spaces that are not supported.
+    """
+    env = make_env(config)
+    try:
+        observation, action = env.observation_space, env.action_space
+        box = gymnasium.spaces.Box
+        if not isinstance(action, box) or len(action.shape) != 1:
+            raise UserError(
+                f"env.id {config.id!r}: actions are {action}; cqlray needs a one-dimensional Box (continuous actions)"
+            )
+        if not isinstance(observation, box) or len(observation.shape) != 1:
+            raise UserError(f"env.id {config.id!r}: observations are {observation}; cqlray needs a one-dimensional Box")
+        if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+            raise UserError(
+                f"env.id {config.id!r}: the action bounds are infinite; wrap it in gymnasium's RescaleAction or ClipAction"
+            )
+        limit = env.spec.max_episode_steps if env.spec is not None else None
+        return EnvSpec(
+            id=config.id,
+            observation_dim=observation.shape[0],
+            action_dim=action.shape[0],
+            action_low=tuple(float(v) for v in action.low),
+            action_high=tuple(float(v) for v in action.high),
+            max_episode_steps=limit,
+        )
+    finally:
+        env.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class EnvPool:
+    """Environments of one kind, made when first needed and then kept: a seeded reset makes them new."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self.envs: list[gymnasium.Env[Any, Any]] = []
+
+    def take(self, count: int) -> list[gymnasium.Env[Any, Any]]:
+        """The first `count` environments."""
+        while len(self.envs) < count:
+            self.envs.append(make_env(self.config))
+        return self.envs[:count]

@@ -1,0 +1,23 @@
+"""The errors that end in one clear line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what would be right."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM); what is on disk is whole and can be resumed."""
+
+
+class EnvironmentFailure(Exception):
+    """The user's environment raised: where (seed and step), and its own traceback as text."""
+
+    def __init__(self, where: str, traceback_text: str) -> None:
+        super().__init__(where, traceback_text)
+        self.where = where
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return f"the environment raised an exception ({self.where}):\n{self.traceback_text}"

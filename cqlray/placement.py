@@ -1,0 +1,123 @@
+"""Who runs where: a pure function of config and cluster. actors.py makes it real."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cqlray.config import Member, RunConfig
+from cqlray.errors import UserError
+
+MAX_ROLLOUT_WORKERS = 64
+MAX_EVALUATORS = 16
+SMALLEST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class ClusterResources:
+    """What Ray says there is."""
+
+    cpus: float
+    gpus: float = 0.0
+    nodes: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Processes of each role, and the share of a CPU that each asks Ray for."""
+
+    cluster: ClusterResources
+    rollout_workers: int
+    evaluators: int
+    populations: tuple[tuple[int, ...], ...]  # member indices
+    learners: int  # at one time; more populations than learners take turns
+    gpu: bool
+    threads: int
+    cpus: dict[str, float]  # role -> the share of each of its processes
+
+    def lines(self, offline_only: bool) -> list[str]:
+        """The plan for people."""
+        where = f"{self.cluster.cpus:g} CPUs, {self.cluster.gpus:g} GPUs on {_count(self.cluster.nodes, 'node')}"
+        sizes = " + ".join(str(len(population)) for population in self.populations)
+        device = "a GPU each" if self.gpu else f"{_count(self.threads, 'CPU thread')} each"
+        lines = [f"cluster      {where}"]
+        if not offline_only:
+            lines.append(f"teaching     1 teacher, {_count(self.rollout_workers, 'rollout worker')}")
+        learners = f"{_count(self.learners, 'learner')} ({device}) for {sizes} members"
+        return [*lines, f"training     {learners}, {_count(self.evaluators, 'evaluator')}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterResources) -> Plan:
+    """Share the cluster out among the roles.
+
+    Raises:
+        UserError: the config asks for what the cluster does not have.
+    """
+    wanted = config.resources
+    gpus = int(cluster.gpus) if wanted.gpus is None else wanted.gpus
+    if gpus > cluster.gpus:
+        raise UserError(f"resources.gpus is {gpus}, but the cluster has {cluster.gpus:g} GPUs; ask for at most that, or add nodes")
+    cores = max(1, int(cluster.cpus))
+    structures = [[m.index for m in group] for _, group in itertools.groupby(sorted(members, key=_order), key=_order)]
+    slots = gpus or cores // (wanted.threads_per_learner or 1)
+    learners = wanted.learners or max(1, min(slots, len(members)))
+    if learners > max(1, slots):
+        what = f"{gpus} GPUs" if gpus else f"{cores} CPUs with {wanted.threads_per_learner or 1} threads for each learner"
+        raise UserError(f"resources.learners is {learners}, but there are {what}; ask for at most {max(1, slots)}")
+    threads = wanted.threads_per_learner or (1 if gpus else max(1, cores // learners))
+    if threads > cores:
+        raise UserError(f"resources.threads_per_learner is {threads}, but the cluster has {cores} CPUs; ask for at most {cores}")
+    populations = tuple(tuple(part) for part in _split(structures, learners))
+    learners = min(learners, len(populations))
+    workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)
+    evaluators = wanted.evaluators or min(learners, MAX_EVALUATORS)
+    return Plan(
+        cluster=cluster,
+        rollout_workers=workers,
+        evaluators=evaluators,
+        populations=populations,
+        learners=learners,
+        gpu=gpus > 0,
+        threads=threads,
+        cpus=_shares(workers, evaluators, learners, threads, cluster.cpus),
+    )
+
+
+def _order(member: Member) -> str:
+    return repr(member.structure)
+
+
+def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
+    """Populations: members of one structure together, cut so that `parts` learners have work, the largest cut first."""
+    pieces = [1] * len(structures)
+    while sum(pieces) < parts:
+        largest = max(range(len(structures)), key=lambda i: (len(structures[i]) / pieces[i], -i))
+        if len(structures[largest]) == pieces[largest]:
+            break
+        pieces[largest] += 1
+    populations = []
+    for members, count in zip(structures, pieces, strict=True):
+        size, extra = divmod(len(members), count)
+        ends = list(itertools.accumulate([size + (piece < extra) for piece in range(count)]))
+        populations += [members[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return sorted(populations)
+
+
+def _shares(workers: int, evaluators: int, learners: int, threads: int, cpus: float) -> dict[str, float]:
+    """CPUs for each process of a role, scaled down where a stage's processes together would ask for more than there is."""
+    teaching = {"teacher": (1, 1.0), "rollout_worker": (workers, 0.5), "evaluator": (evaluators, 0.25)}
+    training = {"learner": (learners, float(threads)), "evaluator": (evaluators, 0.25)}
+    shares: dict[str, float] = {}
+    for stage in (teaching, training):
+        scale = min(1.0, cpus / sum(count * weight for count, weight in stage.values()))
+        for role, (count, weight) in stage.items():
+            share = int(weight * scale / SMALLEST_SHARE) * SMALLEST_SHARE
+            if share < SMALLEST_SHARE:
+                raise UserError(f"{count} processes of role {role} are too many for {cpus:g} CPUs; ask for fewer")
+            shares[role] = round(min(share, shares.get(role, share)), 2)
+    return shares

@@ -1,0 +1,25 @@
+"""Named random streams: every draw of a run comes from (run seed, purpose, indices) and from nothing else.
+
+Adding a purpose never moves another stream, and who draws (which worker, which node) plays no part.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+
+
+def stream(run_seed: int, purpose: str, *indices: int) -> np.random.SeedSequence:
+    """The seed sequence of one purpose, for instance stream(0, "collect", shard)."""
+    return np.random.SeedSequence([run_seed, zlib.crc32(purpose.encode()), *indices])
+
+
+def integer_seed(run_seed: int, purpose: str, *indices: int) -> int:
+    """A 63-bit seed of the stream, for generators that take one integer."""
+    return int(stream(run_seed, purpose, *indices).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def integer_seeds(run_seed: int, purpose: str, *indices: int, count: int) -> list[int]:
+    """`count` 31-bit seeds of the stream, for environments' reset."""
+    return [int(s >> np.uint32(1)) for s in stream(run_seed, purpose, *indices).generate_state(count, np.uint32)]

@@ -1,0 +1,167 @@
+"""A run from outside: check everything first, make or open the directory, join Ray, hand over to the driver, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cqlray import validate
+from cqlray.config import RunConfig, members
+from cqlray.data import dataset as datasets
+from cqlray.envs.make import EnvSpec, describe_env
+from cqlray.errors import UserError
+from cqlray.evaluation.summary import RunRecord, summarize
+from cqlray.placement import ClusterResources, Plan, make_plan
+from cqlray.reporting.progress import ProgressDisplay
+from cqlray.reporting.record import load_run
+from cqlray.storage import FORMAT, RunDirectory, write_bytes
+
+PACKAGES = ("cqlray", "ray", "torch", "gymnasium", "numpy", "pyarrow")
+
+
+def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = False) -> RunDirectory:
+    """A new run: all its stages, or the dataset alone.
+
+    Raises:
+        UserError: a mistake in the config, the environment, the dataset or the demands; nothing was written then.
+        Interrupted: asked to stop; the directory can be resumed.
+    """
+    config = validate.check(config, "config")
+    path = Path(config.out or default_name(config))
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        RunDirectory.create(path)  # says why not
+    spec = _spec(config)
+
+    def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
+        plan = make_plan(config, members(config), cluster)
+        directory = RunDirectory.create(path)
+        resolved = dataclasses.replace(config, out=str(path), dataset=config.dataset and str(Path(config.dataset).resolve()))
+        write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
+        directory.update_manifest(
+            format=FORMAT,
+            command=" ".join(["cqlray", *sys.argv[1:]]),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            environment=dataclasses.asdict(spec),
+            plan=dataclasses.asdict(plan),
+            dataset_only=dataset_only,
+            finished=False,
+        )
+        return directory, plan
+
+    return _drive(config, spec, progress, prepare, dataset_only)
+
+
+def resume(path: Path, progress: ProgressDisplay) -> RunDirectory:
+    """Go on with a run exactly where it stopped. Raises as `start`."""
+    directory = RunDirectory.open(path)
+    config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    manifest = directory.manifest()
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}")
+
+    def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
+        # Populations stay as they were first made, whatever the machine is now: their grouping is part of the bits.
+        plan = make_plan(config, members(config), cluster)
+        populations = tuple(tuple(population) for population in manifest["plan"]["populations"])
+        return directory, dataclasses.replace(plan, populations=populations, learners=min(plan.learners, len(populations)))
+
+    return _drive(config, _spec(config), progress, prepare, manifest["dataset_only"])
+
+
+def evaluate(path: Path, episodes: int, progress: ProgressDisplay) -> RunRecord:
+    """The run's record with fresh tests of its last snapshots in the place of the old ones. Raises as `start`."""
+    from cqlray.actors import Loop, connect
+    from cqlray.driver import Driver
+
+    directory = RunDirectory.open(path)
+    record = load_run(path)
+    config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
+    with connect() as cluster:
+        loop = Loop(progress.say)
+        plan = dataclasses.replace(make_plan(config, members(config), cluster), populations=populations)
+        with loop.handling_signals():
+            rows = Driver(config, directory, plan, _spec(config), loop, progress).evaluate(episodes)
+    references = [row for row in record.evaluations if row["policy"] != "student"]
+    return dataclasses.replace(record, evaluations=[*references, *rows])
+
+
+def _drive(
+    config: RunConfig,
+    spec: EnvSpec,
+    progress: ProgressDisplay,
+    prepare: Callable[[ClusterResources], tuple[RunDirectory, Plan]],
+    dataset_only: bool,
+) -> RunDirectory:
+    from cqlray.actors import Loop, connect
+    from cqlray.driver import Driver
+
+    started = time.monotonic()
+    with connect() as cluster:
+        directory, plan = prepare(cluster)
+        with directory.locked():
+            for line in [f"run          {directory.path}", *plan.lines(config.dataset is not None)]:
+                progress.say(line)
+            loop = Loop(progress.say)
+            with loop.handling_signals():
+                driver = Driver(config, directory, plan, spec, loop, progress)
+                try:
+                    driver.make_dataset() if dataset_only else driver.run()
+                finally:
+                    before = directory.manifest().get("seconds", 0.0)
+                    directory.update_manifest(seconds=round(before + time.monotonic() - started, 2))
+            directory.update_manifest(finished=True)
+    return directory
+
+
+def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:
+    """The summary of a run, as --json prints it."""
+    record = record or load_run(directory.path)
+    samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
+    summary = summarize(record, samples, seed)
+    return {**summary, "run_dir": str(directory.path), "seconds": directory.manifest().get("seconds", 0.0)}
+
+
+def default_name(config: RunConfig) -> str:
+    """runs/ENVIRONMENT-DATE-TIME."""
+    env = config.env.id.split(":")[-1].replace("/", "-").lower()
+    return f"runs/{env}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def _spec(config: RunConfig) -> EnvSpec:
+    """The environment's description, and the check that the dataset is from it.
+
+    Raises:
+        UserError: see describe_env; or dataset and environment do not belong together.
+    """
+    if config.dataset is None:
+        return describe_env(config.env)
+    description = datasets.read_description(Path(config.dataset))
+    recorded = description["environment"]
+    of_dataset = EnvSpec(**{field.name: recorded[field.name] for field in dataclasses.fields(EnvSpec)})
+    of_dataset = dataclasses.replace(
+        of_dataset, action_low=tuple(of_dataset.action_low), action_high=tuple(of_dataset.action_high)
+    )
+    if config.env.id != of_dataset.id:
+        raise UserError(f"dataset {config.dataset!r} is from {of_dataset.id}, not from env.id {config.env.id!r}")
+    if config.evaluation.episodes == 0:
+        return of_dataset
+    spec = describe_env(config.env)
+    same = (spec.observation_dim, spec.action_dim) == (of_dataset.observation_dim, of_dataset.action_dim)
+    if not same or not np.allclose([spec.action_low, spec.action_high], [of_dataset.action_low, of_dataset.action_high]):
+        raise UserError(
+            f"dataset {config.dataset!r} has {of_dataset.observation_dim} observations and {of_dataset.action_dim} actions in"
+            f" {list(of_dataset.action_low)} to {list(of_dataset.action_high)}; env.id {config.env.id!r} has other spaces"
+        )
+    return spec

@@ -1,0 +1,159 @@
+"""Learner: trains its population of members with CQL from a dataset that never changes. It knows no environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cqlray import checkpoint, seeding
+from cqlray.algorithms import agent as agents
+from cqlray.algorithms import cql
+from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
+from cqlray.algorithms.snapshot import snapshot_arrays
+from cqlray.config import CQLConfig, Member
+from cqlray.data import normalizer
+from cqlray.data.dataset import Columns, columns, discounted_returns
+from cqlray.data.episode import Array, Shard
+from cqlray.envs.scaling import ActionScaling
+from cqlray.workers.allocator import keep_freed_memory
+
+# Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
+CHUNK = 100
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What one call of `advance` brings back; a snapshot and its metrics only where an interval ended."""
+
+    updates: int
+    seconds: float
+    frozen: dict[int, int]  # member index -> updates at its last good state
+    metrics: dict[str, list[float]] | None = None
+    snapshot: bytes | None = None
+    saved: bytes | None = None
+
+
+class Learner:
+    """Holds a population and its data on one device."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        run_seed: int,
+        scaling: ActionScaling,
+        interval: int,
+        device: str,
+        threads: int,
+        saved: bytes | None,
+        *shards: Shard,
+    ) -> None:
+        """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots."""
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        self.members, self.interval, self.device = list(members), interval, torch.device(device)
+        configs = [member.cql for member in members]
+        self.num_updates = configs[0].num_updates
+        data = columns(shards)
+        observation_dim, action_dim = data.observations.shape[1], data.actions.shape[1]
+        self.scalars = agents.member_scalars(configs, action_dim, self.device)
+        self.mean, self.std = (
+            normalizer.fit(data.observations) if configs[0].observation_normalization else normalizer.identity(observation_dim)
+        )
+        table = transition_table(data, scaling, self.mean, self.std, configs, self.device)
+        self.gather = table.gather(self.scalars)
+        init_seeds = [seeding.integer_seed(run_seed, "student-init", member.seed) for member in members]
+        noise_seeds = [seeding.integer_seed(run_seed, "student-noise", member.seed) for member in members]
+        agent = agents.initial_state(configs, init_seeds, observation_dim, action_dim, self.device)
+        settings = cql.Settings.of(configs)
+        self.population = Population(
+            agent,
+            lambda state, batch, noise: cql.update(state, batch, noise, self.scalars, settings),
+            NoiseStream(noise_seeds, cql.noise_shapes(configs[0], action_dim), configs[0].batch_size, self.device),
+        )
+        self.metric_sums: dict[str, list[float]] = {}
+        if saved is not None:
+            self._restore(saved)
+
+    def updates(self) -> int:
+        """Updates made so far."""
+        return self.population.agent.updates
+
+    def advance(self, seconds: float, save: bool) -> Advance:
+        """Make updates up to the next snapshot, or for about `seconds`; `save` asks for a checkpoint also short of one."""
+        started = time.monotonic()
+        agent = self.population.agent
+        goal = min(agent.updates - agent.updates % self.interval + self.interval, self.num_updates)
+        while agent.updates < goal and time.monotonic() - started < seconds:
+            # Chunks end where a fresh run's would, so that what is frozen when does not depend on who called when.
+            count = min(CHUNK - agent.updates % CHUNK, goal - agent.updates)
+            self._accumulate(self.population.advance(count, self.gather), count)
+        frozen = {self.members[place].index: updates for place, updates in self.population.frozen.items()}
+        if agent.updates < goal:
+            return Advance(agent.updates, time.monotonic() - started, frozen, saved=self._save() if save else None)
+        return Advance(agent.updates, time.monotonic() - started, frozen, self._take_metrics(), self._snapshot(), self._save())
+
+    def _accumulate(self, metrics: dict[str, list[float]], count: int) -> None:
+        for name, values in metrics.items():
+            sums = self.metric_sums.setdefault(name, [0.0] * len(values))
+            self.metric_sums[name] = [total + value * count for total, value in zip(sums, values, strict=True)]
+
+    def _take_metrics(self) -> dict[str, list[float]]:
+        count = (self.updates() - 1) % self.interval + 1
+        means = {name: [total / count for total in sums] for name, sums in self.metric_sums.items()}
+        self.metric_sums = {}
+        return means
+
+    def _snapshot(self) -> bytes:
+        agent = self.population.agent
+        arrays = snapshot_arrays(agent, self.scalars, self.mean, self.std)
+        return checkpoint.encode(arrays, {"updates": agent.updates, "members": [m.index for m in self.members]})
+
+    def _save(self) -> bytes:
+        agent = self.population.agent
+        metadata: dict[str, Any] = {
+            "updates": agent.updates,
+            "members": [member.index for member in self.members],
+            "frozen": list(self.population.frozen.items()),
+            "metric_sums": self.metric_sums,
+        }
+        return checkpoint.encode({name: tensor.cpu().numpy() for name, tensor in agent.tensors().items()}, metadata)
+
+    def _restore(self, saved: bytes) -> None:
+        arrays, metadata = checkpoint.decode(saved, "student checkpoint")
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        self.population.agent.load(tensors, metadata["updates"])
+        self.population.frozen = dict(metadata["frozen"])
+        self.metric_sums = metadata["metric_sums"]
+
+
+def transition_table(
+    data: Columns,
+    scaling: ActionScaling,
+    mean: Array,
+    std: Array,
+    configs: Sequence[CQLConfig],
+    device: torch.device,
+) -> TransitionTable:
+    """The dataset on the device, each column copied once; observations normalised here and not at every update."""
+
+    def on_device(array: Array) -> torch.Tensor:
+        return torch.tensor(array, device=device)
+
+    returns = None
+    if configs[0].calibrated:
+        keys = [(c.discount, c.reward_scale, c.reward_shift) for c in configs]
+        by_key = {k: discounted_returns(data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]) for k in set(keys)}
+        returns = on_device(np.stack([by_key[key] for key in keys]))
+    return TransitionTable(
+        observations=on_device((data.observations - mean) / std),
+        rows=on_device(data.rows),
+        actions=on_device(scaling.to_unit(data.actions)),
+        rewards=on_device(data.rewards),
+        terminations=on_device(data.terminations.astype(np.float32)),
+        data_returns=returns,
+    )
