@@ -1,0 +1,75 @@
+"""cqlray: offline reinforcement learning with Conservative Q-Learning, distributed with Ray.
+
+    import cqlray
+
+    result = cqlray.run(cqlray.RunConfig(seed=1))
+    policy = cqlray.load_policy(result.run_dir, member="best")
+    action = policy(observation)
+
+Names are loaded when first used; importing cqlray loads neither ray nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cqlray.api import RunResult, resume, run
+    from cqlray.config import (
+        PRESETS,
+        CollectionConfig,
+        CQLConfig,
+        EnvConfig,
+        EvaluationConfig,
+        ResourcesConfig,
+        RunConfig,
+        SweepConfig,
+        TeacherConfig,
+    )
+    from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+    from cqlray.policies import LoadedPolicy, load_policy
+
+_HOMES = {
+    "cqlray.api": ("RunResult", "resume", "run"),
+    "cqlray.config": (
+        "PRESETS",
+        "CQLConfig",
+        "CollectionConfig",
+        "EnvConfig",
+        "EvaluationConfig",
+        "ResourcesConfig",
+        "RunConfig",
+        "SweepConfig",
+        "TeacherConfig",
+    ),
+    "cqlray.errors": ("EnvironmentFailure", "Interrupted", "UserError"),
+    "cqlray.policies": ("LoadedPolicy", "load_policy"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PRESETS",
+    "CQLConfig",
+    "CollectionConfig",
+    "EnvConfig",
+    "EnvironmentFailure",
+    "EvaluationConfig",
+    "Interrupted",
+    "LoadedPolicy",
+    "ResourcesConfig",
+    "RunConfig",
+    "RunResult",
+    "SweepConfig",
+    "TeacherConfig",
+    "UserError",
+    "load_policy",
+    "resume",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'cqlray' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

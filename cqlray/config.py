@@ -197,7 +197,7 @@ class EvaluationConfig:
     """Tests of the students while they learn: deterministic policy, the same episode seeds for every member."""
 
     interval: int = _bounded(5_000, ge=1)
-    """Updates between two snapshots; each snapshot is tested."""
+    """Updates between two snapshots; each snapshot is tested, and so is the last update."""
     episodes: int = _bounded(20, ge=0)
     """Episodes for each member and snapshot; 0 tests nothing (no environment needed)."""
     bootstrap_samples: int = _bounded(2_000, ge=100)
@@ -296,7 +296,7 @@ _PENDULUM = RunConfig(
         stop_return=-165.0,
         stop_tests=2,
     ),
-    collection=CollectionConfig(tiers=("replay", "medium", "random"), episodes=(50, 20, 20)),
+    collection=CollectionConfig(tiers=("replay", "medium", "random"), episodes=(25,)),
     cql=CQLConfig(
         hidden_units=64,
         batch_size=128,

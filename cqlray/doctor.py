@@ -56,22 +56,14 @@ def _torch() -> str:
 
 
 def _environment(env: EnvConfig) -> str:
+    from cqlray.algorithms.policy import UniformActor
     from cqlray.envs.make import describe_env, make_env
     from cqlray.envs.rollout import rollout
 
     spec = describe_env(env)
     made = make_env(env)
     started = time.perf_counter()
-
-    class Still:
-        """Acts in the middle of the bounds."""
-
-        def act(self, observations):  # type: ignore[no-untyped-def]
-            import numpy as np
-
-            return np.zeros((len(observations), spec.action_dim), np.float32)
-
-    (episode,) = rollout(Still(), [made], [0], spec.scaling)
+    (episode,) = rollout(UniformActor(spec.action_dim, [0]), [made], [0], spec.scaling)
     rate = len(episode) / (time.perf_counter() - started)
     return (
         f"{spec.id}: {spec.observation_dim} observations, {spec.action_dim} actions in {list(spec.action_low)} to"

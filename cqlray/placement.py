@@ -115,9 +115,10 @@ def _shares(workers: int, evaluators: int, learners: int, threads: int, cpus: fl
     shares: dict[str, float] = {}
     for stage in (teaching, training):
         scale = min(1.0, cpus / sum(count * weight for count, weight in stage.values()))
-        for role, (count, weight) in stage.items():
+        for role, (_, weight) in stage.items():
             share = int(weight * scale / SMALLEST_SHARE) * SMALLEST_SHARE
             if share < SMALLEST_SHARE:
-                raise UserError(f"{count} processes of role {role} are too many for {cpus:g} CPUs; ask for fewer")
+                most = max(stage, key=lambda name: stage[name][0])
+                raise UserError(f"{stage[most][0]} processes of role {most} are too many for {cpus:g} CPUs; ask for fewer")
             shares[role] = round(min(share, shares.get(role, share)), 2)
     return shares

@@ -12,7 +12,8 @@ import numpy as np
 
 def stream(run_seed: int, purpose: str, *indices: int) -> np.random.SeedSequence:
     """The seed sequence of one purpose, for instance stream(0, "collect", shard)."""
-    return np.random.SeedSequence([run_seed, zlib.crc32(purpose.encode()), *indices])
+    # The count keeps (a,) and (a, 0) apart: a SeedSequence does not see trailing zeros.
+    return np.random.SeedSequence([run_seed, zlib.crc32(purpose.encode()), len(indices), *indices])
 
 
 def integer_seed(run_seed: int, purpose: str, *indices: int) -> int:

@@ -90,11 +90,6 @@ def conflicts(config: RunConfig) -> Iterator[str]:
     high_name, high = min(_choices(config, "difference_clip_max"), key=lambda choice: choice[1])
     if low >= high:
         yield f"{low_name} is {low}; it must be less than {high_name}, which is {high}"
-    if config.evaluation.interval > config.cql.num_updates:
-        yield (
-            f"evaluation.interval is {config.evaluation.interval}; "
-            f"it must be at most cql.num_updates, which is {config.cql.num_updates}"
-        )
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +218,7 @@ def _annotation(hint: Any, metadata: Mapping[str, Any], infinite: bool) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _model(hint)
     if hint is float:
-        return Annotated[float, pydantic.BeforeValidator(_not_nan), bounds, pydantic.Field(allow_inf_nan=infinite)]
+        return Annotated[float, bounds, pydantic.Field(allow_inf_nan=infinite), pydantic.BeforeValidator(_not_nan)]
     return Annotated[hint, bounds]
 
 

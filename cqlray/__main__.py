@@ -1,0 +1,3 @@
+from cqlray.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,218 @@
+"""The commands of DESIGN section 1: parse, call, print. Mistakes are one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+
+if TYPE_CHECKING:
+    from cqlray.storage import RunDirectory
+
+MISTAKE, INTERRUPTED, FAILURE = 2, 130, 1
+
+_USAGE = """\
+usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of one)
+
+  run                  teacher, dataset, students, evaluation and report; Pendulum-v1 unless told otherwise
+  resume RUN           go on with a run exactly where it stopped
+  collect              teacher and dataset alone
+  train                students alone, from a dataset that is there already
+  evaluate RUN         test a run's last policies on fresh episodes
+  report RUN           write report.html (and TensorBoard files) of a run, finished or not
+  dataset info PATH    what is in a dataset
+  doctor               what Ray, torch, GPUs, storage and the environment look like from here
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """The arguments of a small command; a mistake in them is a line like any other."""
+
+    def __init__(self, command: str, subject: str, about: str) -> None:
+        super().__init__(f"cqlray {command}", description=about, allow_abbrev=False)
+        if subject:
+            self.add_argument("path", type=Path, metavar=subject)
+        self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+
+    def with_output(self) -> _Parser:
+        """Add the flags on what is printed."""
+        self.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
+        self.add_argument("--quiet", action="store_true", help="show no progress")
+        return self
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0 if words else MISTAKE
+    try:
+        return _command(words[0])(words[1:])
+    except UserError as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        return _complain(str(error), MISTAKE)
+    except EnvironmentFailure as error:
+        print(error.traceback_text, file=sys.stderr)
+        return _complain(
+            f"your environment raised the exception above ({error.where}); reset it with that seed to see it", FAILURE
+        )
+    except (Interrupted, KeyboardInterrupt):
+        return _complain("stopped", INTERRUPTED)
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": lambda words: _start(words, "run"),
+        "train": lambda words: _start(words, "train"),
+        "collect": lambda words: _start(words, "collect"),
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "report": _report,
+        "dataset": _dataset,
+        "doctor": _doctor,
+    }
+    if name not in commands:
+        import difflib
+
+        close = difflib.get_close_matches(name, commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(commands)}"
+        raise UserError(f"there is no command {name!r}; {hint}")
+    return commands[name]
+
+
+def _start(words: list[str], command: str) -> int:
+    from cqlray.arguments import parse_config
+
+    config, options = parse_config(words, command)
+    from cqlray import session
+    from cqlray.reporting.progress import ProgressDisplay
+
+    with ProgressDisplay(options.quiet) as progress:
+        directory = session.start(config, progress, dataset_only=command == "collect")
+    return _print_dataset(directory.path, options.json) if command == "collect" else _print_run(directory, options.json)
+
+
+def _resume(words: list[str]) -> int:
+    options = _Parser("resume", "RUN", "Go on with a run exactly where it stopped.").with_output().parse_args(words)
+    from cqlray import session
+    from cqlray.reporting.progress import ProgressDisplay
+
+    with ProgressDisplay(options.quiet) as progress:
+        directory = session.resume(options.path, progress)
+    dataset_only = directory.manifest()["dataset_only"]
+    return _print_dataset(directory.path, options.json) if dataset_only else _print_run(directory, options.json)
+
+
+def _evaluate(words: list[str]) -> int:
+    parser = _Parser("evaluate", "RUN", "Test a run's last policies on fresh episodes.").with_output()
+    parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
+    options = parser.parse_args(words)
+    if options.episodes < 1:
+        raise UserError(f"episodes is {options.episodes}; it must be at least 1")
+    from cqlray import session
+    from cqlray.reporting.progress import ProgressDisplay
+    from cqlray.storage import RunDirectory
+
+    with ProgressDisplay(options.quiet) as progress:
+        record = session.evaluate(options.path, options.episodes, progress)
+    _print_results(session.result(RunDirectory.open(options.path), record), record, options.json)
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    options = _Parser("report", "RUN", "Write report.html and TensorBoard files of a run.").with_output().parse_args(words)
+    path = _write_report(options.path)
+    print(json.dumps({"report": str(path)}) if options.json else path)
+    return 0
+
+
+def _dataset(words: list[str]) -> int:
+    if not words or words[0] != "info":
+        raise UserError(f"dataset {words[0] if words else ''}: there is only `cqlray dataset info PATH`".replace(" :", ":"))
+    options = _Parser("dataset info", "PATH", "What is in a dataset.").with_output().parse_args(words[1:])
+    return _print_dataset(options.path, options.json)
+
+
+def _doctor(words: list[str]) -> int:
+    parser = _Parser("doctor", "", "What Ray, torch, GPUs, storage and the environment look like from here.")
+    parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIRECTORY", help="where runs are to be [runs]")
+    options = parser.parse_args(words)
+    from cqlray.config import EnvConfig
+    from cqlray.doctor import examine
+
+    well = True
+    for name, good, found in examine(EnvConfig(options.env), options.out):
+        print(f"{'ok  ' if good else 'FAIL'} {name:<12} {found}")
+        well = well and good
+    return 0 if well else FAILURE
+
+
+def _print_run(directory: RunDirectory, as_json: bool) -> int:
+    from cqlray import session
+    from cqlray.reporting.record import load_run
+
+    report = _write_report(directory.path)
+    record = load_run(directory.path)
+    _print_results(session.result(directory), record, as_json)
+    print(f"report: {report}", file=sys.stderr if as_json else sys.stdout)
+    return 0
+
+
+def _print_results(result: dict[str, Any], record: Any, as_json: bool) -> None:
+    from rich.console import Console
+
+    from cqlray.reporting.table import results_table
+
+    if as_json:
+        from cqlray.storage import finite
+
+        print(json.dumps(finite(result)))
+    else:
+        Console().print(results_table(result, record))
+
+
+def _print_dataset(path: Path, as_json: bool) -> int:
+    from cqlray.data.dataset import read_description
+
+    description = read_description(path)
+    if as_json:
+        print(json.dumps(description))
+        return 0
+    quantiles = description["returns"]["quantiles"]
+    print(f"environment  {description['environment']['id']}")
+    print(f"episodes     {description['episodes']:,}, {description['transitions']:,} transitions")
+    for tier, of_tier in description["tiers"].items():
+        print(f"  {tier:<10} {of_tier['episodes']:,} episodes, mean return {of_tier['mean_return']:.1f}")
+    spread = ", ".join(f"{float(q):.0%} {value:.1f}" for q, value in quantiles.items())
+    print(f"returns      mean {description['returns']['mean']:.1f}; quantiles {spread}")
+    print(
+        f"actions      {', '.join(f'{share:.0%}' for share in description['action_coverage'])} of each dimension's bins are covered"
+    )
+    print(f"digest       {description['digest']}")
+    return 0
+
+
+def _write_report(run: Path) -> Path:
+    from cqlray.reporting.html import write_report
+    from cqlray.reporting.tensorboard import write_tensorboard
+
+    path = write_report(run)
+    write_tensorboard(run)
+    return path
+
+
+def _complain(line: str, status: int) -> int:
+    print(f"cqlray: {line}", file=sys.stderr)
+    return status

@@ -1,0 +1,65 @@
+"""One Ray cluster for the whole session, and the small run that many tests look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cqlray.config import (
+    CollectionConfig,
+    CQLConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ResourcesConfig,
+    RunConfig,
+    TeacherConfig,
+)
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def small_config(out: Path, **changes: object) -> RunConfig:
+    """A run of a few seconds with every stage in it."""
+    base = RunConfig(
+        out=str(out),
+        num_seeds=3,
+        env=EnvConfig("tests.toy_envs:Point-v0"),
+        teacher=TeacherConfig(
+            hidden_units=16,
+            batch_size=32,
+            rounds=6,
+            episodes_per_round=3,
+            evaluation_interval=2,
+            evaluation_episodes=4,
+            policy_learning_rate=1e-3,
+            critic_learning_rate=1e-3,
+        ),
+        collection=CollectionConfig(tiers=("replay", "expert", "medium", "random"), episodes=(10,), episodes_per_shard=3),
+        cql=CQLConfig(hidden_units=16, batch_size=32, num_updates=330, num_action_samples=3),
+        evaluation=EvaluationConfig(interval=110, episodes=12),
+        resources=ResourcesConfig(rollout_workers=2, evaluators=1, learners=2),
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of a real cluster of two CPUs; subprocesses join it by RAY_ADDRESS."""
+    import ray
+
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def finished_run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run, undisturbed; tests read it and do not write."""
+    from cqlray import api
+
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return api.run(small_config(out), quiet=True).run_dir

@@ -1,0 +1,280 @@
+"""arguments.py: flags over YAML over a preset, one line for each mistake, and a help page that one can read."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from cqlray.arguments import Options, help_text, parse_config
+from cqlray.config import PRESETS, CollectionConfig, EnvConfig, RunConfig, members, to_dict
+from cqlray.errors import UserError
+from cqlray.validate import dump_yaml, merge, validate
+
+
+def parse(line: str, command: str = "run") -> RunConfig:
+    return parse_config(line.split(), command)[0]
+
+
+def refused(line: str, command: str = "run") -> str:
+    with pytest.raises(UserError) as caught:
+        parse(line, command)
+    return str(caught.value)
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize(
+    ("line", "preset"),
+    [
+        ("", "pendulum"),
+        ("--env Pendulum-v1", "pendulum"),
+        ("--env Hopper-v5", "general"),
+        ("--env Hopper-v5 --preset tutorial", "tutorial"),
+        ("--preset general", "general"),
+    ],
+)
+def test_the_preset_below_everything(line: str, preset: str) -> None:
+    config = parse(line)
+    assert dataclasses.replace(config, env=EnvConfig()) == PRESETS[preset]
+    assert config.env.id == ("Hopper-v5" if "Hopper" in line else "Pendulum-v1")
+
+
+@pytest.mark.parametrize("line", ["--env Hopper-v5", "--env=Hopper-v5", "--env.id Hopper-v5", "--env.id=Hopper-v5"])
+def test_the_environment_has_a_short_name(line: str) -> None:
+    assert parse(line).env.id == "Hopper-v5"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--tiers random expert --episodes 3 4",
+        "--tiers random expert --collection.episodes 3 4",
+        "--collection.tiers random expert --episodes 3 4",
+    ],
+)
+def test_collect_has_short_names(line: str) -> None:
+    assert parse(line, "collect").collection == CollectionConfig(tiers=("random", "expert"), episodes=(3, 4))
+
+
+def test_flags_go_over_yaml_and_yaml_over_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("env: {id: Hopper-v5, kwargs: {a: 1, b: 2}}\ncql: {batch_size: 32, policy_learning_rate: 3e-5}\n")
+    config, options = parse_config(["--config", str(path), "--cql.batch-size", "64", "--env.kwargs", "b", "7"], "run")
+    assert options == Options(config=path)
+    assert config == validate(
+        merge(
+            to_dict(PRESETS["general"]),
+            {
+                "env": {"id": "Hopper-v5", "kwargs": {"a": 1, "b": 7}},
+                "cql": {"batch_size": 64, "policy_learning_rate": 3e-5},
+            },
+        ),
+        "test",
+    )
+
+
+def test_a_dumped_config_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(PRESETS["tutorial"]))
+    assert parse(f"--config {path}") == PRESETS["tutorial"]
+
+
+def test_rules_between_fields_see_all_layers_together(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("teacher: {warmup_rounds: 100}")
+    assert (
+        refused(f"--config {path}") == f"{path}: teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is 25"
+    )
+    assert parse(f"--config {path} --teacher.rounds 200").teacher.warmup_rounds == 100
+
+
+def test_values_of_every_kind() -> None:
+    config = parse(
+        "--cql.lagrange --cql.no-observation-normalization --cql.target-entropy -3 --cql.difference-clip-min -inf "
+        "--cql.difference_clip_max=1e3 --resources.gpus 0 --teacher.stop-return inf --out=-odd- --seed 7"
+    )
+    assert config.cql.lagrange
+    assert not config.cql.observation_normalization
+    assert config.cql.target_entropy == -3.0
+    assert config.cql.difference_clip_min == float("-inf")
+    assert config.cql.difference_clip_max == 1000.0
+    assert config.resources.gpus == 0
+    assert config.out == "-odd-"
+    assert parse("--preset tutorial --cql.target-entropy null").cql.target_entropy is None
+
+
+def test_arguments_of_the_environment_keep_their_kinds() -> None:
+    kwargs = parse("--env.kwargs a 3 b 0.5 c text d true e False").env.kwargs
+    assert kwargs == {"a": 3, "b": 0.5, "c": "text", "d": True, "e": False}
+    assert [type(value) for value in kwargs.values()] == [int, float, str, bool, bool]
+
+
+def test_sweeps_multiply() -> None:
+    config = parse("--sweep.conservative-weight 1 5 10 --sweep.lagrange true false --num-seeds 4")
+    assert config.sweep.conservative_weight == (1.0, 5.0, 10.0)
+    assert config.sweep.lagrange == (True, False)
+    settings = {(m.cql.conservative_weight, m.cql.lagrange, m.seed) for m in members(config)}
+    assert settings == set(itertools.product((1.0, 5.0, 10.0), (True, False), range(4)))
+
+
+def test_options_beside_the_config() -> None:
+    _, options = parse_config(["--json", "--debug", "--quiet", "--preset", "tutorial"], "run")
+    assert options == Options(json=True, debug=True, quiet=True, preset="tutorial")
+    assert parse_config([], "run")[1] == Options()
+
+
+def recorded(folder: Path, env: str) -> Path:
+    """A dataset's description, which names its environment."""
+    folder.mkdir()
+    environment = {"id": env, "max_episode_steps": 70, "kwargs": {"g": 5.0}}
+    description = {"environment": environment, "digest": "", "shards": [], "transitions": 0}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def test_train_takes_its_dataset_from_either(tmp_path: Path) -> None:
+    data = recorded(tmp_path / "data", "Pendulum-v1")
+    assert parse(f"--dataset {data}", "train").dataset == str(data)
+    (tmp_path / "my.yaml").write_text(f"dataset: {data}\nteacher: {{rounds: 7}}")
+    assert parse(f"--config {tmp_path / 'my.yaml'}", "train").dataset == str(data)
+
+
+def test_the_dataset_names_the_environment_and_with_it_the_preset(tmp_path: Path) -> None:
+    hopper, pendulum = recorded(tmp_path / "h", "Hopper-v5"), recorded(tmp_path / "p", "Pendulum-v1")
+    config = parse(f"--dataset {hopper}", "train")
+    assert (config.env.id, config.env.max_episode_steps, config.env.kwargs) == ("Hopper-v5", 70, {"g": 5.0})
+    assert config.cql == PRESETS["general"].cql
+    assert parse(f"--dataset {pendulum}", "train").cql == PRESETS["pendulum"].cql
+    assert parse(f"--dataset {hopper} --env Walker2d-v5", "train").env.id == "Walker2d-v5"
+    assert refused(f"--dataset {tmp_path / 'none'}", "train").endswith("no such directory")
+
+
+# One line for each mistake
+
+MISTAKES = {
+    "--cql.batch-size -3": "cql.batch_size is -3; it must be at least 1",
+    "--cql.batch-size abc": "cql.batch_size is 'abc'; it must be a whole number",
+    "--cql.batch-size 2.5": "cql.batch_size is '2.5'; it must be a whole number",
+    "--cql.discount x": "cql.discount is 'x'; it must be a number",
+    "--cql.discount nan": "cql.discount is nan; it must be a number",
+    "--sweep.discount 0.5 x": "sweep.discount[1] is 'x'; it must be a number",
+    "--sweep.discount 0.5 1.5": "sweep.discount[1] is 1.5; it must be less than 1",
+    "--sweep.lagrange maybe": "sweep.lagrange[0] is 'maybe'; it must be true or false",
+    "--collection.episodes 1 2": "collection.episodes has 2 numbers for the 3 of collection.tiers; "
+    "it must have one for all or one for each",
+    "--batch-size 3": "unknown option --batch-size; did you mean --cql.batch-size or --teacher.batch-size?",
+    "--bach-size 3": "unknown option --bach-size; did you mean --cql.batch-size or --teacher.batch-size?",
+    "--cql.conservativ-weight=3": "unknown option --cql.conservativ-weight; did you mean --cql.conservative-weight?",
+    "--sweep.conservativ-weight 3": "unknown option --sweep.conservativ-weight; did you mean --sweep.conservative-weight?",
+    "--sweep.num-updates 3": "unknown option --sweep.num-updates; did you mean --cql.num-updates?",
+    "--qiet": "unknown option --qiet; did you mean --quiet?",
+    "--zzzzz 3": "unknown option --zzzzz; --help lists all options",
+    "-x": "unknown option -x; --help lists all options",
+    "--tiers random": "unknown option --tiers; did you mean --collection.tiers?",
+    "word": "'word' belongs to no option",
+    "--env": "--env.id needs a value: --env.id TEXT",
+    "--sweep.discount": "--sweep.discount needs a value: --sweep.discount NUM ...",
+    "--out --json": "--out needs a value: --out TEXT",
+    "--seed 1 2": "--seed takes one value, and '2' follows it",
+    "--seed 1 --seed 2": "--seed stands twice",
+    "--cql.lagrange yes": "--cql.lagrange takes no value, and 'yes' follows it; --cql.no-lagrange turns it off",
+    "--json yes": "--json takes no value, and 'yes' follows it",
+    "--env.kwargs a": "--env.kwargs takes pairs: --env.kwargs NAME VALUE ...",
+    "--env.kwargs a inf": "env.kwargs.a is inf; it must be a finite number",
+    "--preset pendulm": "there is no preset 'pendulm'; did you mean pendulum?",
+    "--preset zzz": "there is no preset 'zzz'; the presets are general, pendulum, tutorial",
+    "--dataset x": "--dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains on one",
+}
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_gets_its_line_and_nothing_else_is_printed(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert refused(line) == f"command line: {MISTAKES[line]}"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_wrong_value_gets_a_line() -> None:
+    assert refused("--cql.batch-size abc --seed 1 --cql.discount x").splitlines() == [
+        "command line: cql.batch_size is 'abc'; it must be a whole number",
+        "command line: cql.discount is 'x'; it must be a number",
+    ]
+
+
+def test_mistakes_of_each_command() -> None:
+    assert refused("", "train") == "train needs --dataset DIRECTORY"
+    assert refused("--teacher.rounds 3 --dataset x", "train") == "command line: --teacher.rounds plays no part in cqlray train"
+    assert refused("--tiers random --dataset x", "train").startswith("command line: unknown option --tiers")
+    assert refused("--num-seeds 3", "collect") == "command line: --num-seeds plays no part in cqlray collect"
+    assert refused("--cql.discount 0.5", "collect") == "command line: --cql.discount plays no part in cqlray collect"
+    assert refused("--dataset x", "collect") == (
+        "command line: --dataset plays no part in cqlray collect; cqlray train --dataset DIRECTORY trains on one"
+    )
+
+
+def test_mistakes_in_yaml_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    assert refused(f"--config {path}") == f"{path}: no such file"
+    path.write_text("cql: {batch_size: 0}")
+    assert refused(f"--config {path}") == f"{path}: cql.batch_size is 0; it must be at least 1"
+    path.write_text("dataset: x")
+    assert refused(f"--config {path}") == (
+        f"{path}: dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains on one"
+    )
+    path.write_text("seed: 1")
+    assert refused(f"--config {path} --cql.batch-size 0") == "command line: cql.batch_size is 0; it must be at least 1"
+
+
+# The help page
+
+
+@pytest.mark.parametrize(
+    ("command", "shown", "hidden"),
+    [
+        ("run", ["--teacher.rounds", "--collection.tiers", "--cql.discount", "--sweep.OPTION", "--num-seeds"], ["--dataset"]),
+        ("train", ["--dataset", "--cql.discount", "--sweep.OPTION", "--evaluation.interval"], ["--teacher", "--collection"]),
+        (
+            "collect",
+            ["--teacher.rounds", "--teacher.discount", "--tiers, --collection.tiers", "--env, --env.id"],
+            ["--cql", "--sweep", "--evaluation", "--num-seeds", "--dataset"],
+        ),
+    ],
+)
+def test_the_help_page(command: str, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_config(["--help"], command)
+    page = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert page.startswith(f"usage: cqlray {command} ")
+    assert all(f"  {flag}" in page for flag in [*shown, "--config", "--preset", "--json", "--out", "--resources.gpus"])
+    assert not any(f"  {flag}" in page for flag in hidden)
+
+
+@pytest.mark.parametrize("command", ["run", "train", "collect"])
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_help_page_fits(command: str, width: int) -> None:
+    page = help_text(command, width=width).splitlines()
+    assert len(page) <= 155
+    assert max(map(len, page)) <= width
+
+
+def test_the_help_page_has_docstrings_and_the_defaults_that_hold() -> None:
+    row = "  --seed INT                        Seed that every random stream of the run is derived from. [0]"
+    assert row in help_text("run", width=120).splitlines()
+    page = help_text("run", PRESETS["tutorial"], width=120)
+    assert "Transitions in a batch. [64]" in page
+    assert "[off; teacher on]" not in page
+    assert "[off; teacher on]" in help_text("run", PRESETS["general"], width=120)
+
+
+def test_help_comes_in_spite_of_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(["--preset", "tutorial", "-h"], "run")
+    assert "[50000]" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        parse_config(["--zzz", "--help"], "train")
+    assert capsys.readouterr().out.startswith("usage: cqlray train ")

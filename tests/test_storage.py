@@ -1,0 +1,115 @@
+"""Run directories, checkpoints and random streams."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cqlray import checkpoint, seeding
+from cqlray.errors import UserError
+from cqlray.storage import RunDirectory, read_json, write_bytes, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_bytes(target, b"old")
+    with pytest.raises(TypeError):
+        write_bytes(target, "not bytes")  # type: ignore[arg-type]
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.0], "b": {"c": float("inf")}})
+    assert read_json(tmp_path / "x.json") == {"a": [None, 1.0], "b": {"c": None}}
+
+
+def test_a_line_cut_off_is_passed_over_and_the_next_survives(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run")
+    directory.append("rows.jsonl", [{"a": 1}, {"a": 2}])
+    path = directory / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert directory.rows("rows.jsonl") == [{"a": 1}]
+    directory.append("rows.jsonl", [{"a": 3}])
+    assert directory.rows("rows.jsonl") == [{"a": 1}, {"a": 3}]
+    assert directory.rows("none.jsonl") == []
+
+
+def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="exists already"):
+        RunDirectory.create(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        RunDirectory.create(tmp_path / "file" / "run")
+
+
+def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such directory"):
+        RunDirectory.open(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        RunDirectory.open(tmp_path)
+
+
+def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path; from cqlray.storage import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(directory.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="in use by another"), directory.locked():
+            pass
+        other.kill()
+    with directory.locked():
+        pass
+
+
+@given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32), max_size=5)))
+def test_checkpoints_come_back_equal_and_are_the_same_bytes(values: dict[str, list[float]]) -> None:
+    arrays = {name: np.array(numbers, np.float32) for name, numbers in values.items()}
+    data = checkpoint.encode(arrays, {"updates": 3, "z": [1, None]})
+    assert checkpoint.encode(dict(reversed(arrays.items())), {"z": [1, None], "updates": 3}) == data
+    back, metadata = checkpoint.decode(data)
+    assert metadata == {"updates": 3, "z": [1, None]}
+    assert back.keys() == arrays.keys()
+    assert all(back[name].tobytes() == arrays[name].tobytes() for name in arrays)
+
+
+def test_damaged_checkpoints_get_one_line() -> None:
+    data = checkpoint.encode({"x": np.arange(100.0)}, {})
+    for damaged in (b"", data[:7], data[:50], data[:-5], b"\x80\x04pickle" * 20):
+        with pytest.raises(UserError, match="^here: not a readable cqlray checkpoint"):
+            checkpoint.decode(damaged, "here")
+
+
+def test_streams_differ_by_seed_purpose_and_index_and_are_repeatable() -> None:
+    names = [(0, "a"), (1, "a"), (0, "b"), (0, "a", 0), (0, "a", 1), (0, "a", 1, 0)]
+    seeds = [seeding.integer_seed(*name) for name in names]  # type: ignore[arg-type]
+    assert len(set(seeds)) == len(names)
+    assert seeds == [seeding.integer_seed(*name) for name in names]  # type: ignore[arg-type]
+    assert all(0 <= s < 2**31 for s in seeding.integer_seeds(0, "a", count=100))
+
+
+def test_hash_randomisation_plays_no_part() -> None:
+    code = "from cqlray import seeding; print(seeding.integer_seed(0, 'evaluation', 3))"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": str(h)}, capture_output=True, check=True
+        ).stdout
+        for h in (1, 2)
+    }
+    assert len(outputs) == 1

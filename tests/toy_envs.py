@@ -1,0 +1,57 @@
+"""Small environments for tests, used as `tests.toy_envs:Name-v0`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+
+class Point(gymnasium.Env[Any, Any]):
+    """A point on a line, pushed by one action in [-2, 3]; falling off an end terminates. Notes who uses it in `log`."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = Box(np.float32(-2.0), np.float32(3.0), (1,), np.float32)
+
+    def __init__(self, log: str = "") -> None:
+        self.log = log
+        self._note("made")
+
+    def _note(self, what: str) -> None:
+        if self.log:
+            with Path(self.log).open("a") as file:
+                file.write(f"{what} {os.getpid()}\n")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._note("reset")
+        self.state = (self.np_random.uniform(-0.5, 0.5, 2) * [1.0, 0.2]).astype(np.float32)
+        return self.state.copy(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.state[1] += 0.05 * float(action[0])
+        self.state[0] += 0.1 * self.state[1]
+        fallen = bool(abs(self.state[0]) > 1.0)
+        return self.state.copy(), 1.0 - float(self.state[0]) ** 2, fallen, False, {}
+
+
+class Broken(Point):
+    """Raises at its fifth step."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.steps == 5:
+            raise ZeroDivisionError("the spring snapped")
+        return super().step(action)
+
+
+gymnasium.register("Point-v0", "tests.toy_envs:Point", max_episode_steps=25)
+gymnasium.register("Broken-v0", "tests.toy_envs:Broken", max_episode_steps=25)
