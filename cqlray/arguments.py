@@ -225,7 +225,7 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any])
     """
     from cqlray.data.dataset import read_description
 
-    path = (given.get("--dataset") or [values.get("dataset")])[0]
+    path = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
     if path is None:
         return {}
     environment = read_description(Path(path))["environment"]

@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"your environment raised the exception above ({error.where}); reset it with that seed to see it", FAILURE
         )
-    except (Interrupted, KeyboardInterrupt):
-        return _complain("stopped", INTERRUPTED)
+    except (Interrupted, KeyboardInterrupt) as error:
+        return _complain(str(error) or "stopped before anything was written", INTERRUPTED)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -197,9 +197,8 @@ def _print_dataset(path: Path, as_json: bool) -> int:
         print(f"  {tier:<10} {of_tier['episodes']:,} episodes, mean return {of_tier['mean_return']:.1f}")
     spread = ", ".join(f"{float(q):.0%} {value:.1f}" for q, value in quantiles.items())
     print(f"returns      mean {description['returns']['mean']:.1f}; quantiles {spread}")
-    print(
-        f"actions      {', '.join(f'{share:.0%}' for share in description['action_coverage'])} of each dimension's bins are covered"
-    )
+    coverage = ", ".join(f"{share:.0%}" for share in description["action_coverage"])
+    print(f"actions      cover {coverage} of their bounds, dimension by dimension")
     print(f"digest       {description['digest']}")
     return 0
 

@@ -217,7 +217,7 @@ class ResourcesConfig:
     gpus: int | None = _bounded(None, ge=0)
     """GPUs for the learners; by default all there are."""
     threads_per_learner: int | None = _bounded(None, ge=1)
-    """CPU threads of each learner; by default the cores shared out evenly."""
+    """CPU threads of each learner, by default one: several pay on a quiet machine only, since each waits for the slowest."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,9 @@ class Driver:
         self.directory.update_manifest(dataset_digest=description["digest"])
         self._dismiss(RolloutWorker)
         mean = description["returns"]["mean"]
-        self.progress.finish(f"{description['episodes']} episodes, {description['transitions']:,} steps, mean return {mean:.0f}")
+        self.progress.finish(
+            f"{description['episodes']} episodes, {description['transitions']:,} steps, mean return {mean:.0f}"
+        )
 
     def _keep(self, index: int, shard: Shard, reference: Any) -> Any:
         write_bytes(self.directory / "dataset" / f"shard-{index:05d}.parquet", shard_files.to_parquet(shard))
@@ -184,7 +186,11 @@ class Driver:
     def _shard_tasks(self) -> list[tuple[ShardTask | Shard, Any]]:
         """All shards in the dataset's order: for replay the shard itself, else what to play and with which snapshot."""
         config = self.config.collection
-        snapshots = {"medium": self._medium, "expert": self._expert, "random": lambda: None}
+        snapshots: dict[str, Callable[[], bytes | None]] = {
+            "medium": self._medium,
+            "expert": self._expert,
+            "random": lambda: None,
+        }
         wanted: list[tuple[ShardTask | Shard, Any]] = []
         for tier, count in config.episodes_by_tier().items():
             if tier == "replay":
@@ -192,8 +198,7 @@ class Driver:
                 size = config.episodes_per_shard
                 wanted += [(Shard.of(replayed[i : i + size], tier), None) for i in range(0, len(replayed), size)]
                 continue
-            snapshot = snapshots[tier]()
-            reference = None if snapshot is None else ray.put(snapshot)
+            reference = None if tier == "random" else ray.put(snapshots[tier]())
             for first in range(0, count, config.episodes_per_shard):
                 episodes = min(config.episodes_per_shard, count - first)
                 index = len(wanted)
@@ -382,9 +387,7 @@ class Driver:
         self.loop.run()
         return results[0]
 
-    def _begin_test(
-        self, snapshot: bytes | None, purpose: str, episodes: int, then: Callable[[list[Row]], None]
-    ) -> None:
+    def _begin_test(self, snapshot: bytes | None, purpose: str, episodes: int, then: Callable[[list[Row]], None]) -> None:
         """Share a test's episodes out among the evaluators; `then` gets a row for each member."""
         seeds = seeding.integer_seeds(self.config.seed, purpose, count=episodes)
         parts = [tuple(seeds[first : first + EPISODES_PER_CALL]) for first in range(0, episodes, EPISODES_PER_CALL)]
@@ -464,7 +467,8 @@ class Driver:
         """Begin a stage again, from what it left on disk, when one of its actors died for good."""
         for attempt in range(DEATHS_IN_A_ROW + 1):
             try:
-                return stage()
+                stage()
+                return
             except RayActorError as error:
                 if attempt == DEATHS_IN_A_ROW:
                     raise

@@ -61,7 +61,9 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
     wanted = config.resources
     gpus = int(cluster.gpus) if wanted.gpus is None else wanted.gpus
     if gpus > cluster.gpus:
-        raise UserError(f"resources.gpus is {gpus}, but the cluster has {cluster.gpus:g} GPUs; ask for at most that, or add nodes")
+        raise UserError(
+            f"resources.gpus is {gpus}, but the cluster has {cluster.gpus:g} GPUs; ask for at most that, or add nodes"
+        )
     cores = max(1, int(cluster.cpus))
     structures = [[m.index for m in group] for _, group in itertools.groupby(sorted(members, key=_order), key=_order)]
     slots = gpus or cores // (wanted.threads_per_learner or 1)
@@ -69,9 +71,11 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
     if learners > max(1, slots):
         what = f"{gpus} GPUs" if gpus else f"{cores} CPUs with {wanted.threads_per_learner or 1} threads for each learner"
         raise UserError(f"resources.learners is {learners}, but there are {what}; ask for at most {max(1, slots)}")
-    threads = wanted.threads_per_learner or (1 if gpus else max(1, cores // learners))
+    threads = wanted.threads_per_learner or 1
     if threads > cores:
-        raise UserError(f"resources.threads_per_learner is {threads}, but the cluster has {cores} CPUs; ask for at most {cores}")
+        raise UserError(
+            f"resources.threads_per_learner is {threads}, but the cluster has {cores} CPUs; ask for at most {cores}"
+        )
     populations = tuple(tuple(part) for part in _split(structures, learners))
     learners = min(learners, len(populations))
     workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)

@@ -29,8 +29,7 @@ MAY_IMPORT = {
     "arguments": BASE | {"validate", "data"},
     "driver": BASE
     | {"actors", "placement", "policies", "workers", "data", "envs", "evaluation", "storage", "checkpoint", "reporting"},
-    "session": BASE
-    | {"actors", "driver", "placement", "validate", "data", "envs", "evaluation", "storage", "reporting"},
+    "session": BASE | {"actors", "driver", "placement", "validate", "data", "envs", "evaluation", "storage", "reporting"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
     "api": BASE | {"session", "reporting", "storage"},
 }

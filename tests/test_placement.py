@@ -22,10 +22,10 @@ def plan_of(cluster: ClusterResources, num_seeds: int = 4, sweep: dict[str, Any]
     ("cluster", "seeds", "sizes", "threads"),
     [
         (ClusterResources(2), 4, [2, 2], 1),
-        (ClusterResources(2), 1, [1], 2),
+        (ClusterResources(2), 1, [1], 1),
         (ClusterResources(1), 4, [4], 1),
         (ClusterResources(16), 64, [4] * 16, 1),
-        (ClusterResources(16), 4, [1] * 4, 4),
+        (ClusterResources(16), 4, [1] * 4, 1),
         (ClusterResources(64, gpus=8, nodes=4), 64, [8] * 8, 1),
         (ClusterResources(64, gpus=3), 64, [22, 21, 21], 1),
     ],

@@ -92,7 +92,7 @@ def test_checkpoints_come_back_equal_and_are_the_same_bytes(values: dict[str, li
 def test_damaged_checkpoints_get_one_line() -> None:
     data = checkpoint.encode({"x": np.arange(100.0)}, {})
     for damaged in (b"", data[:7], data[:50], data[:-5], b"\x80\x04pickle" * 20):
-        with pytest.raises(UserError, match="^here: not a readable cqlray checkpoint"):
+        with pytest.raises(UserError, match=r"^here: not a readable cqlray checkpoint"):
             checkpoint.decode(damaged, "here")
 
 

@@ -43,8 +43,8 @@ class Policy:
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
         self.num_members = len(arrays["log_std_min"])
-        last = max(name for name in arrays if name.startswith("policy.") and name.endswith(".weight"))
-        self.action_dim = arrays[last].shape[-1] // 2
+        layers = sum(name.startswith("policy.") and name.endswith(".weight") for name in arrays)
+        self.action_dim = arrays[f"policy.{layers - 1}.weight"].shape[-1] // 2
 
     def member(self, index: int) -> Policy:
         """One member alone."""
@@ -100,7 +100,8 @@ class StochasticActor:
     def act(self, observations: Array) -> Array:
         """[n, observation_dim] -> [n, A] in [-1, 1], for a policy of one member."""
         noise = np.stack([g.standard_normal(self.policy.action_dim, dtype=np.float32) for g in self.generators])
-        return self.policy.sample(observations[None], noise[None])[0]
+        actions: Array = self.policy.sample(observations[None], noise[None])[0]
+        return actions
 
 
 class UniformActor:

@@ -15,7 +15,7 @@ def snapshot_arrays(agent: AgentState, scalars: Scalars, mean: Array, std: Array
     arrays: Arrays = {"observation_mean": mean, "observation_std": std}
     for network, stack in (("policy", agent.policy), ("critics", agent.critics)):
         for name, view in stack.views.items():
-            arrays[f"{network}.{name}"] = np.ascontiguousarray(view.detach().cpu().numpy())
+            arrays[f"{network}.{name}"] = np.array(view.detach().cpu().numpy(), order="C")
     for name in _KEPT_SCALARS:
         arrays[name] = scalars[name].detach().cpu().numpy()
     return arrays
