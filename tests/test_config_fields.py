@@ -83,7 +83,7 @@ def test_every_config_is_frozen_and_every_number_of_a_member_is_declared_once() 
         assert cls.__dataclass_params__.frozen, cls  # type: ignore[attr-defined]
     for field in dataclasses.fields(SACConfig):
         for child in (CQLConfig, configs.TeacherConfig):
-            inherited = child.__dataclass_fields__[field.name]  # type: ignore[attr-defined]
+            inherited = child.__dataclass_fields__[field.name]
             assert ("per_member" in inherited.metadata) == ("per_member" in field.metadata), field.name
 
 

@@ -13,6 +13,7 @@ import torch
 from cqlray import checkpoint, seeding
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql
+from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config import CQLConfig, Member
@@ -20,7 +21,6 @@ from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, columns, discounted_returns
 from cqlray.data.episode import Array, Shard
 from cqlray.envs.scaling import ActionScaling
-from cqlray.workers.allocator import keep_freed_memory
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
 CHUNK = 100

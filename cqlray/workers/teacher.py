@@ -10,6 +10,7 @@ from cqlray import checkpoint, seeding
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import sac
 from cqlray.algorithms.agent import Batch
+from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.population import NoiseStream, Population
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config import TeacherConfig
@@ -17,7 +18,6 @@ from cqlray.data.episode import Shard
 from cqlray.data.normalizer import identity
 from cqlray.data.replay import ReplayPool
 from cqlray.envs.scaling import ActionScaling
-from cqlray.workers.allocator import keep_freed_memory
 
 
 class Teacher:

@@ -70,7 +70,7 @@ def random_agent(configs: Sequence[SACConfig], seed: int = 0, spread: float = 0.
 
 def random_noise(config: SACConfig, members: int, seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    shapes = (cql if isinstance(config, CQLConfig) else sac).noise_shapes(config, ACTION_DIM)  # type: ignore[attr-defined]
+    shapes = (cql if isinstance(config, CQLConfig) else sac).noise_shapes(config, ACTION_DIM)
     noise = {}
     for name, shape in shapes.items():
         size = (members, *shape)

@@ -1,0 +1,191 @@
+"""How fast the update is, beside what the device could do, measured in one process and one run.
+
+    python -m cqlray.algorithms.benchmark --workload H --members 8 --device cuda
+
+Needs torch and numpy alone, so that it also runs on a machine that has nothing else. Limits and updates are measured in
+turns, so that a machine that slows down in the middle slows both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cqlray.algorithms import agent as agents
+from cqlray.algorithms import cql
+from cqlray.algorithms.agent import network_shapes
+from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
+from cqlray.config import PRESETS, CQLConfig
+
+ROUNDS = 5
+TRANSITIONS = 20_000
+# Passes over the hidden activations of one critic layer without fusion: forward writes them and the next layer reads
+# them; backward reads them for the weights' gradient and for the relu's, and writes its own gradient and reads it twice.
+PASSES = 7
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of one benchmark."""
+
+    observation_dim: int
+    action_dim: int
+    config: CQLConfig
+
+    def matrix_flops(self) -> int:
+        """Floating-point operations of the matrix products in one update of one member (2 for a multiply-add).
+
+        Critics: forward, weights' gradient and hidden gradient over B (1 + 3K) rows; target forward, and forward and
+        gradient to the inputs for the policy, over B rows. Policy: two forwards and one backward over B rows.
+        """
+        config, batch = self.config, self.config.batch_size
+        policy, critic = network_shapes(config, self.observation_dim, self.action_dim)
+        products = [sum(a * b for a, b in zip(s.sizes[:-1], s.sizes[1:], strict=True)) for s in (policy, critic)]
+        first = [shape.sizes[0] * shape.sizes[1] for shape in (policy, critic)]
+        rows = batch * (1 + 3 * config.num_action_samples)
+        of_critics = config.num_critics * (rows * (3 * products[1] - first[1]) + batch * 3 * products[1])
+        of_policy = batch * (4 * products[0] - first[0])
+        return 2 * (of_critics + of_policy)
+
+    def bytes_moved(self) -> int:
+        """Bytes of hidden critic activations that unfused layers move in one update of one member, in float32."""
+        config = self.config
+        rows = config.batch_size * (1 + 3 * config.num_action_samples) * config.num_critics
+        return PASSES * 4 * rows * config.hidden_units * config.critic_layers
+
+
+_DEEP = CQLConfig(hidden_units=256, policy_layers=3, critic_layers=3)
+WORKLOADS = {
+    "P": Workload(3, 1, dataclasses.replace(_DEEP, batch_size=64)),
+    "H": Workload(17, 6, dataclasses.replace(_DEEP, batch_size=256)),
+    "tutorial": Workload(3, 1, PRESETS["tutorial"].cql),
+    "pendulum": Workload(3, 1, PRESETS["pendulum"].cql),
+}
+
+
+def make_population(workload: Workload, members: int, device: torch.device) -> tuple[Population, Any]:
+    """Members with fresh networks over random transitions, and the gather of their batches."""
+    configs = [workload.config] * members
+    dimension, actions = workload.observation_dim, workload.action_dim
+    agent = agents.initial_state(configs, range(members), dimension, actions, device)
+    scalars = agents.member_scalars(configs, actions, device)
+    settings = cql.Settings.of(configs)
+    generator = torch.Generator().manual_seed(0)
+    table = TransitionTable(
+        observations=torch.randn(TRANSITIONS + 1, dimension, generator=generator).to(device),
+        rows=torch.arange(TRANSITIONS, device=device),
+        actions=(torch.rand(TRANSITIONS, actions, generator=generator) * 2 - 1).to(device),
+        rewards=torch.randn(TRANSITIONS, generator=generator).to(device),
+        terminations=torch.zeros(TRANSITIONS, device=device),
+    )
+    noise = NoiseStream(list(range(members)), cql.noise_shapes(workload.config, actions), workload.config.batch_size, device)
+    population = Population(agent, lambda a, b, n: cql.update(a, b, n, scalars, settings), noise)
+    return population, table.gather(scalars)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of a piece of work, the device waited for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def limits(device: torch.device) -> Callable[[], tuple[float, float]]:
+    """A function that measures FLOP/s of a large float32 matrix product, and bytes/s (read and written) of a copy."""
+    size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
+    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    product = torch.empty_like(left)
+    source = torch.randn(2**28 if device.type == "cuda" else 2**26, device=device)
+    target = torch.empty_like(source)
+
+    def measure() -> tuple[float, float]:
+        torch.mm(left, right, out=product)
+        flops = 2 * size**3 * repeats / seconds_of(lambda: [torch.mm(left, right, out=product) for _ in range(repeats)], device)
+        target.copy_(source)
+        moved = 8 * source.numel() / seconds_of(lambda: target.copy_(source), device)
+        return flops, moved
+
+    return measure
+
+
+def measure(workload: str, members: int, device: str, threads: int, seconds: float = 2.0) -> dict[str, Any]:
+    """The benchmark; keys as in the JSON that the command prints."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    on, sizes = torch.device(device), WORKLOADS[workload]
+    population, gather = make_population(sizes, members, on)
+    compile_seconds = seconds_of(lambda: population.advance(3, gather), on)
+    count = max(2, round(seconds / seconds_of(lambda: population.advance(3, gather), on) * 3))
+    measure_limits = limits(on)
+    measured_limits, rates = [], []
+    for _ in range(ROUNDS):
+        measured_limits.append(measure_limits())
+        rates.append(members * count / seconds_of(lambda: population.advance(count, gather), on))
+    limit_flops, limit_bytes = (statistics.median(column) for column in zip(*measured_limits, strict=True))
+    rate = statistics.median(rates)
+    flops, moved = sizes.matrix_flops(), sizes.bytes_moved()
+    peak = torch.cuda.max_memory_allocated() if on.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "workload": workload,
+        "members": members,
+        "device": torch.cuda.get_device_name() if on.type == "cuda" else f"cpu, {threads} threads",
+        "member_updates_per_s": rate,
+        "slowest_round": min(rates),
+        "fastest_round": max(rates),
+        "flops_per_update": flops,
+        "bytes_per_update": moved,
+        "limit_gflops": limit_flops / 1e9,
+        "achieved_gflops": rate * flops / 1e9,
+        "fraction_of_limit": statistics.median(r * flops / limit for r, (limit, _) in zip(rates, measured_limits, strict=True)),
+        "limit_gbytes_per_s": limit_bytes / 1e9,
+        "achieved_gbytes_per_s": rate * moved / 1e9,
+        "compile_seconds": compile_seconds,
+        "peak_bytes": peak,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `python -m cqlray.algorithms.benchmark`."""
+    parser = argparse.ArgumentParser("cqlray benchmark learner", description="Updates per second beside the device's limit.")
+    parser.add_argument("--workload", choices=WORKLOADS, default="H", help="P, H (CORL's HalfCheetah sizes), or a preset")
+    parser.add_argument("--members", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    result = measure(options.workload, options.members, options.device, options.threads, options.seconds)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(f"{result['device']}; workload {result['workload']}, {result['members']} members")
+    print(
+        f"  {result['member_updates_per_s']:,.1f} member-updates/s ({result['slowest_round']:,.1f} to {result['fastest_round']:,.1f})"
+    )
+    print(
+        f"  {result['achieved_gflops']:,.0f} of {result['limit_gflops']:,.0f} GFLOP/s: {result['fraction_of_limit']:.0%} of the limit"
+    )
+    print(
+        f"  {result['achieved_gbytes_per_s']:,.0f} GB/s of activations; a copy moves {result['limit_gbytes_per_s']:,.0f} GB/s"
+    )
+    print(f"  first updates {result['compile_seconds']:.2f} s, peak memory {result['peak_bytes'] / 2**20:,.0f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""From the rows of a run to its results: pure functions of what a run directory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.evaluation.statistics import iqm, iqm_interval
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run directory says, read once. What the run has not come to yet is empty or None.
+
+    Rows are as the files have them: metrics sorted by (stage, member, updates), evaluations by (policy, member, updates).
+    A return or mean that was not finite is NaN or None.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    teacher: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    members: list[Row]
+    metrics: list[Row]
+    evaluations: list[Row]
+
+
+def student_rows(run: RunRecord, member: int) -> dict[int, Row]:
+    """A member's evaluation rows by update count, earliest first."""
+    own = (row for row in run.evaluations if row["policy"] == "student" and row["member"] == member)
+    return {row["updates"]: row for row in sorted(own, key=lambda row: int(row["updates"]))}
+
+
+def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
+    """Update counts at which every one of the members was tested, rising. No members have none."""
+    tested = [set(student_rows(run, member)) for member in members]
+    return sorted(set.intersection(*tested)) if tested else []
+
+
+def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, Row]:
+    """Each member's row at the last update count that all of them were tested at; empty if there is no such count."""
+    shared = common_updates(run, members)
+    return {member: student_rows(run, member)[shared[-1]] for member in members} if shared else {}
+
+
+def reference_return(run: RunRecord, policy: str) -> float | None:
+    """Mean return of the test of "teacher" or "random", or None if it was not tested."""
+    returns = [row["returns"] for row in run.evaluations if row["policy"] == policy]
+    return float(np.mean(returns[-1])) if returns else None
+
+
+def dataset_return(run: RunRecord) -> float | None:
+    """Mean return of the dataset's episodes, or None without a dataset."""
+    return None if run.dataset is None else float(run.dataset["returns"]["mean"])
+
+
+def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
+    """What the sweep chose and the members that have it, in the members' order; one setting without a sweep."""
+    found: list[tuple[Row, list[int]]] = []
+    for entry in run.members:
+        same = [group for swept, group in found if swept == entry["swept"]]
+        if same:
+            same[0].append(entry["member"])
+        else:
+            found.append((entry["swept"], [entry["member"]]))
+    return found
+
+
+def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
+    """The results of a run, as `--json` prints them.
+
+    The aggregate is the IQM over members x episodes at the last update count that all members were tested at; without
+    such a count (no tests, or a member that was not tested yet) its numbers are None, and each member stands with its
+    own last test. `groups` holds the same aggregate for each setting of a sweep, over that setting's members.
+
+    Args:
+        run: the record.
+        num_samples: bootstrap resamples of each interval.
+        seed: the run's seed.
+    """
+    everyone = [entry["member"] for entry in run.members]
+    final = final_rows(run, everyone)
+    groups = [
+        {"swept": swept, "members": own, **_aggregate(_narrowed(final, own) or final_rows(run, own), num_samples, seed)}
+        for swept, own in settings(run)
+        if swept
+    ]
+    return {
+        **_aggregate(final, num_samples, seed),
+        "members": [_member_result(run, entry, final) for entry in run.members],
+        "teacher": reference_return(run, "teacher"),
+        "dataset": dataset_return(run),
+        "random": reference_return(run, "random"),
+        "groups": groups,
+    }
+
+
+def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -> list[dict[str, Any]]:
+    """The aggregate of some members at every update count that all of them were tested at.
+
+    Each point: updates, iqm, iqm_low, iqm_high, member_means (mean returns in the members' order).
+    """
+    points = []
+    for updates in common_updates(run, members):
+        rows = {member: student_rows(run, member)[updates] for member in members}
+        aggregate = _aggregate(rows, num_samples, seed)
+        means = [float(np.mean(row["returns"])) for row in rows.values()]
+        points.append({"updates": updates, **{k: aggregate[k] for k in ("iqm", "iqm_low", "iqm_high")}, "member_means": means})
+    return points
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The critics' value of the first state against what the episodes brought, for one conservative weight."""
+
+    conservative_weight: float
+    tests: int
+    """Tests of a member that have both numbers."""
+    below: int
+    """Of these, the tests whose value was at or below what was observed."""
+    last_excess: float
+    """Value minus observed at each member's last such test, mean over members, in rewards as trained on."""
+
+
+def observed_return(row: Row) -> float | None:
+    """Mean discounted return of a test as the critics count it: to the time limit, and their own value beyond it."""
+    parts = (row.get("discounted_return"), row.get("tail_value"))
+    return None if None in parts else float(sum(part for part in parts if part is not None))
+
+
+def calibrations(run: RunRecord) -> list[Calibration]:
+    """One for each conservative weight of the run, rising; weights without a test that can be compared are left out."""
+    excesses: dict[float, list[list[float]]] = {}  # weight -> for each member, the excess at each test
+    for entry in run.members:
+        weight = float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+        excess = []
+        for row in student_rows(run, entry["member"]).values():
+            value, observed = row.get("value"), observed_return(row)
+            if value is not None and observed is not None:
+                excess.append(value - observed)
+        if excess:
+            excesses.setdefault(weight, []).append(excess)
+    return [
+        Calibration(
+            conservative_weight=weight,
+            tests=sum(len(own) for own in found),
+            below=sum(value <= 0 for own in found for value in own),
+            last_excess=float(np.mean([own[-1] for own in found])),
+        )
+        for weight, found in sorted(excesses.items())
+    ]
+
+
+def _narrowed(rows: dict[int, Row], members: Sequence[int]) -> dict[int, Row]:
+    return {member: row for member, row in rows.items() if member in members}
+
+
+def _aggregate(rows: dict[int, Row], num_samples: int, seed: int) -> dict[str, Any]:
+    """IQM, its interval and the worst member's mean over one row of each member; None for each if there are no rows."""
+    if not rows:
+        return {"iqm": None, "iqm_low": None, "iqm_high": None, "worst_member": None}
+    scores = np.array([row["returns"] for row in rows.values()], dtype=np.float64)  # [members, episodes]
+    # One stream for every interval: the same scores have the same interval in the table and in the figure.
+    interval = iqm_interval(scores, np.random.default_rng(seeding.stream(seed, "bootstrap")), num_samples)
+    return {
+        "iqm": iqm(scores),
+        "iqm_low": interval.low,
+        "iqm_high": interval.high,
+        "worst_member": float(scores.mean(axis=1).min()),
+    }
+
+
+def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:
+    """A member's line: at the common last test, or at its own last one where there is no common test."""
+    own = list(student_rows(run, entry["member"]).values())
+    row = final.get(entry["member"]) or (own[-1] if own else None)
+    return {
+        "member": entry["member"],
+        "seed": entry["seed"],
+        **entry["swept"],
+        "mean_return": None if row is None else float(np.mean(row["returns"])),
+        "returns": [] if row is None else row["returns"],
+        "updates": None if row is None else row["updates"],
+    }

@@ -1,0 +1,53 @@
+"""The results of a run as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from cqlray.evaluation.summary import RunRecord
+from cqlray.reporting.words import NOTHING, count, interval, number, setting_name, setting_value
+
+
+def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
+    """A line for each member, then the aggregate of all, of each setting of a sweep, and the references.
+
+    Args:
+        summary: what `summarize` returned.
+        run: the record that it is about.
+    """
+    swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
+    table = Table(title=Text(title(run)), title_justify="left")
+    for name in ("member", "seed", *swept, "updates", "mean return", "worst to best episode"):
+        table.add_column(Text(name), justify="right")
+    width = len(table.columns)
+
+    def add(*cells: str) -> None:
+        table.add_row(*map(Text, cells))  # Text: what stands in square brackets is no markup
+
+    def add_line(name: str, value: str, note: str = "") -> None:
+        add(name, *[""] * (width - 3), value, note)
+
+    for member in summary["members"]:
+        returns = member["returns"]
+        spread = f"{number(np.min(returns))} to {number(np.max(returns))}" if returns else NOTHING
+        values = [setting_value(member[name]) for name in swept]
+        add(
+            str(member["member"]), str(member["seed"]), *values, count(member["updates"]), number(member["mean_return"]), spread
+        )
+    table.add_section()
+    for group in summary["groups"]:
+        add_line(f"IQM, {setting_name(group['swept'])}", *interval(group).split(" ", 1))
+    add_line("IQM, all" if summary["groups"] else "IQM", *interval(summary).split(" ", 1))
+    table.add_section()
+    for name, key in (("teacher", "teacher"), ("dataset mean", "dataset"), ("random", "random")):
+        add_line(name, number(summary[key]))
+    return table
+
+
+def title(run: RunRecord) -> str:
+    """The environment and how long the students were trained."""
+    return f"{run.config['env']['id']}: CQL, {run.config['cql']['num_updates']:,} updates for each member"

@@ -1,0 +1,51 @@
+"""Numbers and settings in words, the same in the terminal, the figures and the report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+NOTHING = "-"
+"""In the place of a number that is not there."""
+
+
+def number(value: float | None) -> str:
+    """A return for people: three digits or all before the point. ASCII, so that it prints and pastes everywhere."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    size = abs(value)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 1 else 3
+    text = f"{size:,.{digits}f}" if size < 1e7 else f"{size:.3g}"
+    return f"-{text}" if value < 0 and text.strip("0.") else text
+
+
+def count(value: int | None) -> str:
+    """10,000."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def interval(summary: dict[str, Any]) -> str:
+    """IQM with its interval: -160.3 [-186.1, -130.7]."""
+    if summary["iqm"] is None:
+        return NOTHING
+    return f"{number(summary['iqm'])} [{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
+
+
+def setting_name(swept: dict[str, Any]) -> str:
+    """A setting of the sweep: conservative_weight 5, lagrange True."""
+    return ", ".join(f"{name} {setting_value(value)}" for name, value in swept.items())
+
+
+def setting_value(value: Any) -> str:
+    """A swept value: 5 for 5.0, 0.0003, True."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """48 s, 12 min 3 s, 5 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
