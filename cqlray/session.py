@@ -39,24 +39,25 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     config = validate.check(config, "config")
     path = Path(config.out or default_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        RunDirectory.create(path)  # says why not
+        RunDirectory.create(path, {})  # says why not
     spec = _spec(config)
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
         plan = make_plan(config, members(config), cluster)
-        directory = RunDirectory.create(path)
+        manifest = {
+            "format": FORMAT,
+            "command": " ".join(["cqlray", *sys.argv[1:]]),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "environment": dataclasses.asdict(spec),
+            "plan": dataclasses.asdict(plan),
+            "dataset_only": dataset_only,
+            "finished": False,
+        }
+        directory = RunDirectory.create(path, manifest)
         resolved = dataclasses.replace(config, out=str(path), dataset=config.dataset and str(Path(config.dataset).resolve()))
+        # Last, because it is what makes the directory a run that can be resumed.
         write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
-        directory.update_manifest(
-            format=FORMAT,
-            command=" ".join(["cqlray", *sys.argv[1:]]),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            environment=dataclasses.asdict(spec),
-            plan=dataclasses.asdict(plan),
-            dataset_only=dataset_only,
-            finished=False,
-        )
         return directory, plan
 
     return _drive(config, spec, progress, prepare, dataset_only)

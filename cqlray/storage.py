@@ -9,7 +9,6 @@ import fcntl
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +22,16 @@ FORMAT = 1
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole: under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Always the same other name: what a kill leaves behind is overwritten when the file is written again.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -74,8 +73,8 @@ class RunDirectory:
         self.path = path
 
     @staticmethod
-    def create(path: Path) -> RunDirectory:
-        """Make a new run directory.
+    def create(path: Path, manifest: dict[str, Any]) -> RunDirectory:
+        """Make a new run directory with its manifest.
 
         Raises:
             UserError: it exists and is not empty, or cannot be written.
@@ -84,7 +83,7 @@ class RunDirectory:
             raise UserError(f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume {path}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_bytes(path / "manifest.json", b"{}\n")
+            write_json(path / "manifest.json", manifest)
         except OSError as error:
             raise UserError(f"out {str(path)!r} cannot be written: {error.strerror or error}") from None
         return RunDirectory(path)

@@ -156,13 +156,15 @@ class Reference:
         after = batch["next_observations"]
         mean, std = self.distribution(self.policy, after)
         if max_backup:
-            actions, _ = squashed_sample(mean, std, noise["next_samples"])  # [K, B, A]
-            value = np.stack([self.minimum_q(self.targets, after, a) for a in actions]).max(0)
+            actions, log_densities = squashed_sample(mean, std, noise["next_samples"])  # [K, B, A], [K, B]
+            values = np.stack([self.minimum_q(self.targets, after, a) for a in actions])
+            chosen = (values.argmax(0), np.arange(values.shape[1]))
+            value, log_density = values[chosen], log_densities[chosen]
         else:
             action, log_density = squashed_sample(mean, std, noise["next"])
             value = self.minimum_q(self.targets, after, action)
-            if self.config.entropy_backup:
-                value = value - math.exp(self.log_temperature) * log_density
+        if self.config.entropy_backup:
+            value = value - math.exp(self.log_temperature) * log_density
         rewards = self.config.reward_scale * batch["rewards"] + self.config.reward_shift
         return rewards + self.config.discount * np.where(batch["terminations"] > 0, 0.0, value)
 

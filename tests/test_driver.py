@@ -37,7 +37,7 @@ def outcome(run: Path) -> dict[str, object]:
     return {
         "files": {str(path.relative_to(run)): path.read_bytes() for path in files},
         "dataset": read_json(run / "dataset" / "dataset.json")["digest"],
-        "teacher": teacher.read_text() if teacher.exists() else None,
+        "teacher": read_json(teacher) if teacher.exists() else None,
         "evaluations": rows,
     }
 

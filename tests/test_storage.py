@@ -32,7 +32,7 @@ def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
 
 
 def test_a_line_cut_off_is_passed_over_and_the_next_survives(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path / "run")
+    directory = RunDirectory.create(tmp_path / "run", {})
     directory.append("rows.jsonl", [{"a": 1}, {"a": 2}])
     path = directory / "rows.jsonl"
     path.write_bytes(path.read_bytes()[:-4])
@@ -45,14 +45,14 @@ def test_a_line_cut_off_is_passed_over_and_the_next_survives(tmp_path: Path) -> 
 def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="exists already"):
-        RunDirectory.create(tmp_path)
+        RunDirectory.create(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
-        RunDirectory.create(tmp_path / "file" / "run")
+        RunDirectory.create(tmp_path / "file" / "run", {})
 
 
 def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path / "run")
+    directory = RunDirectory.create(tmp_path / "run", {})
     code = (
         "import sys; from pathlib import Path; from cqlray.storage import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"

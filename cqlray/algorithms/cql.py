@@ -61,7 +61,7 @@ def _target(
     agent: AgentState,
     batch: Batch,
     next_policy: PolicyOutput,
-    next_actions: Tensor,
+    next_samples: tuple[Tensor, Tensor],
     noise: Noise,
     scalars: Scalars,
     config: CQLConfig,
@@ -69,8 +69,11 @@ def _target(
     """y, [M, B]; with max_target_backup from the K next actions that the conservative term samples too."""
     if not config.max_target_backup:
         return sac.target_values(agent, batch, next_policy, noise, scalars, config)
-    q_next = critic_values(agent.targets, _critic_inputs(batch.next_observations, next_actions), config.num_critics)
-    value = losses.max_backup_value(q_next.view(*q_next.shape[:2], *next_actions.shape[1:3]))
+    actions, log_density = next_samples
+    q_next = critic_values(agent.targets, _critic_inputs(batch.next_observations, actions), config.num_critics)
+    q_next = q_next.view(*q_next.shape[:2], *actions.shape[1:3])
+    entropy = log_density if config.entropy_backup else None
+    value = losses.max_backup_value(q_next, entropy, agent.log_temperature.exp())
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
@@ -85,7 +88,7 @@ def critic_loss(
         next_actions, next_density = _samples(next_policy, noise["next_samples"])
         uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
         log_density = torch.cat([uniform_density, current_density, next_density], dim=1)  # [M, 3K, B]
-        target = _target(agent, batch, next_policy, next_actions, noise, scalars, config)
+        target = _target(agent, batch, next_policy, (next_actions, next_density), noise, scalars, config)
         actions = torch.cat([batch.actions.unsqueeze(1), noise["uniform"], current_actions, next_actions], dim=1)
         inputs = _critic_inputs(batch.observations, actions)
 

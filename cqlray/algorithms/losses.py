@@ -66,9 +66,16 @@ def soft_value(q_values: Tensor, log_density: Tensor | None, temperature: Tensor
     return value if log_density is None else value - per_member(temperature, value) * log_density
 
 
-def max_backup_value(q_values: Tensor) -> Tensor:
-    """max_k min_i Q_i(s', a'_k): [M, N, K, B] -> [M, B] (min over critics first, as young-geng/CQL and d3rlpy)."""
-    return q_values.amin(1).amax(1)
+def max_backup_value(q_values: Tensor, log_density: Tensor | None, temperature: Tensor) -> Tensor:
+    """max_k min_i Q_i(s', a'_k), less alpha log pi of that a'_k where log_density is given.
+
+    The minimum over critics comes first and the maximum is of Q alone, as in young-geng/CQL and CORL.
+    q_values [M, N, K, B], log_density [M, K, B] -> [M, B].
+    """
+    value, best = q_values.amin(1).max(1)
+    if log_density is None:
+        return value
+    return value - per_member(temperature, value) * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
 
 
 def td_loss(q_data: Tensor, target: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ th, td { padding: .4rem .9rem; text-align: right; white-space: nowrap; border-to
 thead th { border-top: 0; color: var(--soft); font-weight: 500; position: sticky; top: 0; background: var(--card) }
 th:first-child, td:first-child { text-align: left }
 tr.strong td { font-weight: 600 }
+@media (max-width: 34rem) { th, td { padding: .4rem .55rem } }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: 0 }
 figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
@@ -144,20 +145,24 @@ def _results(run: RunRecord, result: dict[str, Any]) -> str:
     """Aggregates and references, then a line for each member."""
     if not run.members:
         return ""
-    lines = [(f"IQM, {setting_name(g['swept'])}", interval(g), number(g["worst_member"])) for g in result["groups"]]
-    lines.append(("IQM of all members", interval(result), number(result["worst_member"])))
+    lines = [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
+    lines.append(_aggregate_line("IQM of all members", result))
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
-    lines += [(name, number(result[key]), "") for name, key in references]
+    lines += [[name, number(result[key]), "", ""] for name, key in references]
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
     head = ["member", "seed", *swept, "updates", "mean return", "worst episode", "best episode"]
     return "\n".join(
         [
             "<h2>Results</h2>",
-            _table(["return", "[95% interval]", "worst member"], lines, strong=len(result["groups"])),
+            _table(["", "return", "95% interval", "worst member's mean"], lines, strong=len(result["groups"])),
             _note(run, result),
             _table(head, [_member_line(member, swept) for member in result["members"]]),
         ]
     )
+
+
+def _aggregate_line(name: str, aggregate: dict[str, Any]) -> list[str]:
+    return [name, number(aggregate["iqm"]), interval(aggregate), number(aggregate["worst_member"])]
 
 
 def _note(run: RunRecord, result: dict[str, Any]) -> str:
@@ -189,7 +194,7 @@ def _figures(run: RunRecord, result: dict[str, Any], samples: int, seed: int) ->
     figures = []
     if any(row["policy"] == "student" for row in run.evaluations) and run.members:
         words = f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval (band)."
-        alt = f"Learning curves. The last IQM is {interval(result)}."
+        alt = f"Learning curves. The last IQM is {number(result['iqm'])} {interval(result)}."
         figures.append(_figure(plots.learning_curves(run, samples, seed), alt, words))
     if plots.comparable_tests(run):
         words = "Value of the first state against the discounted return of the same episodes, in rewards as trained on."
@@ -201,7 +206,8 @@ def _figures(run: RunRecord, result: dict[str, Any], samples: int, seed: int) ->
         figures.append(_figure(plots.dataset_returns(run), alt, "Returns of the dataset's episodes."))
     if run.teacher and run.teacher["tests"]:
         alt = f"Learning curve of the teacher. Its best test has mean return {number(run.teacher['best_return'])}."
-        figures.append(_figure(plots.teacher_curve(run), alt, "The teacher's tests while it learned online with SAC."))
+        words = "The teacher's tests while it learned online with SAC. The results above test its best snapshot afresh."
+        figures.append(_figure(plots.teacher_curve(run), alt, words))
     return f'<h2>Figures</h2>\n<div class="figures">\n{"".join(figures)}</div>' if figures else ""
 
 

@@ -40,8 +40,8 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         )
     table.add_section()
     for group in summary["groups"]:
-        add_line(f"IQM, {setting_name(group['swept'])}", *interval(group).split(" ", 1))
-    add_line("IQM, all" if summary["groups"] else "IQM", *interval(summary).split(" ", 1))
+        add_line(f"IQM, {setting_name(group['swept'])}", number(group["iqm"]), interval(group))
+    add_line("IQM, all" if summary["groups"] else "IQM", number(summary["iqm"]), interval(summary))
     table.add_section()
     for name, key in (("teacher", "teacher"), ("dataset mean", "dataset"), ("random", "random")):
         add_line(name, number(summary[key]))

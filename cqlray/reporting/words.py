@@ -25,10 +25,8 @@ def count(value: int | None) -> str:
 
 
 def interval(summary: dict[str, Any]) -> str:
-    """IQM with its interval: -160.3 [-186.1, -130.7]."""
-    if summary["iqm"] is None:
-        return NOTHING
-    return f"{number(summary['iqm'])} [{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
+    """The interval of an aggregate: [-186.1, -130.7]."""
+    return NOTHING if summary["iqm"] is None else f"[{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
 
 
 def setting_name(swept: dict[str, Any]) -> str:

@@ -159,7 +159,11 @@ def test_soft_value_takes_the_minimum_and_subtracts_the_entropy_term() -> None:
 
 def test_max_backup_is_the_maximum_of_minima() -> None:
     q_values = tensor([[[[5.0], [2.0]], [[1.0], [3.0]]]])  # two critics, two actions, one state
-    assert losses.max_backup_value(q_values).tolist() == [[2.0]], "minima are 1 and 2; the minimum of maxima would be 3"
+    one = torch.tensor([0.5])
+    value = losses.max_backup_value(q_values, None, one)
+    assert value.tolist() == [[2.0]], "minima are 1 and 2; the minimum of maxima would be 3"
+    log_density = torch.tensor([[[-8.0], [3.0]]])
+    assert losses.max_backup_value(q_values, log_density, one).tolist() == [[0.5]], "the entropy of the action that was chosen"
 
 
 def test_td_loss_is_a_mean_over_the_batch_for_each_critic() -> None:

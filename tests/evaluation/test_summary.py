@@ -1,0 +1,112 @@
+"""The summary of a run, against numbers by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cqlray import seeding
+from cqlray.evaluation.statistics import iqm_interval
+from cqlray.evaluation.summary import RunRecord, calibrations, common_updates, curve, final_rows, summarize
+from cqlray.reporting.record import load_run
+from tests.reporting.run_directories import make_run, reference, student
+
+KEYS = {"iqm", "iqm_low", "iqm_high", "worst_member", "members", "teacher", "dataset", "random", "groups"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunRecord:
+    """Two members; the second is an evaluation ahead, the first wrote one row twice."""
+    rows = [
+        student(0, 100, [-900.0] * 4),
+        student(0, 200, [0.0] * 4),
+        student(1, 100, [-800.0, -700.0, -600.0, -500.0]),
+        student(1, 200, [5.0, 6.0, 7.0, 100.0]),
+        student(1, 300, [1e6] * 4),
+        student(0, 200, [1.0, 2.0, 3.0, -100.0]),
+        reference("teacher", [-1.0, -3.0]),
+        reference("random", [-1000.0, -1200.0]),
+    ]
+    return load_run(make_run(tmp_path / "run", evaluations=rows))
+
+
+def test_summary_by_hand(run: RunRecord) -> None:
+    result = summarize(run, 500, 0)
+    assert set(result) == KEYS
+    # At 200 updates, the last that both have: -100 1 | 2 3 5 6 | 7 100.
+    assert result["iqm"] == (2 + 3 + 5 + 6) / 4
+    assert result["worst_member"] == (1 + 2 + 3 - 100) / 4
+    assert (result["teacher"], result["random"], result["dataset"]) == (-2.0, -1100.0, -700.0)
+    assert result["members"] == [
+        {"member": 0, "seed": 0, "mean_return": -23.5, "returns": [1.0, 2.0, 3.0, -100.0], "updates": 200},
+        {"member": 1, "seed": 1, "mean_return": 29.5, "returns": [5.0, 6.0, 7.0, 100.0], "updates": 200},
+    ]
+    assert result["groups"] == []
+
+
+def test_interval_is_drawn_from_the_runs_named_stream(run: RunRecord) -> None:
+    scores = [[1.0, 2.0, 3.0, -100.0], [5.0, 6.0, 7.0, 100.0]]
+    expected = iqm_interval(scores, np.random.default_rng(seeding.stream(7, "bootstrap")), 500)
+    result = summarize(run, 500, 7)
+    assert (result["iqm_low"], result["iqm_high"]) == expected
+    assert curve(run, [0, 1], 500, 7)[-1]["iqm_low"] == expected.low  # the figure says what the table says
+
+
+def test_order_of_members_leaves_the_iqm(run: RunRecord) -> None:
+    turned = dataclasses.replace(run, members=run.members[::-1], evaluations=run.evaluations[::-1])
+    assert summarize(turned, 200, 0)["iqm"] == summarize(run, 200, 0)["iqm"]
+    assert [member["member"] for member in summarize(turned, 200, 0)["members"]] == [1, 0]
+
+
+def test_curve_by_hand(run: RunRecord) -> None:
+    points = curve(run, [0, 1], 200, 0)
+    assert [point["updates"] for point in points] == [100, 200] == common_updates(run, [0, 1])
+    assert points[0]["iqm"] == -(900 * 2 + 800 + 700) / 4
+    assert points[1]["member_means"] == [-23.5, 29.5]
+    assert all(point["iqm_low"] <= point["iqm"] <= point["iqm_high"] for point in points)
+    assert [point["updates"] for point in curve(run, [1], 200, 0)] == [100, 200, 300]
+
+
+def test_groups_of_a_sweep(tmp_path: Path) -> None:
+    settings = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]
+    rows = [student(m, 100, [10.0 * m + e for e in range(4)]) for m in range(4)]
+    rows[3]["value"] = 100.0
+    record = load_run(make_run(tmp_path / "run", settings, evaluations=rows))
+    result = summarize(record, 200, 0)
+    first, second = result["groups"]
+    assert (first["swept"], first["members"]) == ({"conservative_weight": 1.0}, [0, 1])
+    assert (first["iqm"], second["iqm"]) == ((2 + 3 + 10 + 11) / 4, (22 + 23 + 30 + 31) / 4)
+    assert (first["worst_member"], second["worst_member"]) == (1.5, 21.5)
+    assert result["members"][2]["conservative_weight"] == 5.0
+    one, five = calibrations(record)
+    assert (one.conservative_weight, one.tests, one.below, one.last_excess) == (1.0, 2, 2, -1.0)
+    assert (five.conservative_weight, five.tests, five.below, five.last_excess) == (5.0, 2, 1, (-1.0 + 107.0) / 2)
+
+
+def test_a_member_without_a_test_leaves_no_aggregate(tmp_path: Path) -> None:
+    settings = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]
+    rows = [student(0, 100, [1.0] * 4), student(1, 100, [2.0] * 4), student(2, 100, [3.0] * 4)]
+    record = load_run(make_run(tmp_path / "run", settings, evaluations=rows))
+    result = summarize(record, 200, 0)
+    assert final_rows(record, [0, 1, 2, 3]) == {}
+    assert [result[k] for k in ("iqm", "iqm_low", "iqm_high", "worst_member")] == [None] * 4
+    assert [m["mean_return"] for m in result["members"]] == [1.0, 2.0, 3.0, None]
+    assert [group["iqm"] for group in result["groups"]] == [1.5, None]  # a setting that is complete has its own
+
+
+def test_no_environment_no_tests(tmp_path: Path) -> None:
+    result = summarize(load_run(make_run(tmp_path / "run", teacher=False)), 200, 0)
+    assert (result["iqm"], result["teacher"], result["random"]) == (None, None, None)
+    assert result["members"][0] == {"member": 0, "seed": 0, "mean_return": None, "returns": [], "updates": None}
+    json.dumps(result, allow_nan=False)
+
+
+def test_returns_that_were_not_finite_are_not_passed_over(tmp_path: Path) -> None:
+    rows = [student(m, 100, [None, *[1.0] * 7], value=None) for m in range(2)]
+    record = load_run(make_run(tmp_path / "run", evaluations=rows))
+    assert np.isnan(summarize(record, 200, 0)["iqm"])
+    assert calibrations(record) == []
