@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import sys
 import time
@@ -139,7 +138,7 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
 def default_name(config: RunConfig) -> str:
     """runs/ENVIRONMENT-DATE-TIME."""
     env = config.env.id.split(":")[-1].replace("/", "-").lower()
-    return f"runs/{env}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    return f"runs/{env}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _spec(config: RunConfig) -> EnvSpec:

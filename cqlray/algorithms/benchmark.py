@@ -159,6 +159,17 @@ def measure(workload: str, members: int, device: str, threads: int, seconds: flo
     }
 
 
+def text(result: dict[str, Any]) -> str:
+    """The result for people."""
+    found = {name: f"{value:,.0f}" if isinstance(value, float) else value for name, value in result.items()}
+    rate, slowest, fastest = (f"{result[k]:,.1f}" for k in ("member_updates_per_s", "slowest_round", "fastest_round"))
+    return f"""{found["device"]}; workload {found["workload"]}, {found["members"]} members
+  {rate} member-updates/s ({slowest} to {fastest})
+  {found["achieved_gflops"]} of {found["limit_gflops"]} GFLOP/s: {result["fraction_of_limit"]:.0%} of the limit
+  {found["achieved_gbytes_per_s"]} GB/s of activations; a copy moves {found["limit_gbytes_per_s"]} GB/s
+  first updates {result["compile_seconds"]:.2f} s, peak memory {result["peak_bytes"] / 2**20:,.0f} MiB"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `python -m cqlray.algorithms.benchmark`."""
     parser = argparse.ArgumentParser("cqlray benchmark learner", description="Updates per second beside the device's limit.")
@@ -173,17 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(result))
         return 0
-    print(f"{result['device']}; workload {result['workload']}, {result['members']} members")
-    print(
-        f"  {result['member_updates_per_s']:,.1f} member-updates/s ({result['slowest_round']:,.1f} to {result['fastest_round']:,.1f})"
-    )
-    print(
-        f"  {result['achieved_gflops']:,.0f} of {result['limit_gflops']:,.0f} GFLOP/s: {result['fraction_of_limit']:.0%} of the limit"
-    )
-    print(
-        f"  {result['achieved_gbytes_per_s']:,.0f} GB/s of activations; a copy moves {result['limit_gbytes_per_s']:,.0f} GB/s"
-    )
-    print(f"  first updates {result['compile_seconds']:.2f} s, peak memory {result['peak_bytes'] / 2**20:,.0f} MiB")
+    print(text(result))
     return 0
 
 

@@ -15,7 +15,7 @@ import yaml
 from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, summarize
 from cqlray.reporting import plots
 from cqlray.reporting.record import load_run
-from cqlray.reporting.words import NOTHING, count, duration, interval, number, setting_name, setting_value
+from cqlray.reporting.words import NOTHING, count, duration, interval, number, option_name, setting_name, setting_value
 from cqlray.storage import write_bytes
 
 # The policy forbids every load but the figures, which are in the file: a report can be mailed and opened without worry.
@@ -50,14 +50,17 @@ p { margin: .5rem 0; max-width: 46rem; overflow-wrap: anywhere }
 .soft, figcaption { color: var(--soft); font-size: .875rem }
 .lead { font-size: 1.1rem }
 .warn { background: var(--warn); color: var(--warn-ink); padding: .75rem 1rem; border-radius: .5rem; margin: 1rem 0 }
-.scroll { overflow: auto; max-height: 32rem; border: 1px solid var(--line); border-radius: .5rem; background: var(--card);
+.scroll { overflow: auto; max-height: 36rem; border: 1px solid var(--line); border-radius: .5rem; background: var(--card);
   margin: .75rem 0; width: fit-content; max-width: 100% }
+.wide { max-height: none }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .4rem .9rem; text-align: right; white-space: nowrap; border-top: 1px solid var(--line) }
 thead th { border-top: 0; color: var(--soft); font-weight: 500; position: sticky; top: 0; background: var(--card) }
+th { vertical-align: bottom }
 th:first-child, td:first-child { text-align: left }
 tr.strong td { font-weight: 600 }
-@media (max-width: 34rem) { th, td { padding: .4rem .55rem } }
+@media (max-width: 34rem) { th, td { padding: .4rem .55rem } th, td:first-child { white-space: normal }
+  .wide td:first-child { min-width: 10rem } }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
 figure { margin: 0 }
 figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
@@ -150,11 +153,13 @@ def _results(run: RunRecord, result: dict[str, Any]) -> str:
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
     lines += [[name, number(result[key]), "", ""] for name, key in references]
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
-    head = ["member", "seed", *swept, "updates", "mean return", "worst episode", "best episode"]
+    head = ["member", "seed", *map(option_name, swept), "updates", "mean return", "worst episode", "best episode"]
     return "\n".join(
         [
             "<h2>Results</h2>",
-            _table(["", "return", "95% interval", "worst member's mean"], lines, strong=len(result["groups"])),
+            _table(
+                ["", "return", "95% interval", "worst member's mean"], lines, strong=len(result["groups"]), kind="scroll wide"
+            ),
             _note(run, result),
             _table(head, [_member_line(member, swept) for member in result["members"]]),
         ]
@@ -299,14 +304,14 @@ def _again(run: RunRecord) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], strong: int | None = None) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], strong: int | None = None, kind: str = "scroll") -> str:
     """A table in a box that scrolls by itself; the row at `strong` is bold."""
     first = "".join(f'<th scope="col">{_escape(cell)}</th>' for cell in head)
     body = "\n".join(
         f"<tr{' class=strong' if index == strong else ''}>{''.join(f'<td>{_escape(cell)}</td>' for cell in row)}</tr>"
         for index, row in enumerate(rows)
     )
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{first}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    return f'<div class="{kind}" tabindex="0"><table><thead><tr>{first}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def _escape(text: object) -> str:

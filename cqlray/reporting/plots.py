@@ -29,7 +29,8 @@ from cqlray.reporting.words import number, setting_name
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
 REFERENCES = {"teacher": "--", "dataset mean": "-.", "random": ":"}
-SIZE = (5.4, 3.7)  # inches; narrow, so that the text is still readable where the figure fills a phone's width
+WIDTH, HEIGHT = 5.4, 3.4  # inches; narrow, so that the text is still readable where the figure fills a phone's width
+LEGEND_ROW = 0.19  # inches
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cqlray",
@@ -149,8 +150,11 @@ def _look(index: int) -> tuple[str, str]:
 
 
 def _legend_below(figure: Any, axes: Any) -> None:
+    """A legend under the axes; the figure grows with it, so that many settings do not press the axes together."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 1 if max(map(len, labels)) > 30 and len(labels) < 3 else 2
+    columns = 2 if max(map(len, labels)) <= 34 and len(labels) > 1 else 1
+    rows = -(-len(labels) // columns)
+    figure.set_size_inches(WIDTH, HEIGHT + LEGEND_ROW * rows)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
 
 
@@ -159,7 +163,7 @@ def _figure() -> Iterator[tuple[Any, io.StringIO]]:
     """A figure of our settings and the text that it is written to when the block ends; nothing global is changed."""
     svg = io.StringIO()
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, svg
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})

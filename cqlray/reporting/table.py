@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from cqlray.evaluation.summary import RunRecord
-from cqlray.reporting.words import NOTHING, count, interval, number, setting_name, setting_value
+from cqlray.reporting.words import NOTHING, count, interval, number, option_name, setting_value
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
@@ -20,16 +21,21 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         run: the record that it is about.
     """
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
-    table = Table(title=Text(title(run)), title_justify="left")
-    for name in ("member", "seed", *swept, "updates", "mean return", "worst to best episode"):
-        table.add_column(Text(name), justify="right")
-    width = len(table.columns)
+    table = Table(title=Text(title(run)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
+    for name in ("member", "seed"):
+        table.add_column(name, **numbers)
+    for name in swept:  # in a narrow terminal the long names break, the values do not
+        width = max(len(setting_value(entry["swept"][name])) for entry in run.members)
+        table.add_column(Text(option_name(name)), justify="right", min_width=width, overflow="fold")
+    for name in ("updates", "mean return", "worst to best episode"):
+        table.add_column(name, **numbers)
 
     def add(*cells: str) -> None:
         table.add_row(*map(Text, cells))  # Text: what stands in square brackets is no markup
 
-    def add_line(name: str, value: str, note: str = "") -> None:
-        add(name, *[""] * (width - 3), value, note)
+    def add_line(name: str, setting: dict[str, Any], value: float | None, note: str = "") -> None:
+        add(name, "", *(setting_value(setting[key]) if key in setting else "" for key in swept), "", number(value), note)
 
     for member in summary["members"]:
         returns = member["returns"]
@@ -40,11 +46,11 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         )
     table.add_section()
     for group in summary["groups"]:
-        add_line(f"IQM, {setting_name(group['swept'])}", number(group["iqm"]), interval(group))
-    add_line("IQM, all" if summary["groups"] else "IQM", number(summary["iqm"]), interval(summary))
+        add_line("IQM [95%]", group["swept"], group["iqm"], interval(group))
+    add_line("IQM [95%]" if not swept else "all [95%]", {}, summary["iqm"], interval(summary))
     table.add_section()
-    for name, key in (("teacher", "teacher"), ("dataset mean", "dataset"), ("random", "random")):
-        add_line(name, number(summary[key]))
+    for name, key in (("teacher", "teacher"), ("dataset", "dataset"), ("random", "random")):
+        add_line(name, {}, summary[key])
     return table
 
 

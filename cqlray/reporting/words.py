@@ -29,9 +29,14 @@ def interval(summary: dict[str, Any]) -> str:
     return NOTHING if summary["iqm"] is None else f"[{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
 
 
+def option_name(name: str) -> str:
+    """An option of the config in words: conservative weight."""
+    return name.replace("_", " ")
+
+
 def setting_name(swept: dict[str, Any]) -> str:
-    """A setting of the sweep: conservative_weight 5, lagrange True."""
-    return ", ".join(f"{name} {setting_value(value)}" for name, value in swept.items())
+    """A setting of the sweep: conservative weight 5, lagrange True."""
+    return ", ".join(f"{option_name(name)} {setting_value(value)}" for name, value in swept.items())
 
 
 def setting_value(value: Any) -> str:

@@ -97,6 +97,8 @@ def test_same_generator_same_interval() -> None:
 def test_memory_is_bounded_and_every_sample_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "ELEMENTS_PER_CHUNK", 100)  # 4 resamples of 24 scores at once
     scores = generator().normal(size=(4, 6))
+    one = iqm_interval(scores, generator(1), num_samples=1)
+    assert one.low == one.high
     small = iqm_interval(scores, generator(1), num_samples=4_001)
     monkeypatch.undo()
     large = iqm_interval(scores, generator(2), num_samples=4_001)

@@ -74,7 +74,8 @@ def test_curve_by_hand(run: RunRecord) -> None:
 def test_groups_of_a_sweep(tmp_path: Path) -> None:
     settings = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]
     rows = [student(m, 100, [10.0 * m + e for e in range(4)]) for m in range(4)]
-    rows[3]["value"] = 100.0
+    rows = [*(student(m, 50, [0.0] * 4, value=-9.0) for m in range(4)), *rows]
+    rows[-1]["value"] = 100.0
     record = load_run(make_run(tmp_path / "run", settings, evaluations=rows))
     result = summarize(record, 200, 0)
     first, second = result["groups"]
@@ -83,8 +84,8 @@ def test_groups_of_a_sweep(tmp_path: Path) -> None:
     assert (first["worst_member"], second["worst_member"]) == (1.5, 21.5)
     assert result["members"][2]["conservative_weight"] == 5.0
     one, five = calibrations(record)
-    assert (one.conservative_weight, one.tests, one.below, one.last_excess) == (1.0, 2, 2, -1.0)
-    assert (five.conservative_weight, five.tests, five.below, five.last_excess) == (5.0, 2, 1, (-1.0 + 107.0) / 2)
+    assert (one.conservative_weight, one.tests, one.below, one.last_excess) == (1.0, 4, 4, -1.0)
+    assert (five.conservative_weight, five.tests, five.below, five.last_excess) == (5.0, 4, 3, (-1.0 + 107.0) / 2)
 
 
 def test_a_member_without_a_test_leaves_no_aggregate(tmp_path: Path) -> None:
