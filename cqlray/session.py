@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         plan = make_plan(config, members(config), cluster)
         manifest = {
             "format": FORMAT,
-            "command": " ".join(["cqlray", *sys.argv[1:]]),
+            "command": shlex.join(["cqlray", *sys.argv[1:]]),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "environment": dataclasses.asdict(spec),
