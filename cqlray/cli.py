@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
 
 if TYPE_CHECKING:
     from cqlray.storage import RunDirectory
@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(
             f"your environment raised the exception above ({error.where}); reset it with that seed to see it", FAILURE
         )
+    except ActorLost as error:
+        return _complain(str(error), FAILURE)
     except (Interrupted, KeyboardInterrupt) as error:
         return _complain(str(error) or "stopped before anything was written", INTERRUPTED)
 

@@ -284,7 +284,7 @@ _PENDULUM = RunConfig(
     teacher=TeacherConfig(
         hidden_units=64,
         batch_size=128,
-        rounds=25,
+        rounds=20,
         episodes_per_round=2,
         evaluation_interval=2,
         policy_learning_rate=1e-3,
@@ -293,8 +293,6 @@ _PENDULUM = RunConfig(
         initial_temperature=0.2,
         target_update_rate=0.01,
         reward_scale=0.1,
-        stop_return=-165.0,
-        stop_tests=2,
     ),
     collection=CollectionConfig(tiers=("replay", "medium", "random"), episodes=(25,)),
     cql=CQLConfig(

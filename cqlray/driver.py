@@ -19,12 +19,12 @@ from ray.exceptions import RayActorError
 
 from cqlray import checkpoint, seeding
 from cqlray.actors import Loop, Team
-from cqlray.config import RunConfig, members
+from cqlray.config import Member, RunConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import Episode, Shard
 from cqlray.envs.make import EnvSpec
-from cqlray.errors import UserError
+from cqlray.errors import ActorLost, UserError
 from cqlray.evaluation.rows import merge_rows
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
@@ -55,6 +55,10 @@ class Driver:
         self.members = members(config)
         self.shards: list[Any] = []  # references, in the dataset's order
         self.teams: dict[type[Any], Team] = {}
+        self.done = [0] * len(plan.populations)  # updates of each population
+        self.deaths = [0] * len(plan.populations)  # of its learners, since the last progress
+        self.queue: deque[int] = deque()  # populations that no learner has yet
+        self.newest = "no test yet"
 
     def run(self) -> None:
         """All stages, from wherever the directory stands."""
@@ -253,11 +257,8 @@ class Driver:
         """Each learner trains its population; each snapshot is tested by whichever evaluator is free."""
         listed = [{"member": m.index, "seed": m.seed, "swept": m.swept} for m in self.members]
         write_json(self.directory / "members.json", listed)
-        self.done = [0] * len(self.plan.populations)
-        self.deaths = [0] * len(self.plan.populations)
-        self.newest = "no test yet"
         total = sum(len(self.members_of(p)) * self.members_of(p)[0].cql.num_updates for p in range(len(self.done)))
-        self.queue = deque(range(len(self.plan.populations)))
+        self.queue = deque(range(len(self.done)))
         self.progress.stage("students", total, "updates", sum(self._resumable(p)[1] for p in self.queue))
         for _ in range(self.plan.learners):
             self._next_population()
@@ -265,7 +266,7 @@ class Driver:
         self._dismiss(Evaluator)
         self.progress.finish(self.newest)
 
-    def members_of(self, population: int) -> list[Any]:
+    def members_of(self, population: int) -> list[Member]:
         """The members of a population."""
         return [self.members[index] for index in self.plan.populations[population]]
 
@@ -316,7 +317,7 @@ class Driver:
         def died(error: RayActorError) -> None:
             self.deaths[population] += 1
             if self.deaths[population] > DEATHS_IN_A_ROW:
-                raise error
+                raise _lost("a learner", error)
             self.progress.say(f"a learner died and is replaced (population {population}): {_first_line(error)}")
             self._start_learner(population)
 
@@ -471,7 +472,7 @@ class Driver:
                 return
             except RayActorError as error:
                 if attempt == DEATHS_IN_A_ROW:
-                    raise
+                    raise _lost("an actor", error) from None
                 self.progress.say(f"an actor died; going on from the last checkpoint: {_first_line(error)}")
                 self._dismiss(RolloutWorker)
                 self._dismiss(Evaluator)
@@ -486,6 +487,11 @@ class Driver:
 def _reached(tests: Sequence[Row], stop_return: float, count: int) -> bool:
     """Whether the last `count` tests all reached the return to stop at."""
     return len(tests) >= count and all(test["mean_return"] >= stop_return for test in tests[-count:])
+
+
+def _lost(who: str, error: RayActorError) -> ActorLost:
+    times = DEATHS_IN_A_ROW + 1
+    return ActorLost(f"{who} died {times} times in a row: {_first_line(error)} (Ray's logs: /tmp/ray/session_latest/logs)")
 
 
 def _first_line(error: Exception) -> str:

@@ -21,3 +21,7 @@ class EnvironmentFailure(Exception):
 
     def __str__(self) -> str:
         return f"the environment raised an exception ({self.where}):\n{self.traceback_text}"
+
+
+class ActorLost(Exception):
+    """A process of the run died again and again without progress; what is on disk is whole and can be resumed."""

@@ -19,7 +19,7 @@ from cqlray import validate
 from cqlray.config import RunConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.envs.make import EnvSpec, describe_env
-from cqlray.errors import Interrupted, UserError
+from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.evaluation.summary import RunRecord, summarize
 from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.reporting.progress import ProgressDisplay
@@ -121,6 +121,8 @@ def _drive(
                     driver.make_dataset() if dataset_only else driver.run()
                 except Interrupted:
                     raise Interrupted(f"stopped; go on with: cqlray resume {directory.path}") from None
+                except ActorLost as error:
+                    raise ActorLost(f"{error}; go on with: cqlray resume {directory.path}") from None
                 finally:
                     before = directory.manifest().get("seconds", 0.0)
                     directory.update_manifest(seconds=round(before + time.monotonic() - started, 2))

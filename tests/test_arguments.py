@@ -88,7 +88,7 @@ def test_rules_between_fields_see_all_layers_together(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("teacher: {warmup_rounds: 100}")
     assert (
-        refused(f"--config {path}") == f"{path}: teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is 25"
+        refused(f"--config {path}") == f"{path}: teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is 20"
     )
     assert parse(f"--config {path} --teacher.rounds 200").teacher.warmup_rounds == 100
 
