@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private.services import find_bootstrap_address
 from ray.exceptions import RayActorError, RayTaskError
 
 from cqlray.errors import EnvironmentFailure, Interrupted, UserError
@@ -24,6 +26,7 @@ from cqlray.placement import ClusterResources
 # A shard or test that kills its process this often is not bad luck.
 TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
+SECONDS_TO_ANSWER = 5.0
 
 
 @contextmanager
@@ -46,15 +49,37 @@ def connect() -> Iterator[ClusterResources]:
 
 
 def _init() -> None:
+    """Join or start a cluster.
+
+    "auto" only where `ray start` left one: elsewhere it joins any cluster that it sees on the machine, such as another
+    run's own, which ends with that run.
+    """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    address = os.environ.get("RAY_ADDRESS")
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if address:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"RAY_ADDRESS {address!r}: {reason}; is `ray start` running there?") from None
+    asked, started = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)  # the latter by `ray start`
+    if asked and not _listens(asked):
+        raise UserError(f"RAY_ADDRESS {asked!r}: nothing listens there; is `ray start` running?")
+    if not asked and not (started and _listens(started)):
         ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    try:
+        # What `ray start` left has precedence in "auto", which alone turns on Ray's token mode where there is a token.
+        ray.init(address=asked or "auto", **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = f"RAY_ADDRESS {asked!r}" if asked else f"the cluster of `ray start` at {started}"
+        hint = "if it is protected by a token, set RAY_AUTH_MODE=token and have the token here"
+        raise UserError(f"{where} cannot be joined: {str(error).strip().splitlines()[0]}; {hint}") from None
+
+
+def _listens(address: str) -> bool:
+    """Whether somebody answers at HOST:PORT; Ray itself would try for minutes. Other forms of address are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except OSError:
+        return False
+    return True
 
 
 class Loop:
