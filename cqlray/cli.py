@@ -27,12 +27,20 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   evaluate RUN         test a run's last policies on fresh episodes
   report RUN           write report.html (and TensorBoard files) of a run, finished or not
   dataset info PATH    what is in a dataset
+  benchmark learner    updates per second beside what this machine could do
   doctor               what Ray, torch, GPUs, storage and the environment look like from here
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """The arguments of a small command; a mistake in them is a line like any other."""
+class _OneLine(argparse.ArgumentParser):
+    """A mistake in the arguments is a line like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}")
+
+
+class _Parser(_OneLine):
+    """The arguments of a small command."""
 
     def __init__(self, command: str, subject: str, about: str) -> None:
         super().__init__(f"cqlray {command}", description=about, allow_abbrev=False)
@@ -45,9 +53,6 @@ class _Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
         self.add_argument("--quiet", action="store_true", help="show no progress")
         return self
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +88,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "report": _report,
         "dataset": _dataset,
         "doctor": _doctor,
+        "benchmark": _benchmark,
     }
     if name not in commands:
         import difflib
@@ -159,6 +165,14 @@ def _doctor(words: list[str]) -> int:
         print(f"{'ok  ' if good else 'FAIL'} {name:<12} {found}")
         well = well and good
     return 0 if well else FAILURE
+
+
+def _benchmark(words: list[str]) -> int:
+    if not words or words[0] != "learner":
+        raise UserError("there is only `cqlray benchmark learner`")
+    from cqlray.algorithms import benchmark
+
+    return benchmark.main([word for word in words[1:] if word != "--debug"], _OneLine)
 
 
 def _print_run(directory: RunDirectory, as_json: bool) -> int:

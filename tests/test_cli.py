@@ -40,6 +40,9 @@ def test_mistakes_before_anything_starts(capsys: pytest.CaptureFixture[str], tmp
     assert mistake(capsys, "report", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", out, "--episodes", "0") == "episodes is 0; it must be at least 1"
+    assert mistake(capsys, "benchmark") == "there is only `cqlray benchmark learner`"
+    assert "must be positive" in mistake(capsys, "benchmark", "learner", "--members", "0")
+    assert "invalid choice: 'X'" in mistake(capsys, "benchmark", "learner", "--workload", "X")
     assert "required: RUN" in mistake(capsys, "resume")
     assert mistake(capsys, "dataset", "list") == "dataset list: there is only `cqlray dataset info PATH`"
     assert not Path(out).exists()

@@ -170,9 +170,9 @@ def text(result: dict[str, Any]) -> str:
   first updates {result["compile_seconds"]:.2f} s, peak memory {result["peak_bytes"] / 2**20:,.0f} MiB"""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command `python -m cqlray.algorithms.benchmark`."""
-    parser = argparse.ArgumentParser("cqlray benchmark learner", description="Updates per second beside the device's limit.")
+def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
+    """The command `python -m cqlray.algorithms.benchmark`, and `cqlray benchmark learner` with a parser of its own."""
+    parser = parser_class("cqlray benchmark learner", description="Updates per second beside the device's limit.")
     parser.add_argument("--workload", choices=WORKLOADS, default="H", help="P, H (CORL's HalfCheetah sizes), or a preset")
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
@@ -180,6 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
+    if min(options.members, options.threads, options.seconds) <= 0:
+        parser.error("--members, --threads and --seconds must be positive")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here")
     result = measure(options.workload, options.members, options.device, options.threads, options.seconds)
     if options.json:
         print(json.dumps(result))
