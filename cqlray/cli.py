@@ -36,7 +36,7 @@ class _OneLine(argparse.ArgumentParser):
     """A mistake in the arguments is a line like any other."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}")
+        raise UserError(f"{self.prog.removeprefix('cqlray ')}: {message}")
 
 
 class _Parser(_OneLine):
