@@ -114,8 +114,8 @@ class Population:
         """Put back every member that is not finite, or that was frozen earlier, as it stood before the call."""
         members = self.agent.num_members
         after = {name: tensor.view(members, -1) for name, tensor in self.agent.tensors().items()}
-        finite = torch.stack([tensor.isfinite().all(1) for tensor in after.values()]).all(0)
-        for member in [m for m in range(members) if m in self.frozen or not bool(finite[m])]:
+        finite = torch.stack([tensor.isfinite().all(1) for tensor in after.values()]).all(0).tolist()
+        for member in [m for m in range(members) if m in self.frozen or not finite[m]]:
             self.frozen.setdefault(member, updates)
             for name, tensor in after.items():
                 tensor[member] = before[name].view(members, -1)[member]
