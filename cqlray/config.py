@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 INFINITY = float("inf")
+Precision = Literal["float32", "tf32", "bf16"]
 TIERS = ("replay", "random", "medium", "expert")
 
 
@@ -230,6 +231,8 @@ class RunConfig:
     """Seed that every random stream of the run is derived from."""
     num_seeds: int = _bounded(4, ge=1)
     """Students with different seeds, for each setting of the sweep."""
+    precision: Precision = "tf32"
+    """Matrix products of the students' networks: float32; tf32, which is float32 on a CPU; bf16, for GPUs and CPUs with AMX."""
     dataset: str | None = None
     """Train on this dataset or run directory; no teacher and no collection then."""
     env: EnvConfig = field(default_factory=EnvConfig)

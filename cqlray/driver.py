@@ -294,7 +294,7 @@ class Driver:
             return
         learner = self.loop.create(
             Learner, own, self.config.seed, self.spec.scaling, self.config.evaluation.interval,
-            "cuda" if self.plan.gpu else "cpu", self.plan.threads, saved, *self.shards,
+            "cuda" if self.plan.gpu else "cpu", self.plan.threads, self.config.precision, saved, *self.shards,
             cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu),
         )  # fmt: skip
         self._advance(population, learner, time.monotonic())

@@ -41,13 +41,14 @@ class Adam:
     def zeros(parameters: Tensor) -> Adam:
         return Adam(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
-    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, steps: int) -> None:
-        """Descend in place; parameters and gradient [M, P], rate [M], steps counts this one."""
+    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
+        """Descend in place; parameters and gradient [M, P], rate [M], step counts this one (float64, no dimensions)."""
+        first_bias, second_bias = 1.0 - ADAM_BETAS[0] ** step, 1.0 - ADAM_BETAS[1] ** step
         self.first.lerp_(gradient, 1.0 - ADAM_BETAS[0])
         self.second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - ADAM_BETAS[1])
-        scale = self.second.sqrt().mul_((1.0 - ADAM_BETAS[1] ** steps) ** -0.5).add_(ADAM_EPSILON)
+        scale = self.second.sqrt().mul_(second_bias.rsqrt()).add_(ADAM_EPSILON)
         direction = torch.div(self.first, scale, out=scale)
-        parameters.sub_(direction.mul_((rate / (1.0 - ADAM_BETAS[0] ** steps)).unsqueeze(1)))
+        parameters.sub_(direction.mul_((rate / first_bias).unsqueeze(1)))
 
 
 @dataclass
@@ -63,7 +64,8 @@ class AgentState:
     critics_adam: Adam
     temperature_adam: Adam
     multiplier_adam: Adam
-    updates: int = 0
+    step: Tensor  # float64, no dimensions: updates begun, counted on the device by the update itself
+    updates: int = 0  # the same number, counted here by who runs the updates: nobody waits for the device to know it
 
     @property
     def num_members(self) -> int:
@@ -95,7 +97,12 @@ class AgentState:
             raise ValueError("the checkpoint was made with other networks or another number of members")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+        self.set_updates(updates)
+
+    def set_updates(self, updates: int) -> None:
+        """Stand after so many updates."""
         self.updates = updates
+        self.step.fill_(updates)
 
 
 def network_shapes(config: SACConfig, observation_dim: int, action_dim: int) -> tuple[Shape, Shape]:
@@ -107,9 +114,17 @@ def network_shapes(config: SACConfig, observation_dim: int, action_dim: int) -> 
 
 
 def initial_state(
-    configs: Sequence[SACConfig], seeds: Sequence[int], observation_dim: int, action_dim: int, device: torch.device
+    configs: Sequence[SACConfig],
+    seeds: Sequence[int],
+    observation_dim: int,
+    action_dim: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
 ) -> AgentState:
-    """Fresh members; `seeds` are the members' initialisation seeds, `configs` their settings of one structure."""
+    """Fresh members; `seeds` are their initialisation seeds, `configs` their settings of one structure.
+
+    `dtype` is that of the networks' matrix products, by default float32 as parameters and optimiser are.
+    """
     policy_shape, critic_shape = network_shapes(configs[0], observation_dim, action_dim)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     policy = torch.stack([policy_shape.initial(g) for g in generators])
@@ -119,15 +134,16 @@ def initial_state(
     log_multiplier = torch.tensor([getattr(c, "initial_multiplier", 1.0) for c in configs]).log().to(device)
     by_member = critics.view(len(configs), -1)
     return AgentState(
-        policy=Stack(policy_shape, policy),
-        critics=Stack(critic_shape, critics),
-        targets=Stack(critic_shape, critics.clone()),
+        policy=Stack(policy_shape, policy, dtype),
+        critics=Stack(critic_shape, critics, dtype),
+        targets=Stack(critic_shape, critics.clone(), dtype),
         log_temperature=log_temperature,
         log_multiplier=log_multiplier,
         policy_adam=Adam.zeros(policy),
         critics_adam=Adam.zeros(by_member),
         temperature_adam=Adam.zeros(log_temperature.unsqueeze(1)),
         multiplier_adam=Adam.zeros(log_multiplier.unsqueeze(1)),
+        step=torch.zeros((), dtype=torch.float64, device=device),
     )
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -25,10 +25,13 @@ from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql
 from cqlray.algorithms.agent import network_shapes
 from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.algorithms.graphs import WARM_UP
+from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
-from cqlray.config import PRESETS, CQLConfig
+from cqlray.config import PRESETS, CQLConfig, Precision
 
 ROUNDS = 5
+FIRST = WARM_UP + 2  # updates that set libraries up and record the graph
 TRANSITIONS = 20_000
 # Passes over the hidden activations of one critic layer without fusion: forward writes them and the next layer reads
 # them; backward reads them for the weights' gradient and for the relu's, and writes its own gradient and reads it twice.
@@ -59,7 +62,7 @@ class Workload:
         return 2 * (of_critics + of_policy)
 
     def bytes_moved(self) -> int:
-        """Bytes of hidden critic activations that unfused layers move in one update of one member, in float32."""
+        """Bytes of hidden critic activations that unfused layers move in one update of one member, in float32 (bf16: half)."""
         config = self.config
         rows = config.batch_size * (1 + 3 * config.num_action_samples) * config.num_critics
         return PASSES * 4 * rows * config.hidden_units * config.critic_layers
@@ -74,11 +77,14 @@ WORKLOADS = {
 }
 
 
-def make_population(workload: Workload, members: int, device: torch.device) -> tuple[Population, Any]:
+def make_population(
+    workload: Workload, members: int, device: torch.device, precision: Precision = "float32"
+) -> tuple[Population, Any]:
     """Members with fresh networks over random transitions, and the gather of their batches."""
     configs = [workload.config] * members
     dimension, actions = workload.observation_dim, workload.action_dim
-    agent = agents.initial_state(configs, range(members), dimension, actions, device)
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    agent = agents.initial_state(configs, range(members), dimension, actions, device, product_dtype(precision))
     scalars = agents.member_scalars(configs, actions, device)
     settings = cql.Settings.of(configs)
     generator = torch.Generator().manual_seed(0)
@@ -105,10 +111,10 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def limits(device: torch.device) -> Callable[[], tuple[float, float]]:
-    """A function that measures FLOP/s of a large float32 matrix product, and bytes/s (read and written) of a copy."""
+def limits(device: torch.device, precision: Precision) -> Callable[[], tuple[float, float]]:
+    """A function that measures FLOP/s of a large matrix product, and bytes/s (read and written) of a copy."""
     size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
-    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(product_dtype(precision)) for _ in range(2))
     product = torch.empty_like(left)
     source = torch.randn(2**28 if device.type == "cuda" else 2**26, device=device)
     target = torch.empty_like(source)
@@ -123,15 +129,17 @@ def limits(device: torch.device) -> Callable[[], tuple[float, float]]:
     return measure
 
 
-def measure(workload: str, members: int, device: str, threads: int, seconds: float = 2.0) -> dict[str, Any]:
+def measure(
+    workload: str, members: int, device: str, threads: int, seconds: float = 2.0, precision: Precision = "tf32"
+) -> dict[str, Any]:
     """The benchmark; keys as in the JSON that the command prints."""
     keep_freed_memory()
     torch.set_num_threads(threads)
     on, sizes = torch.device(device), WORKLOADS[workload]
-    population, gather = make_population(sizes, members, on)
-    compile_seconds = seconds_of(lambda: population.advance(3, gather), on)
-    count = max(2, round(seconds / seconds_of(lambda: population.advance(3, gather), on) * 3))
-    measure_limits = limits(on)
+    population, gather = make_population(sizes, members, on, precision)
+    compile_seconds = seconds_of(lambda: population.advance(FIRST, gather), on)
+    count = max(2, round(seconds / seconds_of(lambda: population.advance(FIRST, gather), on) * FIRST))
+    measure_limits = limits(on, precision)
     measured_limits, rates = [], []
     for _ in range(ROUNDS):
         measured_limits.append(measure_limits())
@@ -144,6 +152,7 @@ def measure(workload: str, members: int, device: str, threads: int, seconds: flo
         "workload": workload,
         "members": members,
         "device": torch.cuda.get_device_name() if on.type == "cuda" else f"cpu, {threads} threads",
+        "precision": precision,
         "member_updates_per_s": rate,
         "slowest_round": min(rates),
         "fastest_round": max(rates),
@@ -163,7 +172,7 @@ def text(result: dict[str, Any]) -> str:
     """The result for people."""
     found = {name: f"{value:,.0f}" if isinstance(value, float) else value for name, value in result.items()}
     rate, slowest, fastest = (f"{result[k]:,.1f}" for k in ("member_updates_per_s", "slowest_round", "fastest_round"))
-    return f"""{found["device"]}; workload {found["workload"]}, {found["members"]} members
+    return f"""{found["device"]}; workload {found["workload"]}, {found["members"]} members, {found["precision"]}
   {rate} member-updates/s ({slowest} to {fastest})
   {found["achieved_gflops"]} of {found["limit_gflops"]} GFLOP/s: {result["fraction_of_limit"]:.0%} of the limit
   {found["achieved_gbytes_per_s"]} GB/s of activations; a copy moves {found["limit_gbytes_per_s"]} GB/s
@@ -177,6 +186,7 @@ def main(argv: Sequence[str] | None = None, parser_class: type[argparse.Argument
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
@@ -184,7 +194,7 @@ def main(argv: Sequence[str] | None = None, parser_class: type[argparse.Argument
         parser.error("--members, --threads and --seconds must be positive")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
-    result = measure(options.workload, options.members, options.device, options.threads, options.seconds)
+    result = measure(options.workload, options.members, options.device, options.threads, options.seconds, options.precision)
     if options.json:
         print(json.dumps(result))
         return 0

@@ -129,8 +129,8 @@ def policy_loss(
     """
     actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
     values = sac.policy_values(agent, batch, actions, settings.config)
-    if agent.updates < settings.bc_warmup_updates:
-        cloning = (agent.updates < scalars["bc_warmup_updates"]).unsqueeze(1)
+    if settings.bc_warmup_updates:
+        cloning = (agent.step < scalars["bc_warmup_updates"]).unsqueeze(1)
         values = torch.where(cloning, losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions), values)
     return losses.policy_loss(log_density, values, agent.log_temperature.exp()), log_density
 
@@ -154,6 +154,6 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, sett
                 agent.log_multiplier.unsqueeze(1),
                 multiplier_gradient.unsqueeze(1),
                 scalars["multiplier_learning_rate"],
-                agent.updates,
+                agent.step,
             )
     return metrics

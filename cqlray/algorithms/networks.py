@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cqlray.config import Precision
+
 LOG_STD_MAX = 2.0
+# oneDNN's linear layer with its relu in one pass; FUSED_WIDTH is where it begins to pay.
+FUSED_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
+FUSED_WIDTH = 256
+# Floats of a piece's hidden activations: 1 MB, so that what a layer wrote is still in a core's cache when the next reads it.
+PIECE_SIZE = 2**18
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,10 @@ class Shape:
 class Stack:
     """E networks of one shape over a flat tensor [E, P]; see the module's docstring."""
 
-    def __init__(self, shape: Shape, flat: Tensor) -> None:
+    def __init__(self, shape: Shape, flat: Tensor, dtype: torch.dtype | None = None) -> None:
         self.shape = shape
         self.flat = flat
+        self.dtype = dtype  # of the matrix products; None is the parameters' own
         self.views: dict[str, Tensor] = {}
         start = 0
         for name, (rows, columns) in shape.parameters():
@@ -81,14 +89,15 @@ class Stack:
         views = self.views if views is None else views
         if self.shape.layer_norm:
             return self._forward_normalized(inputs, views)
-        output: Tensor = _Perceptron.apply(inputs, *views.values())  # type: ignore[no-untyped-call]
+        output: Tensor = _Perceptron.apply(self.dtype, inputs, *views.values())  # type: ignore[no-untyped-call]
         return output
 
     def _forward_normalized(self, inputs: Tensor, views: dict[str, Tensor]) -> Tensor:
         last = len(self.shape.sizes) - 2
         hidden = inputs
         for index in range(last + 1):
-            hidden = torch.baddbmm(views[f"{index}.bias"], hidden, views[f"{index}.weight"])
+            bias, weight = (views[f"{index}.{name}"].to(self.dtype or inputs.dtype) for name in ("bias", "weight"))
+            hidden = torch.baddbmm(bias, hidden.to(weight.dtype), weight).to(inputs.dtype)
             if index == last:
                 break
             hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])
@@ -100,36 +109,83 @@ class Stack:
 class _Perceptron(torch.autograd.Function):
     """Stacked ReLU perceptrons with a backward pass of their own.
 
-    The matrix products are what there is to compute; all else is memory traffic, and autograd's relu costs two more
-    passes over activations that fill the cache. Here the relu overwrites its input, and its gradient the incoming one.
+    The matrix products are what there is to compute; all else is memory traffic. Here the relu overwrites its input and
+    its gradient the incoming one, and on a CPU the rows pass through all layers in pieces that fit a core's cache.
+    Products are in `dtype` (None: the inputs' own); parameters, their gradients and the output keep their type.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, dtype: torch.dtype | None, inputs: Tensor, *parameters: Tensor) -> Tensor:
         """inputs [E, rows, in]; parameters weight [E, in, out] and bias [E, 1, out] of each layer in turn."""
-        activations, hidden = [inputs], inputs
-        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
-            hidden = torch.baddbmm(bias, hidden, weight).relu_()
+        dtype = dtype or inputs.dtype
+        used = [parameter.to(dtype) for parameter in parameters]
+        output = inputs.new_empty(*inputs.shape[:2], used[-1].shape[-1])
+        activations = []
+        for piece in _pieces(inputs, used[1].shape[-1]):
+            hidden = inputs[piece].to(dtype)
             activations.append(hidden)
-        ctx.save_for_backward(*activations, *parameters)
-        return torch.baddbmm(parameters[-1], hidden, parameters[-2])
+            for weight, bias in zip(used[:-2:2], used[1:-2:2], strict=True):
+                hidden = _relu_layer(hidden, weight[piece[0]], bias[piece[0]])
+                activations.append(hidden)
+            output[piece] = torch.baddbmm(used[-1][piece[0]], hidden, used[-2][piece[0]])
+        ctx.save_for_backward(*activations, *used)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        layers = len(ctx.saved_tensors) // 3
-        activations, parameters = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
-        (gradient,) = gradients
-        of_parameters: list[Tensor | None] = [None] * (2 * layers)
-        for index in reversed(range(layers)):
-            weight, hidden = parameters[2 * index], activations[index]
-            if ctx.needs_input_grad[1 + 2 * index]:
-                of_parameters[2 * index] = torch.bmm(hidden.transpose(1, 2), gradient)
-                of_parameters[2 * index + 1] = gradient.sum(1, keepdim=True)
-            if index:
-                gradient = torch.bmm(gradient, weight.transpose(1, 2))
-                torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-        of_inputs = torch.bmm(gradient, parameters[0].transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        return of_inputs, *of_parameters
+        _, inputs_wanted, *parameters_wanted = ctx.needs_input_grad
+        layers = len(parameters_wanted) // 2
+        activations, used = ctx.saved_tensors[: -2 * layers], ctx.saved_tensors[-2 * layers :]
+        (of_output,) = gradients
+        of_parameters = [torch.zeros_like(p, dtype=of_output.dtype) for p in used] if parameters_wanted[0] else []
+        of_inputs = of_output.new_empty(*of_output.shape[:2], used[0].shape[1]) if inputs_wanted else None
+        for place, piece in enumerate(_pieces(of_output, used[1].shape[-1])):
+            gradient = of_output[piece].to(used[0].dtype)
+            for index in reversed(range(layers)):
+                hidden = activations[place * layers + index]
+                if of_parameters:
+                    _add_product(of_parameters[2 * index][piece[0]], hidden.transpose(1, 2), gradient)
+                    of_parameters[2 * index + 1][piece[0]].add_(gradient.sum(1, keepdim=True))
+                transposed = used[2 * index][piece[0]].transpose(1, 2)
+                if index:
+                    gradient = torch.bmm(gradient, transposed)
+                    torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
+                elif of_inputs is not None:
+                    of_inputs[piece] = torch.bmm(gradient, transposed)
+        return None, of_inputs, *(of_parameters if of_parameters else [None] * len(used))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left right, in total's type also where the factors are of a shorter one."""
+    if left.dtype == total.dtype:
+        total.baddbmm_(left, right)
+    else:
+        total.add_(torch.bmm(left, right))
+
+
+Piece = tuple[slice, slice]
+
+
+def _pieces(rows: Tensor, width: int) -> list[Piece]:
+    """Networks and rows of [E, rows, ...] to take at a time: all, or what fits a CPU core's cache `width` units wide."""
+    networks, count = rows.shape[:2]
+    if rows.device.type != "cpu" or count * width < PIECE_SIZE // 4:
+        return [(slice(None), slice(None))]
+    block = max(1, PIECE_SIZE // width)
+    return [(slice(e, e + 1), slice(r, r + block)) for e in range(networks) for r in range(0, count, block)]
+
+
+def _relu_layer(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """relu(inputs weight + bias), [E, rows, out]."""
+    if FUSED_LINEAR is None or len(inputs) > 1 or inputs.device.type != "cpu" or weight.shape[-1] < FUSED_WIDTH:
+        return torch.baddbmm(bias, inputs, weight).relu_()
+    fused: Tensor = FUSED_LINEAR(inputs[0], weight[0].t(), bias[0, 0], "relu", [], "")
+    return fused.unsqueeze(0)
+
+
+def product_dtype(precision: Precision) -> torch.dtype | None:
+    """Type of the matrix products; None is the parameters' own. TF32 is no type but torch's switch for float32 products."""
+    return torch.bfloat16 if precision == "bf16" else None
 
 
 def policy_distribution(output: Tensor, log_std_min: Tensor) -> tuple[Tensor, Tensor]:

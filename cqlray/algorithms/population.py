@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cqlray.algorithms.agent import AgentState, Batch, Scalars
+from cqlray.algorithms.graphs import GraphedWork
 
 BLOCK = 32
 
@@ -34,12 +36,21 @@ class NoiseStream:
 
     def at(self, update: int) -> tuple[dict[str, Tensor], Tensor]:
         """Noise [M, ...] by name, and batch positions [M, B] in [0, 1), of one update."""
-        block, row = divmod(update, BLOCK)
-        if block != self.block:
-            self._draw(block)
+        self.prepare(update)
+        row = update % BLOCK
         return {name: values[:, row] for name, values in self.noise.items()}, self.positions[:, row]
 
-    def _draw(self, block: int) -> None:
+    def at_step(self, step: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What `at` gives, of the update that `step` counts on the device; its block must have been prepared."""
+        row = step.remainder(BLOCK).long().reshape(1)
+        noise = {name: values.index_select(1, row).squeeze(1) for name, values in self.noise.items()}
+        return noise, self.positions.index_select(1, row).squeeze(1)
+
+    def prepare(self, update: int) -> None:
+        """Draw the block that holds this update, unless it is the one drawn last."""
+        block = update // BLOCK
+        if block == self.block:
+            return
         generator = torch.Generator(self.device)
         for member, seed in enumerate(self.seeds):
             state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
@@ -85,30 +96,57 @@ class TransitionTable:
 
 
 class Population:
-    """An agent, its noise and its data: `advance` makes updates without a synchronisation among them."""
+    """An agent, its noise and its data: `advance` makes updates without a synchronisation among them.
+
+    On a GPU an update, its batch and its share of the metrics are one CUDA graph. All that changes from one update to the
+    next then lives on the device: the graph is recorded once for each `gather` and knows no number of updates.
+    """
 
     def __init__(self, agent: AgentState, update: Update, noise: NoiseStream) -> None:
         self.agent = agent
         self.update = update
         self.noise = noise
+        self.metric_names: list[str] = []
+        self.metric_sums: Tensor | None = None  # [metrics, M]
+        self.graphed: tuple[Gather, GraphedWork] | None = None
         self.frozen: dict[int, int] = {}  # member's place -> updates at its last good state
 
     def advance(self, num_updates: int, gather: Gather) -> dict[str, list[float]]:
         """Make updates; the mean of each metric over them, by member. Members that turn non-finite are frozen."""
         before = {name: tensor.clone() for name, tensor in self.agent.tensors().items()}
         started_at = self.agent.updates
-        total: Tensor | None = None
-        names: list[str] = []
+        if self.metric_sums is not None:
+            self.metric_sums.zero_()
+        one_update: Callable[[], None] = partial(self._eager, gather)
+        if self.agent.step.device.type == "cuda":
+            one_update = self._on_gpu(gather)
         for _ in range(num_updates):
-            noise, positions = self.noise.at(self.agent.updates)
-            metrics = self.update(self.agent, gather(positions), noise)
-            stacked = torch.stack(list(metrics.values()))
-            total = stacked if total is None else total.add_(stacked)
-            names = list(metrics)
-        assert total is not None, "num_updates must be positive"
+            self.noise.prepare(self.agent.updates)
+            one_update()
+            self.agent.updates += 1
+        assert self.metric_sums is not None, "num_updates must be positive"
         self._restore_bad_members(before, started_at)
-        values = (total / num_updates).tolist()
-        return dict(zip(names, values, strict=True))
+        values = (self.metric_sums / num_updates).tolist()
+        return dict(zip(self.metric_names, values, strict=True))
+
+    def _eager(self, gather: Gather) -> None:
+        self._update(gather, *self.noise.at(self.agent.updates))
+
+    def on_device(self, gather: Gather) -> None:
+        """One update that takes nothing from here: which one it is stands on the device."""
+        self._update(gather, *self.noise.at_step(self.agent.step))
+
+    def _on_gpu(self, gather: Gather) -> GraphedWork:
+        if self.graphed is None or self.graphed[0] is not gather:
+            self.graphed = gather, GraphedWork(lambda: self.on_device(gather))
+        return self.graphed[1]
+
+    def _update(self, gather: Gather, noise: dict[str, Tensor], positions: Tensor) -> None:
+        metrics = self.update(self.agent, gather(positions), noise)
+        stacked = torch.stack(list(metrics.values()))
+        if self.metric_sums is None:
+            self.metric_names, self.metric_sums = list(metrics), torch.zeros_like(stacked)
+        self.metric_sums.add_(stacked)
 
     def _restore_bad_members(self, before: dict[str, Tensor], updates: int) -> None:
         """Put back every member that is not finite, or that was frozen earlier, as it stood before the call."""

@@ -69,17 +69,17 @@ def apply_gradients(
 ) -> None:
     """One Adam step of everything, then the targets."""
     members = agent.num_members
-    agent.updates += 1
+    agent.step.add_(1)
     critic_gradient = agent.critics.flatten(critics).view(members, -1)
     policy_gradient = agent.policy.flatten(policy)
     if clip:
         critic_gradient = clip_gradient(critic_gradient, scalars["gradient_clip"])
         policy_gradient = clip_gradient(policy_gradient, scalars["gradient_clip"])
-    steps = agent.updates
-    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], steps)
-    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], steps)
+    step = agent.step
+    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], step)
+    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], step)
     agent.temperature_adam.step(
-        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], steps
+        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], step
     )
     polyak(agent.targets, agent.critics, scalars["target_update_rate"])
 

@@ -14,9 +14,10 @@ from cqlray import checkpoint, seeding
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql
 from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
 from cqlray.algorithms.snapshot import snapshot_arrays
-from cqlray.config import CQLConfig, Member
+from cqlray.config import CQLConfig, Member, Precision
 from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, columns, discounted_returns
 from cqlray.data.episode import Array, Shard
@@ -49,12 +50,14 @@ class Learner:
         interval: int,
         device: str,
         threads: int,
+        precision: Precision,
         saved: bytes | None,
         *shards: Shard,
     ) -> None:
         """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots."""
         keep_freed_memory()
         torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self.members, self.interval, self.device = list(members), interval, torch.device(device)
         configs = [member.cql for member in members]
         self.num_updates = configs[0].num_updates
@@ -68,7 +71,8 @@ class Learner:
         self.gather = table.gather(self.scalars)
         init_seeds = [seeding.integer_seed(run_seed, "student-init", member.seed) for member in members]
         noise_seeds = [seeding.integer_seed(run_seed, "student-noise", member.seed) for member in members]
-        agent = agents.initial_state(configs, init_seeds, observation_dim, action_dim, self.device)
+        dtype = product_dtype(precision)
+        agent = agents.initial_state(configs, init_seeds, observation_dim, action_dim, self.device, dtype)
         settings = cql.Settings.of(configs)
         self.population = Population(
             agent,

@@ -409,7 +409,7 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
     policy = sac.evaluate_policy(agent, batch.observations, scalars).detached()
 
     def loss(actions: Tensor, updates: int = 0) -> float:
-        agent.updates = updates
+        agent.set_updates(updates)
         changed = batch._replace(actions=actions)
         return float(cql.policy_loss(agent, changed, policy, noise, scalars, cql.Settings.of([config]))[0])
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cqlray import checkpoint
@@ -316,6 +317,36 @@ def test_an_update_of_sac_never_waits_for_the_device() -> None:
     assert reads.found == []
 
 
+@pytest.mark.parametrize("case", OPTIONS)
+def test_an_update_recorded_once_goes_on_when_replayed(case: str) -> None:
+    """What a CUDA graph needs: the recorded operations, replayed, make every further update, to the bit.
+
+    The recording is made by torch's tracer on the CPU, which keeps each tensor that an update touches, as a CUDA graph
+    does, and bakes in every number that Python computed: one that changes between updates would show.
+    """
+    config = dataclasses.replace(FAST, **{**OPTIONS[case], "bc_warmup_updates": 3})
+    (recorded, scalars), (plain, _) = (helpers.fresh_population([config, config], [1, 2]) for _ in range(2))
+    gather = helpers.random_table(dtype=torch.float32).gather(scalars)
+    for population in (recorded, plain):
+        population.advance(1, gather)
+
+    def one_update(start: Tensor) -> Tensor:
+        recorded.on_device(gather)
+        return start
+
+    before = {name: tensor.clone() for name, tensor in recorded.agent.tensors().items()}
+    replay = make_fx(one_update)(torch.zeros(()))
+    recorded.agent.load(before, 1)  # the tracer computes while it records
+    for update in range(1, BLOCK + 5):
+        recorded.noise.prepare(update)
+        with torch.no_grad():
+            replay(torch.zeros(()))
+    plain.advance(BLOCK + 4, gather)
+    for name, tensor in plain.agent.tensors().items():
+        assert torch.equal(recorded.agent.tensors()[name], tensor), name
+    assert recorded.agent.step == plain.agent.step == plain.agent.updates == BLOCK + 5
+
+
 def test_advance_reads_once_for_a_call_and_not_for_an_update() -> None:
     population, scalars = helpers.fresh_population([FAST, FAST], [1, 2])
     gather = helpers.random_table(dtype=torch.float32).gather(scalars)
@@ -456,7 +487,7 @@ def learnt(*configs: CQLConfig) -> dict[str, Any]:
     """What a whole Learner of these members, all of one seed, holds after three updates."""
     members = [Member(index, 0, config, {}) for index, config in enumerate(configs)]
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, None, small_shard())
+    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, small_shard())
     report = learner.advance(60.0, True)
     assert report.updates == 3 and report.frozen == {} and report.saved is not None
     return checkpoint.decode(report.saved, "test")[0]
@@ -506,7 +537,7 @@ def test_calibration_needs_returns_in_trained_units() -> None:
     shifted = dataclasses.replace(calibrated, reward_scale=0.5, reward_shift=1.0, discount=0.5)
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
     members = [Member(0, 0, calibrated, {}), Member(1, 0, shifted, {})]
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, None, small_shard())
+    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, small_shard())
     steps = small_shard().num_transitions
     positions = ((torch.arange(steps) + 0.5) / steps).double().expand(2, steps)
     returns = learner.gather(positions).data_returns

@@ -141,7 +141,7 @@ def check(configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tu
             one.update(helpers.reference_batch(table, positions[m].numpy(), m), own_noise, conservative)
         if update + 1 in num_updates:
             assert_agrees(agent, reference, atol=1e-8)
-    assert agent.updates == max(num_updates)
+    assert agent.step == max(num_updates)
     return agent
 
 

@@ -1,0 +1,93 @@
+"""bf16 products: close to float32's, float32 in all that is kept, and as deterministic."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from cqlray.algorithms.benchmark import WORKLOADS, Workload, make_population
+from cqlray.algorithms.networks import PIECE_SIZE, Shape, Stack
+from cqlray.algorithms.population import Population
+
+CPU = torch.device("cpu")
+BF16_ERROR = 0.1  # relative, after three layers and back; 8 bits of mantissa in each
+SMALL = dataclasses.replace(WORKLOADS["P"].config, hidden_units=32, batch_size=32, num_action_samples=3)
+
+
+def stack_and_inputs(layer_norm: bool, dtype: torch.dtype | None, rows: int, width: int) -> tuple[Stack, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = Shape((5, width, width, 2), layer_norm)
+    flat = torch.stack([shape.initial(generator) for _ in range(3)])
+    return Stack(shape, flat, dtype), torch.randn(3, rows, 5, generator=generator)
+
+
+def outputs_and_gradients(stack: Stack, inputs: Tensor) -> list[Tensor]:
+    inputs = inputs.clone().requires_grad_()
+    output = stack.forward(inputs)
+    of_inputs, *of_parameters = torch.autograd.grad(output.square().sum(), [inputs, *stack.parameters()])
+    return [output.detach(), of_inputs, stack.flatten(tuple(of_parameters))]
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_bf16_products_are_near_float32s_and_come_back_as_float32(layer_norm: bool) -> None:
+    exact, short = (outputs_and_gradients(*stack_and_inputs(layer_norm, d, 64, 48)) for d in (None, torch.bfloat16))
+    for one, other in zip(exact, short, strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).norm() < BF16_ERROR * one.norm()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("width", [64, 256])
+def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> None:
+    """More rows than one piece holds, and not a multiple of it, against autograd in float64."""
+    stack, inputs = stack_and_inputs(False, dtype, PIECE_SIZE // width * 2 + 77, width)
+    found = outputs_and_gradients(stack, inputs)
+    double = Stack(stack.shape, stack.flat.double())
+    x, (w0, b0, w1, b1, w2, b2) = inputs.double().requires_grad_(), double.parameters()
+    output = torch.relu(torch.relu(x @ w0 + b0) @ w1 + b1) @ w2 + b2
+    of_inputs, *of_parameters = torch.autograd.grad(output.square().sum(), [x, *double.parameters()])
+    tolerance = 1e-5 if dtype is None else BF16_ERROR
+    for one, other in zip([output.detach(), of_inputs, double.flatten(tuple(of_parameters))], found, strict=True):
+        assert (one - other).norm() < tolerance * one.norm()
+
+
+def trained(precision: str, count: int) -> Population:
+    population, gather = make_population(Workload(3, 1, SMALL), 2, CPU, precision)  # type: ignore[arg-type]
+    population.advance(count, gather)
+    return population
+
+
+def test_updates_in_bf16_are_the_same_bits_each_time_and_near_float32s() -> None:
+    exact, short, again = trained("float32", 20), trained("bf16", 20), trained("bf16", 20)
+    start = trained("float32", 1).agent.critics.flat
+    for name, tensor in short.agent.tensors().items():
+        assert tensor.dtype == torch.float32, name
+        assert torch.equal(tensor, again.agent.tensors()[name]), name
+    moved = (exact.agent.critics.flat - start).norm()
+    assert 0 < (exact.agent.critics.flat - short.agent.critics.flat).norm() < 0.3 * moved
+
+
+def test_tf32_is_float32_where_there_is_no_gpu() -> None:
+    for one, other in zip(
+        trained("float32", 3).agent.tensors().values(), trained("tf32", 3).agent.tensors().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_the_graph_on_a_gpu_makes_the_same_updates() -> None:
+    device = torch.device("cuda")
+    graphed, gather = make_population(Workload(3, 1, SMALL), 2, device)
+    plain, plain_gather = make_population(Workload(3, 1, SMALL), 2, device)
+    graphed.advance(40, gather)
+    for _ in range(40):
+        plain.noise.prepare(plain.agent.updates)
+        plain.on_device(plain_gather)
+        plain.agent.updates += 1
+    assert graphed.graphed is not None and graphed.graphed[1].graph is not None
+    for one, other in zip(graphed.agent.tensors().values(), plain.agent.tensors().values(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
