@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,12 +138,26 @@ def read_description(path: Path) -> dict[str, Any]:
     file = dataset_directory(path) / "dataset.json"
     try:
         description: dict[str, Any] = json.loads(file.read_text())
-        missing = [key for key in ("environment", "digest", "shards", "transitions") if key not in description]
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable JSON ({error})") from None
-    if missing:
-        raise UserError(f"{file}: no {', '.join(missing)}; it should be as `cqlray collect` wrote it")
+    if wrong := list(_wrong_keys(description)):
+        raise UserError(f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as `cqlray collect` wrote it")
     return description
+
+
+def _wrong_keys(description: Any) -> Iterator[str]:
+    """The keys that loading needs and that are missing or not of their type."""
+    if not isinstance(description, dict):
+        yield "everything"
+        return
+    for key, kind in (("environment", dict), ("digest", str), ("shards", list), ("transitions", int)):
+        if not isinstance(description.get(key), kind):
+            yield key
+    shards = description.get("shards")
+    for index, entry in enumerate(shards if isinstance(shards, list) else []):
+        for key in ("file", "digest"):
+            if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+                yield f"shards[{index}].{key}"
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
@@ -160,6 +174,8 @@ def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
             shard = shard_files.from_parquet(source.read_bytes(), str(source))
         except FileNotFoundError:
             raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
+        except (OSError, ValueError) as error:  # a directory, no permission, a name that no file can have
+            raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({error})") from None
         if shard.digest() != entry["digest"]:
             raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
         loaded.append(shard)

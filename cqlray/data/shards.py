@@ -16,7 +16,18 @@ import pyarrow.parquet as pq
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
 
-COLUMNS = ("episode", "step", "observation", "action", "reward", "termination", "truncation", "tier", "seed")
+TYPES = {
+    "episode": pa.int32(),
+    "step": pa.int32(),
+    "observation": pa.float32(),  # of the lists' values
+    "action": pa.float32(),
+    "reward": pa.float32(),
+    "termination": pa.bool_(),
+    "truncation": pa.bool_(),
+    "tier": pa.string(),
+    "seed": pa.int64(),
+}
+COLUMNS = tuple(TYPES)
 
 
 def _step_rows(lengths: Array) -> Array:
@@ -68,19 +79,22 @@ def from_table(table: pa.Table, name: str) -> Shard:
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise UserError(f"{name}: no column {', '.join(missing)}; a cqlray shard has {', '.join(COLUMNS)}")
+    doubled = [column for column in COLUMNS if table.column_names.count(column) > 1]
+    if doubled:
+        raise UserError(f"{name}: more than one column {', '.join(doubled)}; a cqlray shard has one of each")
     if table.num_rows == 0:
         raise UserError(f"{name}: the shard has no rows; remove it or collect it again")
-    table = table.combine_chunks()
+    table = table.select(COLUMNS).combine_chunks()
+    _check_types(table, name)
     is_step = table["reward"].is_valid().to_numpy()
     lengths = np.diff(np.flatnonzero(~is_step), prepend=-1) - 1
     if is_step[-1] or (lengths <= 0).any():
         raise UserError(f"{name}: an episode has no closing row; the file was cut or is not a cqlray shard")
     steps = table.filter(pa.array(is_step))
+    _check_rows(table, steps, lengths, name)
 
     def vectors(source: pa.Table, column: str) -> Array:
         values = source[column].combine_chunks()
-        if not pa.types.is_fixed_size_list(values.type):
-            raise UserError(f"{name}: column {column} is {values.type}; it should be a fixed-size list of float32")
         flat: Array = values.flatten().to_numpy()
         return flat.reshape(-1, values.type.list_size)
 
@@ -100,6 +114,31 @@ def from_table(table: pa.Table, name: str) -> Shard:
     )
 
 
+def _check_types(table: pa.Table, name: str) -> None:
+    for column, right in TYPES.items():
+        found = table.schema.field(column).type
+        is_vector = column in ("observation", "action")
+        if is_vector and (not pa.types.is_fixed_size_list(found) or found.value_type != right or found.list_size < 1):
+            raise UserError(f"{name}: column {column} is {found}; it should be a fixed-size list of {right}")
+        if not is_vector and found != right:
+            raise UserError(f"{name}: column {column} is {found}; it should be {right}")
+
+
+def _check_rows(table: pa.Table, steps: pa.Table, lengths: Array, name: str) -> None:
+    """No value is missing where one should be, and no row is missing or moved."""
+    filled = [(column, table[column]) for column in ("step", "observation", "tier", "seed")]
+    filled += [(column, steps[column]) for column in ("action", "termination", "truncation")]
+    for column, values in filled:
+        inner = values.combine_chunks().flatten().null_count if column in ("observation", "action") else 0
+        if missing := values.null_count + inner:
+            raise UserError(f"{name}: column {column} has no value in {missing} places; the file was changed or damaged")
+    starts = np.cumsum(lengths + 1) - (lengths + 1)
+    counted = np.arange(table.num_rows) - np.repeat(starts, lengths + 1)
+    wrong = np.flatnonzero(table["step"].to_numpy() != counted)
+    if len(wrong):
+        raise UserError(f"{name}, row {wrong[0]}, column step: it should be {counted[wrong[0]]}; rows are missing or moved")
+
+
 def to_parquet(shard: Shard) -> bytes:
     """The shard as the bytes of a Parquet file."""
     sink = io.BytesIO()
@@ -114,7 +153,7 @@ def from_parquet(data: bytes, name: str) -> Shard:
         UserError: the bytes are not a shard's file.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{name}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    return from_table(table, name)
+        return from_table(pq.read_table(pa.BufferReader(data)), name)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # ValueError: names that are no UTF-8
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name}: not a readable Parquet file ({reason})") from None

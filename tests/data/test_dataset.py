@@ -97,3 +97,19 @@ def test_replay_pool_is_first_in_first_out(capacity: int) -> None:
         seen += [(*data.observations[r], *data.observations[r + 1], w) for r, w in zip(data.rows, data.rewards, strict=True)]
         held = {(*pool.observations[i], *pool.next_observations[i], pool.rewards[i]) for i in range(pool.size)}
         assert held == set(seen[-capacity:])
+
+
+def test_descriptions_of_wrong_types_are_said(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [random_shard([5])])
+    description = json.loads((tmp_path / "dataset.json").read_text())
+
+    def told(changed: object, expected: str) -> None:
+        (tmp_path / "dataset.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=expected):
+            datasets.load(tmp_path)
+
+    told([description], r"dataset\.json: everything missing or of the wrong type")
+    told({**description, "shards": 3, "digest": None}, "digest, shards missing or of the wrong type")
+    told({**description, "shards": [{"file": "x"}, "y"]}, r"shards\[0\]\.digest, shards\[1\]\.file, shards\[1\]\.digest")
+    told({**description, "shards": [{"file": "../", "digest": ""}]}, "names this file, but it cannot be read")
+    told({**description, "shards": [{"file": "a\0", "digest": ""}]}, "names this file, but it cannot be read")

@@ -6,13 +6,14 @@ import io
 
 import numpy as np
 import pandas
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data.episode import Episode, Shard
-from cqlray.data.shards import from_parquet, to_parquet
+from cqlray.data.shards import from_parquet, from_table, to_parquet, to_table
 from cqlray.errors import UserError
 
 
@@ -90,3 +91,22 @@ def test_damaged_files_get_one_line() -> None:
     pq.write_table(pq.read_table(io.BytesIO(data)).slice(0, 2), sink)
     with pytest.raises(UserError, match="closing row"):
         from_parquet(sink.getvalue(), "shard-7")
+
+
+def test_changed_tables_get_one_line() -> None:
+    table = to_table(random_shard([3, 2]))
+    index = table.column_names.index
+
+    def told(changed: pa.Table, expected: str) -> None:
+        with pytest.raises(UserError, match=f"^shard-7.*{expected}"):
+            from_table(changed, "shard-7")
+
+    told(table.append_column("seed", table["seed"]), "more than one column seed")
+    told(table.set_column(index("seed"), "seed", table["seed"].cast(pa.string())), "column seed is string; it should be int64")
+    lists = table["observation"].cast(pa.list_(pa.float32()))
+    told(table.set_column(index("observation"), "observation", lists), "it should be a fixed-size list of float")
+    told(pa.concat_tables([table.slice(0, 1), table.slice(2)]), "row 1, column step: it should be 1; rows are missing or moved")
+    holes = pa.array([None, *table["termination"].to_pylist()[1:]], pa.bool_())
+    told(table.set_column(index("termination"), "termination", holes), "column termination has no value in 1 places")
+    holes = pa.array([[1.0, None, 3.0], *table["observation"].to_pylist()[1:]], pa.list_(pa.float32(), 3))
+    told(table.set_column(index("observation"), "observation", holes), "column observation has no value in 1 places")
