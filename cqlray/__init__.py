@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cqlray.config import (
         PRESETS,
         CollectionConfig,
+        ColumnsConfig,
         CQLConfig,
         EnvConfig,
         EvaluationConfig,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         SweepConfig,
         TeacherConfig,
     )
+    from cqlray.datasets import Dataset, load_dataset
     from cqlray.errors import EnvironmentFailure, Interrupted, UserError
     from cqlray.policies import LoadedPolicy, load_policy
 
@@ -36,6 +38,7 @@ _HOMES = {
         "PRESETS",
         "CQLConfig",
         "CollectionConfig",
+        "ColumnsConfig",
         "EnvConfig",
         "EvaluationConfig",
         "ResourcesConfig",
@@ -43,6 +46,7 @@ _HOMES = {
         "SweepConfig",
         "TeacherConfig",
     ),
+    "cqlray.datasets": ("Dataset", "load_dataset"),
     "cqlray.errors": ("EnvironmentFailure", "Interrupted", "UserError"),
     "cqlray.policies": ("LoadedPolicy", "load_policy"),
 }
@@ -52,6 +56,8 @@ __all__ = [
     "PRESETS",
     "CQLConfig",
     "CollectionConfig",
+    "ColumnsConfig",
+    "Dataset",
     "EnvConfig",
     "EnvironmentFailure",
     "EvaluationConfig",
@@ -63,6 +69,7 @@ __all__ = [
     "SweepConfig",
     "TeacherConfig",
     "UserError",
+    "load_dataset",
     "load_policy",
     "resume",
     "run",

@@ -35,10 +35,11 @@ _ABOUT = {
 }
 # What plays no part in a command: sections and fields of RunConfig.
 _HIDDEN = {
-    "run": ("dataset",),
+    "run": ("dataset", "columns"),
     "train": ("teacher", "collection"),
-    "collect": ("dataset", "num_seeds", "cql", "sweep", "evaluation"),
+    "collect": ("dataset", "columns", "num_seeds", "cql", "sweep", "evaluation"),
 }
+_BOUNDS = ("action_low", "action_high")
 _FLAG = re.compile(r"--?(?!(?:inf|infinity|nan)$)[A-Za-z]", re.IGNORECASE)
 _ALIASES = {
     "run": {"--env": "--env.id"},
@@ -223,13 +224,16 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any])
 
     Raises UserError where the dataset cannot be read.
     """
-    from cqlray.data.dataset import read_description
-
-    path = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
-    if path is None:
+    data = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
+    if data is None:
         return {}
-    environment = read_description(Path(path))["environment"]
-    return {name: environment[name] for name in ("id", "max_episode_steps", "kwargs") if name in environment}
+    from cqlray.datasets import recorded_environment
+
+    # The flags are not parsed yet, which may need what is found here; a name is a name.
+    typed = {flag.removeprefix("--columns.").replace("-", "_"): words for flag, words in given.items() if "--columns." in flag}
+    columns = {key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()}
+    named = {key: value for key, value in {**values.get("columns", {}), **columns}.items() if key not in _BOUNDS}
+    return recorded_environment(data, named)
 
 
 def _check_yaml(values: Mapping[str, Any], source: str, command: str) -> None:
@@ -385,6 +389,8 @@ def _metavar(hint: Any) -> str:
         return f"{_metavar(arguments[0])} ..."
     if origin in (typing.Union, types.UnionType):
         return _metavar(arguments[0])
+    if origin is typing.Literal:
+        return "|".join(arguments)
     return {bool: "", int: "INT", float: "NUM", str: "TEXT", Path: "FILE"}[hint]
 
 

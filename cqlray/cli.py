@@ -26,7 +26,9 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies on fresh episodes
   report RUN           write report.html (and TensorBoard files) of a run, finished or not
-  dataset info PATH    what is in a dataset
+  dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
+  dataset validate DATA, dataset convert DATA --out PLACE
+                       check it; write it as cqlray's own, Minari's or a log
   benchmark learner    updates per second beside what this machine could do
   doctor               what Ray, torch, GPUs, storage and the environment look like from here
 """
@@ -146,10 +148,9 @@ def _report(words: list[str]) -> int:
 
 
 def _dataset(words: list[str]) -> int:
-    if not words or words[0] != "info":
-        raise UserError(f"dataset {words[0] if words else ''}: there is only `cqlray dataset info PATH`".replace(" :", ":"))
-    options = _Parser("dataset info", "PATH", "What is in a dataset.").with_output().parse_args(words[1:])
-    return _print_dataset(options.path, options.json)
+    from cqlray import dataset_commands
+
+    return dataset_commands.main(words, _OneLine)
 
 
 def _doctor(words: list[str]) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 INFINITY = float("inf")
 Precision = Literal["float32", "tf32", "bf16"]
+NO_ENVIRONMENT = "none"  # env.id of data that was logged without one
 TIERS = ("replay", "random", "medium", "expert")
 
 
@@ -30,7 +31,7 @@ class EnvConfig:
     """The environment: any Gymnasium id with a one-dimensional Box of observations and of actions."""
 
     id: str = "Pendulum-v1"
-    """Gymnasium id; `package.module:Name-v0` imports the module that registers it."""
+    """Gymnasium id; `package.module:Name-v0` imports the module that registers it; `none` for logged data without one."""
     max_episode_steps: int | None = _bounded(None, ge=1)
     """Time limit of an episode, in steps; by default the environment's own."""
     kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -217,8 +218,36 @@ class ResourcesConfig:
     """Learners; by default one per GPU, or one per core where there is no GPU, never more than members."""
     gpus: int | None = _bounded(None, ge=0)
     """GPUs for the learners; by default all there are."""
+    data: Literal["auto", "memory", "disk"] = "auto"
+    """Where learners have the data: in memory, or on disk where it exceeds that; by default as its size asks."""
     threads_per_learner: int | None = _bounded(None, ge=1)
     """CPU threads of each learner, by default one: several pay on a quiet machine only, since each waits for the slowest."""
+
+
+@dataclass(frozen=True)
+class ColumnsConfig:
+    """What the columns of a log are (Parquet, CSV or a data frame); names, or patterns such as 'sensor_*'."""
+
+    observation: tuple[str, ...] = ("observation*",)
+    """Columns of an observation, patterns in natural order (sensor_2 before sensor_10)."""
+    action: tuple[str, ...] = ("action*",)
+    """Columns of an action."""
+    reward: str = "reward"
+    """Column of the reward for the row's action."""
+    episode: str = "episode"
+    """Column that tells episodes apart."""
+    step: str | None = None
+    """Column that counts the steps of an episode."""
+    terminated: str | None = None
+    """Column that is true where the environment itself ended the episode."""
+    truncated: str | None = None
+    """Column that is true where a time limit or the end of the recording cut it."""
+    next_observation: tuple[str, ...] = ()
+    """Columns of the observation after the row's action, where the log has them."""
+    action_low: tuple[float, ...] = ()
+    """Lower bounds of the actions, where neither the data nor an environment says them; one number stands for all."""
+    action_high: tuple[float, ...] = ()
+    """Upper bounds."""
 
 
 @dataclass(frozen=True)
@@ -232,9 +261,10 @@ class RunConfig:
     num_seeds: int = _bounded(4, ge=1)
     """Students with different seeds, for each setting of the sweep."""
     precision: Precision = "tf32"
-    """Matrix products of the students' networks: float32; tf32, which is float32 on a CPU; bf16, for GPUs and CPUs with AMX."""
+    """Matrix products of the students' networks; tf32 is float32 on a CPU, bf16 is for GPUs and CPUs with AMX."""
     dataset: str | None = None
-    """Train on this dataset or run directory; no teacher and no collection then."""
+    """Train on this: a dataset or run directory, minari:ID, a D4RL or Minari file, a log. There is no teacher then."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)

@@ -22,7 +22,10 @@ from cqlray.actors import Loop, Team
 from cqlray.config import Member, RunConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
+from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Episode, Shard
+from cqlray.data.loading import iterate_shards
+from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, UserError
 from cqlray.evaluation.rows import merge_rows
@@ -234,22 +237,32 @@ class Driver:
     # -- or: a dataset that exists -----------------------------------------------------------------------------------------
 
     def adopt_dataset(self) -> None:
-        """Load somebody's dataset; it is read and never written."""
-        assert self.config.dataset is not None
-        description, shards = datasets.load(Path(self.config.dataset))
+        """Somebody's dataset: cqlray's own is read and never written, other data becomes shards in the run directory."""
+        place = self._native_dataset()
+        description = datasets.read_description(place)
         before = self.directory.manifest().get("dataset_digest", description["digest"])
         if description["digest"] != before:
             raise UserError(f"dataset {self.config.dataset!r} has changed since the run began; make a new run")
-        self.shards = [ray.put(shard) for shard in shards]
-        if (self.directory / "dataset" / "dataset.json").exists():
+        self.shards = [ray.put(shard) for shard in iterate_shards(place, description)]
+        if "dataset_digest" in self.directory.manifest():
             return
         rows = [
             {"policy": policy, "member": None, "updates": None, "returns": returns}
             for policy, returns in description.get("reference_returns", {}).items()
         ]
         self.directory.append("evaluations.jsonl", rows)
-        self.directory.update_manifest(dataset_digest=description["digest"])
         write_json(self.directory / "dataset" / "dataset.json", description)
+        self.directory.update_manifest(dataset_digest=description["digest"])
+
+    def _native_dataset(self) -> Path:
+        """The directory of the dataset's shards."""
+        assert self.config.dataset is not None
+        if is_native(self.config.dataset):
+            return datasets.dataset_directory(Path(self.config.dataset))
+        converted = self.directory / "dataset"
+        if not (converted / "dataset.json").exists():
+            write_dataset(open_configured(self.config), converted)
+        return converted
 
     # -- 3 and 4. students, and their tests meanwhile ------------------------------------------------------------------------
 

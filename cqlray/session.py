@@ -13,11 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cqlray import validate
-from cqlray.config import RunConfig, members
-from cqlray.data import dataset as datasets
+from cqlray import datasets, validate
+from cqlray.config import NO_ENVIRONMENT, RunConfig, members
+from cqlray.data.findings import require_valid
+from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.evaluation.summary import RunRecord, summarize
@@ -36,11 +35,11 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         UserError: a mistake in the config, the environment, the dataset or the demands; nothing was written then.
         Interrupted: asked to stop; the directory can be resumed.
     """
-    config = validate.check(config, "config")
+    config = _without_tests(validate.check(config, "config"))
     path = Path(config.out or default_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         RunDirectory.create(path, {})  # says why not
-    spec = _spec(config)
+    spec = _spec(config, progress)
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
         plan = make_plan(config, members(config), cluster)
@@ -55,7 +54,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             "finished": False,
         }
         directory = RunDirectory.create(path, manifest)
-        resolved = dataclasses.replace(config, out=str(path), dataset=config.dataset and str(Path(config.dataset).resolve()))
+        resolved = dataclasses.replace(config, out=str(path), dataset=config.dataset and datasets.absolute(config.dataset))
         # Last, because it is what makes the directory a run that can be resumed.
         write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
         return directory, plan
@@ -70,6 +69,8 @@ def resume(path: Path, progress: ProgressDisplay) -> RunDirectory:
     manifest = directory.manifest()
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}")
+    if config.dataset is not None and any((path / "dataset").glob("shard-*")) and datasets.is_native(str(path)):
+        config = dataclasses.replace(config, dataset=str(path / "dataset"))  # foreign data, converted here already
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
         # Populations stay as they were first made, whatever the machine is now: their grouping is part of the bits.
@@ -138,35 +139,45 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
     return {**summary, "run_dir": str(directory.path), "seconds": directory.manifest().get("seconds", 0.0)}
 
 
+def _without_tests(config: RunConfig) -> RunConfig:
+    """Without an environment there is nothing to test in.
+
+    Raises:
+        UserError: there is no dataset either.
+    """
+    if config.env.id != NO_ENVIRONMENT:
+        return config
+    if config.dataset is None:
+        raise UserError("env.id none: only for training on logged data; name an environment")
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0))
+
+
 def default_name(config: RunConfig) -> str:
     """runs/ENVIRONMENT-DATE-TIME."""
     env = config.env.id.split(":")[-1].replace("/", "-").lower()
     return f"runs/{env}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _spec(config: RunConfig) -> EnvSpec:
-    """The environment's description, and the check that the dataset is from it.
+def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec:
+    """The environment's description, and the check that the dataset is from it; with `progress` also that it is sound.
 
     Raises:
-        UserError: see describe_env; or dataset and environment do not belong together.
+        UserError: see describe_env; dataset and environment do not belong together; the dataset has errors.
     """
     if config.dataset is None:
         return describe_env(config.env)
-    description = datasets.read_description(Path(config.dataset))
-    recorded = description["environment"]
-    of_dataset = EnvSpec(**{field.name: recorded[field.name] for field in dataclasses.fields(EnvSpec)})
-    of_dataset = dataclasses.replace(
-        of_dataset, action_low=tuple(of_dataset.action_low), action_high=tuple(of_dataset.action_high)
-    )
-    if config.env.id != of_dataset.id:
-        raise UserError(f"dataset {config.dataset!r} is from {of_dataset.id}, not from env.id {config.env.id!r}")
-    if config.evaluation.episodes == 0:
-        return of_dataset
-    spec = describe_env(config.env)
-    same = (spec.observation_dim, spec.action_dim) == (of_dataset.observation_dim, of_dataset.action_dim)
-    if not same or not np.allclose([spec.action_low, spec.action_high], [of_dataset.action_low, of_dataset.action_high]):
-        raise UserError(
-            f"dataset {config.dataset!r} has {of_dataset.observation_dim} observations and {of_dataset.action_dim} actions in"
-            f" {list(of_dataset.action_low)} to {list(of_dataset.action_high)}; env.id {config.env.id!r} has other spaces"
-        )
+    source = datasets.open_configured(config)
+    recorded = source.environment.get("id")
+    if recorded is not None and config.env.id not in (recorded, NO_ENVIRONMENT):
+        raise UserError(f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}")
+    spec = datasets.spec_of(source)
+    if config.evaluation.episodes:
+        played = describe_env(config.env)
+        datasets.require_same_spaces(source, played)
+        spec = played
+    if progress is not None:
+        report = validate_data(source, max(member.cql.batch_size for member in members(config)))
+        for warning in report.warnings:
+            progress.say(f"warning: {warning}")
+        require_valid(report, config.dataset)
     return spec

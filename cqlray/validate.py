@@ -31,6 +31,7 @@ _REQUIREMENTS = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "bool_type": "true or false",
+    "literal_error": "{expected}",
     "string_type": "text, in quotes where it looks like something else",
     "tuple_type": "a list",
     "dict_type": "a mapping of names to values",

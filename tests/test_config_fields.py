@@ -74,7 +74,7 @@ def test_reading_is_told_from_mentioning() -> None:
 def test_all_config_dataclasses_are_found() -> None:
     assert {cls.__name__ for cls in DATACLASSES} == {
         *("EnvConfig", "SACConfig", "TeacherConfig", "CollectionConfig", "CQLConfig", "SweepConfig"),
-        *("EvaluationConfig", "ResourcesConfig", "RunConfig"),
+        *("ColumnsConfig", "EvaluationConfig", "ResourcesConfig", "RunConfig"),
     }
 
 

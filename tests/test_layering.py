@@ -15,7 +15,7 @@ BASE = {"config", "errors", "seeding"}
 MAY_IMPORT = {
     **{name: set() for name in ("config", "errors", "seeding")},
     "algorithms": {"config"},
-    "data": {"errors"},
+    "data": {"errors", "storage"},
     "envs": {"config", "errors", "data"},
     "evaluation": BASE,
     "storage": BASE,
@@ -26,10 +26,11 @@ MAY_IMPORT = {
     "policies": BASE | {"algorithms", "envs", "storage", "checkpoint"},
     "workers": BASE | {"algorithms", "data", "envs", "evaluation", "checkpoint"},
     "reporting": BASE | {"evaluation", "storage"},
-    "arguments": BASE | {"validate", "data"},
+    "datasets": BASE | {"data", "envs", "validate"},
+    "arguments": BASE | {"validate", "datasets"},
     "driver": BASE
-    | {"actors", "placement", "policies", "workers", "data", "envs", "evaluation", "storage", "checkpoint", "reporting"},
-    "session": BASE | {"actors", "driver", "placement", "validate", "data", "envs", "evaluation", "storage", "reporting"},
+    | {"datasets", "actors", "placement", "policies", "workers", "data", "envs", "evaluation", "storage", "checkpoint", "reporting"},
+    "session": BASE | {"datasets", "actors", "driver", "placement", "validate", "data", "envs", "evaluation", "storage", "reporting"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
     "api": BASE | {"session", "reporting", "storage"},
 }

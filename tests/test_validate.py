@@ -303,6 +303,10 @@ def options(path: tuple[str, ...], hint: Any, field: Any) -> st.SearchStrategy[A
     if path == ("env", "kwargs"):
         scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
         return st.dictionaries(st.text(), scalars, max_size=3)
+    if typing.get_origin(hint) is typing.Literal:
+        return st.sampled_from(typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return st.lists(options(path, typing.get_args(hint)[0], field), max_size=3).map(tuple)
     if typing.get_origin(hint) is not None:
         (hint,) = (argument for argument in typing.get_args(hint) if argument is not type(None))
         return st.none() | options(path, hint, field)

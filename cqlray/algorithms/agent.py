@@ -41,14 +41,19 @@ class Adam:
     def zeros(parameters: Tensor) -> Adam:
         return Adam(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
-    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
-        """Descend in place; parameters and gradient [M, P], rate [M], step counts this one (float64, no dimensions)."""
-        first_bias, second_bias = 1.0 - ADAM_BETAS[0] ** step, 1.0 - ADAM_BETAS[1] ** step
+    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, biases: tuple[Tensor, Tensor]) -> None:
+        """Descend in place; parameters and gradient [M, P], rate [M], biases as `adam_biases` says them of this step."""
+        first_bias, second_bias = biases
         self.first.lerp_(gradient, 1.0 - ADAM_BETAS[0])
         self.second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - ADAM_BETAS[1])
-        scale = self.second.sqrt().mul_(second_bias.rsqrt()).add_(ADAM_EPSILON)
+        scale = self.second.sqrt().mul_(second_bias).add_(ADAM_EPSILON)
         direction = torch.div(self.first, scale, out=scale)
-        parameters.sub_(direction.mul_((rate / first_bias).unsqueeze(1)))
+        parameters.sub_(direction.mul_((rate * first_bias).unsqueeze(1)))
+
+
+def adam_biases(step: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors that correct both moments' starting at 0; `step` counts the step about to be made (float64, no dimensions)."""
+    return (1.0 - ADAM_BETAS[0] ** step).reciprocal(), (1.0 - ADAM_BETAS[1] ** step).rsqrt()
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms import losses, sac
-from cqlray.algorithms.agent import AgentState, Batch, Scalars
+from cqlray.algorithms.agent import AgentState, Batch, Scalars, adam_biases
 from cqlray.algorithms.networks import critic_values
 from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
 from cqlray.config import CQLConfig
@@ -154,6 +154,6 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, sett
                 agent.log_multiplier.unsqueeze(1),
                 multiplier_gradient.unsqueeze(1),
                 scalars["multiplier_learning_rate"],
-                agent.step,
+                adam_biases(agent.step),
             )
     return metrics

@@ -8,6 +8,7 @@ averaging are a few operations on that tensor, while `layers` holds the views th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,17 +120,17 @@ class _Perceptron(torch.autograd.Function):
         """inputs [E, rows, in]; parameters weight [E, in, out] and bias [E, 1, out] of each layer in turn."""
         dtype = dtype or inputs.dtype
         used = [parameter.to(dtype) for parameter in parameters]
-        output = inputs.new_empty(*inputs.shape[:2], used[-1].shape[-1])
-        activations = []
-        for piece in _pieces(inputs, used[1].shape[-1]):
-            hidden = inputs[piece].to(dtype)
+        activations, outputs = [], []
+        for network, rows in _pieces(inputs, used[1].shape[-1]):
+            own = used if network is None else [parameter[network] for parameter in used]
+            hidden = (inputs if network is None else inputs[network, rows]).to(dtype)
             activations.append(hidden)
-            for weight, bias in zip(used[:-2:2], used[1:-2:2], strict=True):
-                hidden = _relu_layer(hidden, weight[piece[0]], bias[piece[0]])
+            for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
+                hidden = _relu_layer(hidden, weight, bias)
                 activations.append(hidden)
-            output[piece] = torch.baddbmm(used[-1][piece[0]], hidden, used[-2][piece[0]])
+            outputs.append(torch.baddbmm(own[-1], hidden, own[-2]))
         ctx.save_for_backward(*activations, *used)
-        return output
+        return _joined(outputs, len(inputs)).to(inputs.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -137,42 +138,60 @@ class _Perceptron(torch.autograd.Function):
         layers = len(parameters_wanted) // 2
         activations, used = ctx.saved_tensors[: -2 * layers], ctx.saved_tensors[-2 * layers :]
         (of_output,) = gradients
-        of_parameters = [torch.zeros_like(p, dtype=of_output.dtype) for p in used] if parameters_wanted[0] else []
-        of_inputs = of_output.new_empty(*of_output.shape[:2], used[0].shape[1]) if inputs_wanted else None
-        for place, piece in enumerate(_pieces(of_output, used[1].shape[-1])):
-            gradient = of_output[piece].to(used[0].dtype)
+        pieces = _pieces(of_output, used[1].shape[-1])
+        totals = _Totals(used, of_output.dtype, whole=pieces[0][0] is None) if parameters_wanted[0] else None
+        of_inputs = []
+        for place, (network, rows) in enumerate(pieces):
+            gradient = (of_output if network is None else of_output[network, rows]).to(used[0].dtype)
             for index in reversed(range(layers)):
                 hidden = activations[place * layers + index]
-                if of_parameters:
-                    _add_product(of_parameters[2 * index][piece[0]], hidden.transpose(1, 2), gradient)
-                    of_parameters[2 * index + 1][piece[0]].add_(gradient.sum(1, keepdim=True))
-                transposed = used[2 * index][piece[0]].transpose(1, 2)
+                if totals is not None:
+                    totals.add(2 * index, network, hidden, gradient)
+                weight = used[2 * index] if network is None else used[2 * index][network]
                 if index:
-                    gradient = torch.bmm(gradient, transposed)
+                    gradient = torch.bmm(gradient, weight.transpose(1, 2))
                     torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-                elif of_inputs is not None:
-                    of_inputs[piece] = torch.bmm(gradient, transposed)
-        return None, of_inputs, *(of_parameters if of_parameters else [None] * len(used))
+                elif inputs_wanted:
+                    of_inputs.append(torch.bmm(gradient, weight.transpose(1, 2)))
+        of_parameters = [None] * len(used) if totals is None else totals.values
+        return None, _joined(of_inputs, len(of_output)).to(of_output.dtype) if of_inputs else None, *of_parameters
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left right, in total's type also where the factors are of a shorter one."""
-    if left.dtype == total.dtype:
-        total.baddbmm_(left, right)
-    else:
-        total.add_(torch.bmm(left, right))
+class _Totals:
+    """Gradients of the parameters in turn, each the sum over the pieces; in the type of the losses."""
+
+    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype, whole: bool) -> None:
+        self.dtype = dtype
+        self.values: list[Any] = [None if whole else torch.zeros_like(p, dtype=dtype) for p in parameters]
+
+    def add(self, place: int, network: slice | None, inputs: Tensor, gradient: Tensor) -> None:
+        """A layer's weight and bias, at `place` and the next, get what its inputs and the gradient of its outputs give."""
+        inputs, of_bias = inputs.transpose(1, 2), gradient.sum(1, keepdim=True)
+        if network is None:
+            self.values[place], self.values[place + 1] = torch.bmm(inputs, gradient).to(self.dtype), of_bias.to(self.dtype)
+            return
+        of_weight = self.values[place][network]
+        if inputs.dtype == self.dtype:
+            of_weight.baddbmm_(inputs, gradient)
+        else:
+            of_weight.add_(torch.bmm(inputs, gradient))
+        self.values[place + 1][network].add_(of_bias)
 
 
-Piece = tuple[slice, slice]
-
-
-def _pieces(rows: Tensor, width: int) -> list[Piece]:
-    """Networks and rows of [E, rows, ...] to take at a time: all, or what fits a CPU core's cache `width` units wide."""
+def _pieces(rows: Tensor, width: int) -> list[tuple[slice | None, slice]]:
+    """Network and rows of [E, rows, ...] to take at a time: what fits a core's cache `width` units wide, or None for all."""
     networks, count = rows.shape[:2]
     if rows.device.type != "cpu" or count * width < PIECE_SIZE // 4:
-        return [(slice(None), slice(None))]
+        return [(None, slice(None))]
     block = max(1, PIECE_SIZE // width)
     return [(slice(e, e + 1), slice(r, r + block)) for e in range(networks) for r in range(0, count, block)]
+
+
+def _joined(pieces: Sequence[Tensor], networks: int) -> Tensor:
+    """The pieces' rows as [E, rows, ...]."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return torch.cat(list(pieces), dim=1).view(networks, -1, pieces[0].shape[-1])
 
 
 def _relu_layer(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

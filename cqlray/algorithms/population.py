@@ -7,7 +7,7 @@ and no member's draws depend on which others are beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,7 @@ class NoiseStream:
         self.seeds = list(seeds)
         self.device = device
         self.block = -1
+        self.on_block: Callable[[int], None] | None = None  # called when a block has been drawn
         self.noise = {name: torch.empty((len(seeds), BLOCK, *shape), device=device) for name, shape in shapes.items()}
         self.positions = torch.empty((len(seeds), BLOCK, batch_size), dtype=torch.float64, device=device)
 
@@ -51,10 +52,7 @@ class NoiseStream:
         block = update // BLOCK
         if block == self.block:
             return
-        generator = torch.Generator(self.device)
-        for member, seed in enumerate(self.seeds):
-            state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
-            generator.manual_seed(int(state >> np.uint64(1)))
+        for member, generator in enumerate(self._generators(block)):
             self.positions[member].uniform_(generator=generator)
             for name, values in self.noise.items():
                 if name == "uniform":
@@ -62,6 +60,22 @@ class NoiseStream:
                 else:
                     values[member].normal_(generator=generator)
         self.block = block
+        if self.on_block is not None:
+            self.on_block(block)
+
+    def positions_of(self, block: int) -> Tensor:
+        """[M, BLOCK, B]: the batch positions of a block, ahead of its turn; may be called from another thread."""
+        positions = torch.empty_like(self.positions)
+        for member, generator in enumerate(self._generators(block)):
+            positions[member].uniform_(generator=generator)
+        return positions
+
+    def _generators(self, block: int) -> Iterator[torch.Generator]:
+        """Each member's generator, at the start of the block."""
+        generator = torch.Generator(self.device)
+        for seed in self.seeds:
+            state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
+            yield generator.manual_seed(int(state >> np.uint64(1)))
 
 
 @dataclass(frozen=True)

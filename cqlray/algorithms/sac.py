@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms import losses
-from cqlray.algorithms.agent import AgentState, Batch, Scalars, clip_gradient, polyak
+from cqlray.algorithms.agent import AgentState, Batch, Scalars, adam_biases, clip_gradient, polyak
 from cqlray.algorithms.networks import critic_values, policy_distribution
 from cqlray.config import SACConfig
 
@@ -75,11 +75,11 @@ def apply_gradients(
     if clip:
         critic_gradient = clip_gradient(critic_gradient, scalars["gradient_clip"])
         policy_gradient = clip_gradient(policy_gradient, scalars["gradient_clip"])
-    step = agent.step
-    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], step)
-    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], step)
+    biases = adam_biases(agent.step)
+    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], biases)
+    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], biases)
     agent.temperature_adam.step(
-        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], step
+        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], biases
     )
     polyak(agent.targets, agent.critics, scalars["target_update_rate"])
 

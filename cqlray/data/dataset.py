@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,52 +65,73 @@ def dataset_digest(shard_digests: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(shard_digests).encode()).hexdigest()
 
 
-def describe(shards: Sequence[Shard], environment: dict[str, Any]) -> dict[str, Any]:
-    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a dictionary."""
-    returns = np.concatenate([shard.returns() for shard in shards])
-    tiers: dict[str, list[Shard]] = {}
+def describe(shards: Iterable[Shard], environment: dict[str, Any]) -> dict[str, Any]:
+    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a dictionary.
+
+    Shards are taken one by one, so that they need not all be in memory: of each, its episodes' returns are kept.
+    """
+    description = Description(environment)
     for shard in shards:
-        tiers.setdefault(shard.tier, []).append(shard)
-    counts, edges = np.histogram(returns, bins=HISTOGRAM_BINS)
-    digests = [shard.digest() for shard in shards]
-    return {
-        "format": FORMAT,
-        "environment": environment,
-        "episodes": len(returns),
-        "transitions": sum(shard.num_transitions for shard in shards),
-        "digest": dataset_digest(digests),
-        "tiers": {
-            tier: {
-                "episodes": sum(shard.num_episodes for shard in of_tier),
-                "transitions": sum(shard.num_transitions for shard in of_tier),
-                "mean_return": float(np.concatenate([shard.returns() for shard in of_tier]).mean()),
-            }
-            for tier, of_tier in tiers.items()
-        },
-        "returns": {
-            "mean": float(returns.mean()),
-            "quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.25, 0.5, 0.75, 1)},
-            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
-        },
-        "action_coverage": action_coverage(np.concatenate([shard.actions for shard in shards]), environment),
-        "shards": [
-            {
-                "file": f"shard-{index:05d}.parquet",
-                "tier": shard.tier,
-                "episodes": shard.num_episodes,
-                "transitions": shard.num_transitions,
-                "digest": digest,
-            }
-            for index, (shard, digest) in enumerate(zip(shards, digests, strict=True))
-        ],
-    }
+        description.add(shard)
+    return description.finish()
 
 
-def action_coverage(actions: Array, environment: dict[str, Any]) -> list[float]:
-    """For each action dimension, the share of 20 equal bins of its bounds that hold at least one action."""
+class Description:
+    """What is known of a dataset whose shards pass by one at a time."""
+
+    def __init__(self, environment: dict[str, Any]) -> None:
+        self.environment = environment
+        self.returns: list[tuple[str, Array]] = []  # tier and returns of each shard
+        self.entries: list[dict[str, Any]] = []
+        self.used: Array | None = None  # [A, HISTOGRAM_BINS] bool: bins of the actions' bounds that hold an action
+
+    def add(self, shard: Shard) -> str:
+        """Take the next shard into account; the name of its file."""
+        name = f"shard-{len(self.entries):05d}.parquet"
+        self.returns.append((shard.tier, shard.returns()))
+        entry = {"file": name, "tier": shard.tier, "episodes": shard.num_episodes}
+        self.entries.append({**entry, "transitions": shard.num_transitions, "digest": shard.digest()})
+        used = used_bins(shard.actions, self.environment)
+        self.used = used if self.used is None else self.used | used
+        return name
+
+    def finish(self) -> dict[str, Any]:
+        """The description of all shards; there must be one at least."""
+        returns = np.concatenate([of_shard for _, of_shard in self.returns])
+        counts, edges = np.histogram(returns, bins=HISTOGRAM_BINS)
+        assert self.used is not None
+        return {
+            "format": FORMAT,
+            "environment": self.environment,
+            "episodes": len(returns),
+            "transitions": sum(entry["transitions"] for entry in self.entries),
+            "digest": dataset_digest([entry["digest"] for entry in self.entries]),
+            "tiers": {tier: self._tier(tier) for tier in dict.fromkeys(tier for tier, _ in self.returns)},
+            "returns": {
+                "mean": float(returns.mean()),
+                "quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.25, 0.5, 0.75, 1)},
+                "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+            },
+            "action_coverage": (self.used.sum(axis=1) / HISTOGRAM_BINS).tolist(),
+            "shards": self.entries,
+        }
+
+    def _tier(self, tier: str) -> dict[str, Any]:
+        returns = np.concatenate([of_shard for of_tier, of_shard in self.returns if of_tier == tier])
+        transitions = sum(entry["transitions"] for entry in self.entries if entry["tier"] == tier)
+        return {"episodes": len(returns), "transitions": transitions, "mean_return": float(returns.mean())}
+
+
+def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
+    """[A, 20] bool: which of 20 equal bins of each dimension's bounds hold an action; [0, 20] where bounds are not known."""
+    if environment.get("action_low") is None or environment.get("action_high") is None:
+        return np.zeros((0, HISTOGRAM_BINS), bool)
     low, high = np.array(environment["action_low"]), np.array(environment["action_high"])
-    bins = np.clip(((actions - low) / (high - low) * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)
-    return [len(np.unique(bins[:, dimension])) / HISTOGRAM_BINS for dimension in range(actions.shape[1])]
+    used = np.zeros((actions.shape[1], HISTOGRAM_BINS), bool)
+    for dimension in range(actions.shape[1]):
+        share = (actions[:, dimension] - low[dimension]) / (high[dimension] - low[dimension])
+        used[dimension, np.clip((share * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)] = True
+    return used
 
 
 def dataset_directory(path: Path) -> Path:

@@ -1,0 +1,212 @@
+"""How many environment steps per second the rollout workers make, beside what the environment alone allows.
+
+Three rates for each number of workers and of environments in a worker, measured in turns, three rounds:
+- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in each environment and
+  its shard comes back through the object store. Every returned step counts, over the time until the last call is back.
+- in process: the same calls of a RolloutWorker in this process, without Ray.
+- bare: `env.step` of one environment with uniform actions in this process, nothing computed and nothing kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.benchmarks.turns import Turn, ratios, timed
+from cqlray.config import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
+from cqlray.data.episode import Shard
+from cqlray.envs.make import EnvSpec, describe_env, make_env
+from cqlray.placement import ClusterResources, Plan, make_plan
+from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
+
+if TYPE_CHECKING:
+    from cqlray.actors import Loop, Team
+
+ROUNDS = 3
+POLICIES = ("uniform", "256 x 2")
+
+
+class Calls:
+    """Tasks with fresh seeds, and the steps of the shards that came back for them."""
+
+    def __init__(self, envs_per_worker: int) -> None:
+        self.envs_per_worker = envs_per_worker
+        self.made = 0
+        self.steps = 0
+
+    def next(self) -> ShardTask:
+        """The task of the next call."""
+        seeds = seeding.integer_seeds(0, "benchmark", self.made, count=self.envs_per_worker)
+        self.made += 1
+        return ShardTask(self.made, "random", tuple(seeds))
+
+    def count(self, shard: Shard) -> None:
+        """Take note of what a call brought."""
+        self.steps += shard.num_transitions
+
+
+def bare_steps(env: EnvConfig, seconds: float) -> int:
+    """Steps of one environment that nobody looks at."""
+    played, generator = make_env(env), np.random.default_rng(0)
+    space: Any = played.action_space
+    actions = generator.uniform(space.low, space.high, (1000, *space.shape)).astype(np.float32)
+    played.reset(seed=0)
+    steps, deadline = 0, time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        for action in actions:
+            _, _, terminated, truncated, _ = played.step(action)
+            if terminated or truncated:
+                played.reset()
+        steps += len(actions)
+    played.close()
+    return steps
+
+
+def steps_in_process(worker: RolloutWorker, snapshot: bytes | None, envs_per_worker: int, seconds: float) -> int:
+    """Steps of a worker that is no actor."""
+    calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
+    while True:
+        calls.count(worker.collect(calls.next(), snapshot))
+        if time.perf_counter() >= deadline:
+            return calls.steps
+
+
+def steps_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float) -> int:
+    """Steps that the team's workers returned; `snapshot` is a reference, or None for uniform actions."""
+    calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
+
+    def call() -> None:
+        task = calls.next()
+        team.call(lambda worker: worker.collect.remote(task, snapshot), arrived)
+
+    def arrived(shard: Shard, _: Any) -> None:
+        calls.count(shard)
+        if time.perf_counter() < deadline:
+            call()
+
+    for _ in range(2 * len(team.actors)):  # one waits for each that is played, as a stage's tasks do
+        call()
+    loop.run()
+    return calls.steps
+
+
+def measure(
+    env: EnvConfig, workers: Sequence[int], envs_per_worker: Sequence[int], seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The benchmark; keys as in the JSON that the command prints. Without `workers` powers of two up to the CPUs there are.
+
+    Raises:
+        UserError: the environment cannot be used, or there are too many workers for the cluster.
+    """
+    from cqlray.actors import Loop, Team, connect
+    from cqlray.workers.teacher import Teacher
+
+    spec = describe_env(env)
+    with connect() as cluster:
+        counts = sorted(set(workers)) or _up_to(int(cluster.cpus))
+        plan = _plan(env, counts[-1], cluster)
+        loop = Loop(say)
+        with loop.handling_signals():
+            teacher = loop.create(
+                Teacher, _teacher_config(), 0, spec.scaling, spec.observation_dim, None, cpus=plan.cpus["teacher"]
+            )
+            share = plan.cpus["rollout_worker"]
+            actors = [loop.create(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])]
+            snapshot = teacher.snapshot.remote()
+            loop.get(snapshot)
+            try:
+                cells = [
+                    _cell(loop, Team(loop, actors[:count]), env, spec, policy, snapshot, envs, seconds)
+                    for policy, count, envs in itertools.product(POLICIES, counts, sorted(set(envs_per_worker)))
+                ]
+            finally:
+                Team(loop, [teacher, *actors]).dismiss()
+    return {"environment": env.id, "seconds": seconds, "cpus": cluster.cpus, "cpus_per_worker": share, "cells": cells}
+
+
+def _up_to(cores: int) -> list[int]:
+    """1, 2, 4 ... and the number of cores itself."""
+    return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {max(1, cores)})
+
+
+def _plan(env: EnvConfig, workers: int, cluster: ClusterResources) -> Plan:
+    config = RunConfig(env=env, resources=ResourcesConfig(rollout_workers=workers, learners=1, gpus=0))
+    return make_plan(config, members(config), cluster)
+
+
+def _teacher_config() -> TeacherConfig:
+    """It only gives the snapshot of fresh networks, two layers of 256, by the way that snapshots go."""
+    return TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
+
+
+def _cell(
+    loop: Loop, team: Team, env: EnvConfig, spec: EnvSpec, policy: str, reference: Any, envs: int, seconds: float
+) -> dict[str, Any]:
+    reference = None if policy == "uniform" else reference
+    snapshot = None if reference is None else loop.get(reference)
+    own = RolloutWorker(env, spec)
+    steps_of_team(loop, team, reference, envs, 0.0)  # makes the environments
+    steps_in_process(own, snapshot, envs, 0.0)
+    turns: list[tuple[Turn, Turn, Turn]] = []
+    for _ in range(ROUNDS):
+        bare = timed(lambda: bare_steps(env, seconds))
+        in_process = timed(lambda: steps_in_process(own, snapshot, envs, seconds))
+        turns.append((timed(lambda: steps_of_team(loop, team, reference, envs, seconds)), in_process, bare))
+    of_team, in_process_rates, bare_rates = ([turn.rate for turn in column] for column in zip(*turns, strict=True))
+    return {
+        "policy": policy,
+        "workers": len(team.actors),
+        "envs_per_worker": envs,
+        "steps": sum(turn.work for turn, _, _ in turns),
+        "steps_per_s": statistics.median(of_team),
+        "in_process_steps_per_s": statistics.median(in_process_rates),
+        "bare_steps_per_s": statistics.median(bare_rates),
+        "ratio": ratios(of_team, bare_rates)["median"],
+        "ratio_to_in_process": ratios(of_team, in_process_rates)["median"],
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result for people."""
+    head = (
+        f"{result['environment']}, environment steps per second; {result['cpus']:g} CPUs, of which each worker asks Ray for"
+        f" {result['cpus_per_worker']:g}, so that they fit however many there are\n"
+        "policy    workers  envs each     workers  in process        bare  workers/bare  workers/in process"
+    )
+    rows = [
+        f"{c['policy']:<9} {c['workers']:>7}  {c['envs_per_worker']:>9}  {c['steps_per_s']:>10,.0f}"
+        f"  {c['in_process_steps_per_s']:>10,.0f}  {c['bare_steps_per_s']:>10,.0f}  {c['ratio']:>12.2f}"
+        f"  {c['ratio_to_in_process']:>18.2f}"
+        for c in result["cells"]
+    ]
+    return "\n".join([head, *rows])
+
+
+def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+    """The command `cqlray benchmark rollout`."""
+    parser = parser_class("cqlray benchmark rollout", description="Environment steps per second of rollout workers.")
+    parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="Gymnasium id [Pendulum-v1]")
+    parser.add_argument("--workers", type=int, nargs="+", default=[], metavar="INT", help="[1 2 4 ... CPUs of the cluster]")
+    parser.add_argument("--envs-per-worker", type=int, nargs="+", default=[1, 10], metavar="INT", help="[1 10]")
+    parser.add_argument("--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    if not all(0 < value < math.inf for value in (options.seconds, *options.workers, *options.envs_per_worker)):
+        parser.error("--workers, --envs-per-worker and --seconds must be positive")
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    result = measure(EnvConfig(options.env), options.workers, options.envs_per_worker, options.seconds, say)
+    print(json.dumps(result) if options.json else text(result))
+    return 0

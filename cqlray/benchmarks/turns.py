@@ -1,0 +1,76 @@
+"""What the benchmarks share: contestants in plain processes of their own, which work in turns and never at once.
+
+A machine that slows down in the middle then slows all of them, and none lives with another's settings of the allocator or
+of the threads.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any
+
+_held: list[Any] = []  # in a contestant's process: the contestant
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Work done in one turn, in seconds of the clock and of the process's CPU time (all of its threads)."""
+
+    work: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.work / self.seconds
+
+    @property
+    def cpu_rate(self) -> float:
+        return self.work / self.cpu_seconds
+
+
+def timed(work: Callable[[], int]) -> Turn:
+    """A turn in this process; `work` returns how much it did."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    done = work()
+    return Turn(done, time.perf_counter() - started, time.process_time() - cpu_started)
+
+
+class Apart:
+    """An object made and used in a fresh process, which knows nothing of Ray."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        # Ctrl-C is for who waits for the result.
+        self.pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        self.pool.submit(_make, make, args).result()
+
+    def call(self, method: str, *args: Any) -> Any:
+        """The result of a method, waited for."""
+        return self.pool.submit(_call, method, args).result()
+
+    def __enter__(self) -> Apart:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.shutdown()
+
+
+def _make(make: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    _held.append(make(*args))
+
+
+def _call(method: str, args: tuple[Any, ...]) -> Any:
+    return getattr(_held[0], method)(*args)
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest over the rounds of ours / theirs, compared within each round."""
+    found = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {"median": statistics.median(found), "smallest": min(found), "largest": max(found)}

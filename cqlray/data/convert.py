@@ -1,0 +1,112 @@
+"""Any source as native shards: in bounded memory, and complete or not there.
+
+The description is written last, so a directory without dataset.json is what an interrupted conversion left behind. It is
+written over by the next one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cqlray.data import dataset as datasets
+from cqlray.data import shards as shard_files
+from cqlray.data.episode import Array, Shard
+from cqlray.data.source import Source
+from cqlray.errors import UserError
+from cqlray.storage import write_bytes, write_json
+
+# Large enough that a file's overhead vanishes, small enough that several are in memory at once.
+TRANSITIONS_PER_SHARD = 50_000
+DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "truncations": np.bool_}
+
+
+def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> Iterator[Shard]:
+    """The source's episodes, in their order, in shards of about so many transitions, each of one tier; float32.
+
+    An episode whose last step has no flag is closed by a truncation, which is how training takes it.
+    """
+    held: list[Shard] = []
+    for piece in source.pieces():
+        shard = _closed(_native(piece.shard))
+        if held and (held[0].tier != shard.tier or sum(s.num_transitions for s in held) + shard.num_transitions > transitions):
+            yield joined(held)
+            held = []
+        if shard.num_episodes:
+            held.append(shard)
+    if held:
+        yield joined(held)
+
+
+def joined(shards: list[Shard]) -> Shard:
+    """Shards of one tier as one."""
+    if len(shards) == 1:
+        return shards[0]
+    names = ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds")
+    arrays = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in names}
+    return Shard(tier=shards[0].tier, **arrays)
+
+
+def _native(shard: Shard) -> Shard:
+    arrays: dict[str, Array] = {}
+    for name in ("observations", "actions", "rewards", *DTYPES):
+        arrays[name] = np.ascontiguousarray(getattr(shard, name), DTYPES.get(name, np.float32))
+    return Shard(tier=shard.tier, **arrays)
+
+
+def _closed(shard: Shard) -> Shard:
+    last: Array = shard.starts + shard.lengths - 1
+    truncations = shard.truncations.copy()
+    truncations[last] |= ~shard.terminations[last]
+    return dataclasses.replace(shard, truncations=truncations)
+
+
+def write_dataset(source: Source, directory: Path, append: bool = False) -> dict[str, Any]:
+    """Write the source as a native dataset; its description. With `append`, behind the episodes that are there already.
+
+    Raises:
+        UserError: the directory holds a dataset and `append` is not set, or one that the new episodes do not belong to;
+            the source cannot be read or holds no episode.
+    """
+    there = (directory / "dataset.json").exists()
+    if there and not append:
+        raise UserError(f"{directory} holds a dataset already; --append adds to it")
+    description = datasets.Description(source.environment)
+    before: dict[str, Any] = {}
+    if there:
+        before = datasets.read_description(directory)
+        description.environment = _same_environment(before["environment"], source, directory)
+        for shard in datasets.load(directory)[1]:
+            description.add(shard)
+    for shard in native_shards(source):
+        name = description.add(shard)
+        write_bytes(directory / name, shard_files.to_parquet(shard))
+    if not description.entries:
+        raise UserError(f"dataset {source.name!r} holds no episode")
+    written = {**before, **description.finish(), "provenance": [*before.get("provenance", []), _provenance(source)]}
+    for key in ("licence", "reference_returns", "reference_scores"):
+        if key in source.provenance:
+            written.setdefault(key, source.provenance[key])
+    write_json(directory / "dataset.json", written)
+    return written
+
+
+def _provenance(source: Source) -> dict[str, Any]:
+    return {"source": source.name, "format": source.format, **source.provenance}
+
+
+def _same_environment(before: dict[str, Any], source: Source, directory: Path) -> dict[str, Any]:
+    """The environment of the dataset that is there.
+
+    Raises:
+        UserError: the source is from another one.
+    """
+    for key in ("id", "observation_dim", "action_dim", "action_low", "action_high"):
+        old, new = before.get(key), source.environment.get(key)
+        if old is not None and new is not None and list(np.ravel(old)) != list(np.ravel(new)):
+            raise UserError(f"{directory} has {key} {old}, dataset {source.name!r} has {new}: they do not belong together")
+    return before

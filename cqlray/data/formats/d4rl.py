@@ -1,0 +1,224 @@
+"""D4RL's HDF5 files: observations, actions, rewards, terminals, timeouts, with or without next_observations.
+
+An episode ends at a row with `terminals` or `timeouts`. What a transition is follows `d4rl.qlearning_dataset` where there
+are no next_observations: row i with the observation of row i + 1 as its next one, so that
+
+- a row with `timeouts` is none, as the row behind it is another episode's (with `terminals` set as well it is none either);
+- the last row of the file is none, as nothing follows it;
+- a row with `terminals` is one; its next observation is the next episode's first, which no target looks at.
+
+The step before a row with `timeouts` is then the last of its episode, is marked truncated, and has that row's observation
+for its final one. An episode of which nothing is left is left out. A recording that was stopped has no end.
+
+Where there are next_observations they are used: every row is a transition, rows with `timeouts` and the last one too.
+Where there are no `timeouts`, an episode also ends where a row's next observation is not the row behind it; where there
+are no next_observations either, max_episode_steps must be given, and ends it. infos/ and all else is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from cqlray.data.episode import Array, Shard
+from cqlray.data.formats.files import (
+    TRANSITIONS,
+    Location,
+    describe_environment,
+    load_h5py,
+    narrow,
+    readable,
+    tier_of,
+)
+from cqlray.data.source import Piece, Source
+from cqlray.errors import UserError
+
+SUFFIXES = (".hdf5", ".h5")
+_NEEDED = ("observations", "actions", "rewards", "terminals")
+
+
+def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None = None) -> Source:
+    """A D4RL file, local or remote. Two flags for each row are held in memory; all else is read piece by piece.
+
+    Raises:
+        UserError: it is not one, h5py is missing, or where episodes end cannot be known.
+    """
+    limit = (environment or {}).get("max_episode_steps")
+    with _opened(file) as arrays:
+        _check(arrays, file)
+        rows, has_next = len(arrays["rewards"]), "next_observations" in arrays
+        terminals, timeouts = _flags(arrays, file, limit)
+        known = describe_environment(_width(arrays["observations"]), _width(arrays["actions"]))
+        provenance = _metadata(arrays)
+    tier = tier_of(file.path.rpartition("/")[2])
+
+    def pieces() -> Iterator[Piece]:
+        with _opened(file) as arrays:
+            for first, last in _groups(terminals | timeouts):
+                yield from _piece(arrays, (first, last, rows), (terminals, timeouts), has_next, file, tier)
+
+    return Source(name, "d4rl", known, pieces, provenance)
+
+
+@contextmanager
+def _opened(file: Location) -> Iterator[Any]:
+    h5py = load_h5py()
+    with readable(file.name, "HDF5 file"):
+        if file.is_local:
+            with h5py.File(file.path, "r") as opened:
+                yield opened
+        else:
+            with file.open() as stream, h5py.File(stream, "r") as opened:
+                yield opened
+
+
+def _check(arrays: Any, file: Location) -> None:
+    """The needed arrays are there, flat, and of one length."""
+    if "episode_0" in arrays:
+        raise UserError(f"{file.name} is the data of a Minari dataset; name its directory")
+    missing = [key for key in _NEEDED if key not in arrays]
+    if missing:
+        raise UserError(f"{file.name}: no {', '.join(missing)}; a D4RL file has {', '.join(_NEEDED)} and timeouts")
+    rows = len(arrays["rewards"])
+    if rows == 0:
+        raise UserError(f"{file.name} has no rows")
+    for key in (*_NEEDED, "timeouts", "next_observations"):
+        if key not in arrays:
+            continue
+        shape, dtype = tuple(arrays[key].shape), arrays[key].dtype
+        if shape[0] != rows:
+            raise UserError(f"{file.name}, {key}: {shape[0]} rows; rewards has {rows}")
+        flat = shape[1:] in ((), (1,)) if key in ("rewards", "terminals", "timeouts") else len(shape) <= 2
+        if not flat or dtype.kind not in "fiub":
+            right = (
+                "one number a row" if "observation" not in key and key != "actions" else "flat vectors of numbers (no images)"
+            )
+            raise UserError(f"{file.name}, {key}: shape {shape} of {dtype}; it should be {right}")
+    if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
+        found, right = arrays["next_observations"].shape, arrays["observations"].shape
+        raise UserError(f"{file.name}, next_observations: shape {found}; observations have {right}")
+
+
+def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array]:
+    """terminals and timeouts, [rows] bool each; timeouts found by the rules above where the file has none."""
+    terminals = _flag(arrays, "terminals", file)
+    if "timeouts" in arrays:
+        return terminals, _flag(arrays, "timeouts", file)
+    if limit is not None:
+        return terminals, _at_limit(terminals, limit)
+    if "next_observations" not in arrays:
+        raise UserError(
+            f"{file.name}: neither timeouts nor next_observations, so where a time limit ended an episode cannot be known;"
+            " add timeouts (all false where there was no limit)"
+        )
+    timeouts = np.zeros(len(terminals), bool)
+    for start in range(0, len(terminals) - 1, TRANSITIONS):
+        stop = min(start + TRANSITIONS, len(terminals) - 1)
+        following = arrays["observations"][start + 1 : stop + 1]
+        breaks = (arrays["next_observations"][start:stop] != following).reshape(stop - start, -1).any(axis=1)
+        timeouts[start:stop] = breaks & ~terminals[start:stop]
+    return terminals, timeouts
+
+
+def _flag(arrays: Any, key: str, file: Location) -> Array:
+    values = arrays[key][()].reshape(-1)
+    wrong = np.flatnonzero((values != 0) & (values != 1))
+    if len(wrong):
+        raise UserError(f"{file.name}, row {wrong[0]}, {key}: {values[wrong[0]]}; it should be true or false")
+    flags: Array = values.astype(bool)
+    return flags
+
+
+def _at_limit(terminals: Array, limit: int) -> Array:
+    """[rows] bool: the rows that are their episode's step number `limit`."""
+    timeouts = np.zeros(len(terminals), bool)
+    starts = np.concatenate([[0], np.flatnonzero(terminals) + 1, [len(terminals)]])
+    for start, stop in pairwise(starts):
+        timeouts[start + limit - 1 : stop : limit] = True
+    return timeouts
+
+
+def _groups(ends: Array) -> Iterator[tuple[int, int]]:
+    """(first row, row behind the last) of whole episodes, about TRANSITIONS rows together."""
+    behind = np.flatnonzero(ends) + 1
+    if not len(behind) or behind[-1] != len(ends):
+        behind = np.append(behind, len(ends))
+    start = 0
+    while start < len(ends):
+        index = min(int(np.searchsorted(behind, start + TRANSITIONS)), len(behind) - 1)
+        yield start, int(behind[index])
+        start = int(behind[index])
+
+
+def _piece(
+    arrays: Any, span: tuple[int, int, int], flags: tuple[Array, Array], has_next: bool, file: Location, tier: str
+) -> Iterator[Piece]:
+    """The transitions of the rows of a span of whole episodes; none where no row of it is one."""
+    first, last, rows = span
+    terminations, truncations = (flag[first:last].copy() for flag in flags)
+    observations = _matrix(arrays["observations"], first, min(last + 1, rows))
+    lasts = np.flatnonzero(terminations | truncations)
+    if not len(lasts) or lasts[-1] != last - first - 1:
+        lasts = np.append(lasts, last - first - 1)
+    keep = np.ones(last - first, bool)
+    following = None
+    if has_next:
+        following = _matrix(arrays["next_observations"], first, last)
+        final, observations = following[lasts], observations[: last - first]
+    else:
+        keep[lasts] = terminations[lasts] & ~truncations[lasts]
+        keep[rows - 1 - first :] = False  # nothing follows the file's last row
+        observations, final = observations[: last - first], observations[np.minimum(lasts + 1, len(observations) - 1)]
+    lengths = np.add.reduceat(keep.astype(np.int64), np.concatenate([[0], lasts[:-1] + 1]))
+    stays = keep[lasts]
+    carried = lasts[~stays & (lengths > 0)]
+    truncations[carried - 1] |= truncations[carried]
+    # A dropped row's observation is its episode's final one; behind a last row that stays, a row is put in.
+    row_kept = np.ones(last - first, bool)
+    row_kept[lasts[lengths == 0]] = False
+    whole = np.insert(observations, lasts[stays] + 1, final[stays], axis=0)
+    row_kept = np.insert(row_kept, lasts[stays] + 1, True)
+    lengths = lengths[lengths > 0]
+    if not len(lengths):
+        return
+    shard = Shard(
+        observations=whole[row_kept],
+        actions=_matrix(arrays["actions"], first, last)[keep],
+        rewards=_matrix(arrays["rewards"], first, last)[keep, 0],
+        terminations=terminations[keep],
+        truncations=truncations[keep],
+        lengths=lengths,
+        seeds=np.zeros(len(lengths), np.int64),
+        tier=tier,
+    )
+    yield Piece(shard, file.name, np.arange(first, last)[keep], following)
+
+
+def _matrix(array: Any, first: int, last: int) -> Array:
+    """[last - first, width] of a slice of rows."""
+    values: Array = array[first:last]
+    return narrow(values.reshape(last - first, -1))
+
+
+def _width(array: Any) -> int:
+    return int(array.shape[1]) if len(array.shape) == 2 else 1
+
+
+def _metadata(arrays: Any) -> dict[str, Any]:
+    """What stands in metadata/ as single words and numbers."""
+    said: dict[str, Any] = {}
+    group = arrays.get("metadata")
+    for key in group if hasattr(group, "keys") else ():
+        if getattr(group[key], "shape", None) != ():
+            continue
+        value = group[key][()]
+        if isinstance(value, bytes):
+            said[key] = value.decode(errors="replace")
+        elif isinstance(value, np.number | np.bool_):
+            said[key] = value.item()
+    algorithm = {"algorithm": said["algorithm"]} if isinstance(said.get("algorithm"), str) else {}
+    return {**algorithm, **({"metadata": said} if said else {})}

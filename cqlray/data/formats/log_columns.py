@@ -1,0 +1,232 @@
+"""The columns of a log: which they are, and Arrow's values as numpy arrays.
+
+A name may be a pattern (`sensor_*`); what it matches is taken in natural order. A column may hold numbers or vectors
+(lists of numbers, all of one length). A number that is null is NaN.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cqlray.data.episode import Array
+from cqlray.data.formats.files import narrow, natural_key, readable
+from cqlray.errors import UserError
+
+_TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0", "")
+# Where the flags' columns are not named.
+_DEFAULT_FLAGS = {"terminated": ("terminated", "termination"), "truncated": ("truncated", "truncation")}
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """What the columns of a log are. Names, or patterns such as `sensor_*` for the first two and next_observation."""
+
+    observation: tuple[str, ...] = ("observation*",)
+    action: tuple[str, ...] = ("action*",)
+    reward: str = "reward"
+    episode: str = "episode"  # tells episodes apart; its rows stand together
+    step: str | None = None  # counts 1 up from row to row of an episode; only checked
+    terminated: str | None = None  # None: the column of that name (or `termination`) where there is one
+    truncated: str | None = None  # likewise
+    next_observation: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LogColumns:
+    """The names of a log's columns, patterns resolved."""
+
+    observation: tuple[str, ...]
+    action: tuple[str, ...]
+    reward: str
+    episode: str
+    step: str | None
+    terminated: str | None
+    truncated: str | None
+    next_observation: tuple[str, ...]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Those that hold numbers or vectors."""
+        return tuple(dict.fromkeys((*self.observation, *self.action, self.reward, *self.next_observation)))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """All, each once."""
+        others = (self.episode, self.step, self.terminated, self.truncated)
+        return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
+
+
+def resolve(names: ColumnNames, available: Sequence[str], file: str) -> LogColumns:
+    """Find the columns.
+
+    Raises:
+        UserError: one is missing, or stands there twice.
+    """
+
+    def one(name: str) -> str:
+        if name not in available:
+            raise UserError(f"{file}: no column {name!r}{_nearest(name, available)}")
+        return name
+
+    def several(patterns: tuple[str, ...]) -> tuple[str, ...]:
+        found: list[str] = []
+        for pattern in patterns:
+            is_pattern = pattern not in available and any(sign in pattern for sign in "*?[")
+            matching = [column for column in available if fnmatchcase(column, pattern)] if is_pattern else [one(pattern)]
+            if not matching:
+                raise UserError(f"{file}: no column matches {pattern!r}{_nearest(pattern, available)}")
+            found += sorted(matching, key=natural_key)
+        return tuple(dict.fromkeys(found))
+
+    def flag(kind: str, name: str | None) -> str | None:
+        if name is not None:
+            return one(name)
+        return next((default for default in _DEFAULT_FLAGS[kind] if default in available), None)
+
+    for kind, patterns in (("observation", names.observation), ("action", names.action)):
+        if not patterns:
+            raise UserError(f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}")
+    columns = LogColumns(
+        observation=several(names.observation),
+        action=several(names.action),
+        reward=one(names.reward),
+        episode=one(names.episode),
+        step=None if names.step is None else one(names.step),
+        terminated=flag("terminated", names.terminated),
+        truncated=flag("truncated", names.truncated),
+        next_observation=several(names.next_observation),
+    )
+    doubled = [column for column in columns.needed if list(available).count(column) > 1]
+    if doubled:
+        raise UserError(f"{file}: more than one column is called {doubled[0]!r}; each name must stand there once")
+    return columns
+
+
+def _nearest(name: str, available: Sequence[str]) -> str:
+    """The end of a message about a missing column."""
+    close = difflib.get_close_matches(name.strip("*?"), available, n=3)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ";"
+    listed = ", ".join(available[:30]) + (f" and {len(available) - 30} more" if len(available) > 30 else "")
+    return f"{meant} It has {listed or 'no columns'}".replace("; It has", "; it has")
+
+
+def matrix(batch: pa.RecordBatch, columns: Sequence[str], widths: dict[str, int], file: str, row: int) -> Array:
+    """[n, width of all columns] of numbers; what is null is NaN.
+
+    Args:
+        widths: each column's numbers in a row; a column that it does not have is entered, from the first vector met.
+        row: row in the file of the batch's first row, for messages.
+
+    Raises:
+        UserError: a column holds something else, or a vector of another length.
+    """
+    parts = [_column(batch.column(name), name, widths, file, row) for name in columns]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _column(values: pa.Array, name: str, widths: dict[str, int], file: str, row: int) -> Array:
+    if isinstance(values, pa.ExtensionArray):  # Ray's tensors are lists within
+        values = values.storage
+    kind = values.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        widths.setdefault(name, 1)
+        return numbers(values, name, file)[:, None]
+    lengths = pc.list_value_length(values)
+    known = lengths.drop_null()
+    if name not in widths and len(known):
+        widths[name] = known[0].as_py()
+    width = widths.get(name, 0)
+    other = pc.indices_nonzero(pc.fill_null(pc.not_equal(lengths, width), False)).to_numpy()
+    if len(other):
+        found = lengths[int(other[0])]
+        raise UserError(f"{file}, row {row + other[0]}, column {name}: {found} numbers; the first row has {width}")
+    flat = numbers(pc.list_flatten(values), name, file)
+    if values.null_count == 0:
+        return flat.reshape(-1, width)
+    whole = np.full((len(values), width), np.nan, flat.dtype if flat.dtype.kind == "f" else np.float32)
+    whole[values.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, width)
+    return whole
+
+
+def numbers(values: pa.Array, name: str, file: str) -> Array:
+    """[n] float32 (float64 where float32 would not hold them); what is null is NaN.
+
+    Raises:
+        UserError: they are no numbers.
+    """
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.full(len(values), np.nan, np.float32)
+    is_number = pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)
+    if is_number:
+        values = pc.cast(values, pa.float64(), safe=False) if not pa.types.is_boolean(kind) else pc.cast(values, pa.uint8())
+    elif not pa.types.is_floating(kind):
+        raise UserError(f"{file}: column {name} holds {kind}; it should hold numbers, or vectors of one length")
+    found: Array = values.to_numpy(zero_copy_only=False)
+    return narrow(found)
+
+
+def step_numbers(values: pa.Array, name: str, file: str) -> Array:
+    """[n] float64: the column that counts an episode's steps, text too.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    with readable(f"{file}, column {name}", "column of step numbers"):
+        found: Array = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return found
+
+
+def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
+    """[n] bool of true and false, 1 and 0, or their names; null is false.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(values), bool)
+    if pa.types.is_boolean(kind):
+        found: Array = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+        return found
+    with readable(f"{file}, column {name}", "column of flags"):
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(pc.cast(values, pa.string()), "")))
+        true = pc.is_in(words, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
+        known: Array = true | pc.is_in(words, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
+    if not known.all():
+        wrong = int(known.argmin())
+        raise UserError(f"{file}, row {row + wrong}, column {name}: {values[wrong]} is neither true nor false (nor 1 nor 0)")
+    result: Array = true
+    return result
+
+
+def no_value(batch: pa.RecordBatch, columns: Sequence[str]) -> Array:
+    """[n] bool: every one of the columns is null in that row."""
+    empty = np.ones(batch.num_rows, bool)
+    for name in columns:
+        empty &= batch.column(name).is_null().to_numpy(zero_copy_only=False)
+    return empty
+
+
+def runs(values: pa.Array, file: str, row: int) -> tuple[Array, list[Any]]:
+    """Rows where a run of equal values begins, and those values.
+
+    Raises:
+        UserError: one is null.
+    """
+    if values.null_count:
+        at = pc.indices_nonzero(values.is_null())[0].as_py()
+        raise UserError(f"{file}, row {row + at}: the episode's column is empty; every row belongs to an episode")
+    with readable(file, "log: its episode column should hold names or numbers"):
+        coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    codes = coded.indices.to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
+    return starts, [coded.dictionary[int(codes[start])].as_py() for start in starts]

@@ -1,0 +1,89 @@
+"""The files of a log as Arrow record batches, in bounded memory: Parquet by row groups, CSV block by block, a data frame."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from cqlray.data.formats.files import TRANSITIONS, Location, readable
+from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
+from cqlray.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+PARQUET, CSV = (".parquet", ".parq", ".pq"), (".csv", ".tsv")
+_CSV_BLOCK = 8 * 2**20  # bytes; a row must fit in
+# What stands for no value in a CSV file. `nan` is not among them: it is a number that is wrong, and is read as one.
+_NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
+
+Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
+
+
+def batches(file: Location, names: ColumnNames) -> Batches:
+    """The rows of one Parquet or CSV file, the needed columns alone.
+
+    Raises:
+        UserError: it is not readable, or a column is missing.
+    """
+    yield from (_parquet(file, names) if file.suffix in PARQUET else _csv(file, names))
+
+
+def _parquet(file: Location, names: ColumnNames) -> Batches:
+    with readable(file.name, "Parquet file"), file.open() as opened:
+        parquet = pq.ParquetFile(opened)
+        columns = resolve(names, parquet.schema_arrow.names, file.name)
+        for batch in parquet.iter_batches(TRANSITIONS, columns=list(columns.needed)):
+            yield columns, batch
+
+
+def _csv(file: Location, names: ColumnNames) -> Batches:
+    """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as text."""
+    with readable(file.name, "CSV file"):
+        header, delimiter = _header(file)
+        columns = resolve(names, header, file.name)
+        types = {name: pa.float64() if name in columns.numbers else pa.string() for name in columns.needed}
+        convert: Any = pyarrow.csv.ConvertOptions(
+            column_types=types, include_columns=list(columns.needed), null_values=_NULLS, strings_can_be_null=True
+        )
+        options: dict[str, Any] = {
+            "read_options": pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK),
+            "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter),
+            "convert_options": convert,
+        }
+        with file.filesystem.open_input_stream(file.path) as stream, pyarrow.csv.open_csv(stream, **options) as reader:
+            for batch in reader:
+                yield columns, batch
+
+
+def _header(file: Location) -> tuple[list[str], str]:
+    """The column names of a CSV file, and what stands between them: comma, semicolon or tab."""
+    with file.filesystem.open_input_stream(file.path) as stream:
+        line = stream.read(2**20).partition(b"\n")[0].decode("utf-8-sig").strip("\r")
+    if not line.strip():
+        raise UserError(f"{file.name}: the first line is empty; it should name the columns")
+    delimiter = max(",;\t", key=line.count)
+    return next(csv.reader([line], delimiter=delimiter)), delimiter
+
+
+def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:
+    """The rows of a pandas DataFrame; its NaN are null.
+
+    Raises:
+        UserError: a column is missing, or holds what Arrow has no type for.
+    """
+    labels = [str(label) for label in frame.columns]
+    columns = resolve(names, labels, "the DataFrame")
+    for start in range(0, len(frame), TRANSITIONS):
+        arrays = []
+        for name in columns.needed:
+            part = frame.iloc[start : start + TRANSITIONS, labels.index(name)]
+            with readable(f"the DataFrame, column {name}", "column of numbers, vectors, flags or names"):
+                array = pa.Array.from_pandas(part)
+            arrays.append(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
+        yield columns, pa.RecordBatch.from_arrays(arrays, list(columns.needed))

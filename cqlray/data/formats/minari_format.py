@@ -1,0 +1,258 @@
+"""Minari's datasets: HDF5, Arrow and Parquet storage, read without Minari.
+
+metadata.json is read as data: its environment is named, never made, and nothing of it is imported. Dict, Tuple and discrete
+observations are flattened (minari_spaces.py). Episodes stand in the order of their numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cqlray.data.episode import Array, Episode, Shard
+from cqlray.data.formats import minari_spaces
+from cqlray.data.formats.files import (
+    TRANSITIONS,
+    Location,
+    describe_environment,
+    load_h5py,
+    locate,
+    narrow,
+    natural_key,
+    readable,
+    tier_of,
+)
+from cqlray.data.source import Piece, Source
+from cqlray.errors import UserError
+
+PREFIX = "minari:"
+DATASET_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+")
+_PROVENANCE = {
+    "author": "author",
+    "author_email": "author_email",
+    "algorithm_name": "algorithm",
+    "code_permalink": "code",
+    "description": "description",
+    "licence": "licence",
+    "dataset_id": "minari_id",
+    "minari_version": "minari_version",
+}
+_SEED_LIMIT = 2**63
+
+
+def local_root() -> Path:
+    """Where Minari keeps its datasets on this machine."""
+    given = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(given) if given else Path.home() / ".minari" / "datasets"
+
+
+def open_minari_id(name: str) -> Source:
+    """`minari:ID`, a dataset that Minari has on this machine.
+
+    Raises:
+        UserError: there is none; or as open_minari.
+    """
+    dataset_id = name.removeprefix(PREFIX)
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise UserError(f"dataset {name!r}: a Minari id looks like minari:namespace/name-v0")
+    data = locate(str(local_root() / dataset_id)) / "data"
+    if not (data / "metadata.json").is_file:
+        raise UserError(f"dataset {name!r} is not in {local_root()}; get it with: minari download {dataset_id}")
+    return open_minari(name, data)
+
+
+def data_directory(directory: Location) -> Location | None:
+    """The folder with Minari's metadata.json: the directory, or data/ in it; None where it is no Minari dataset."""
+    for candidate in (directory / "data", directory):
+        if (candidate / "metadata.json").is_file:
+            return candidate
+    return None
+
+
+def open_minari(name: str, data: Location) -> Source:
+    """A folder with metadata.json and main_data.hdf5, or with a folder for each episode.
+
+    Raises:
+        UserError: it is damaged, its spaces are not supported, or h5py is needed and missing.
+    """
+    file = data / "metadata.json"
+    with readable(file.name, "JSON file"):
+        metadata = json.loads(file.read())
+    if not isinstance(metadata, dict):
+        raise UserError(f"{file.name}: holds {type(metadata).__name__}; it should be as Minari wrote it")
+    for key in ("observation_space", "action_space"):
+        if key not in metadata:
+            raise UserError(f"{file.name}: no {key}; load and save the dataset with a newer Minari, which writes it")
+    observation = minari_spaces.parse(metadata["observation_space"], f"{file.name}, observation_space")
+    action = minari_spaces.parse(metadata["action_space"], f"{file.name}, action_space")
+    with readable(file.name, "action_space as Minari writes it"):
+        known = minari_spaces.action_bounds(action, f"{file.name}, action_space")
+    dim = minari_spaces.width(observation, file.name)
+    environment = describe_environment(dim, **known, **_environment(metadata, file.name))
+    tier = tier_of(str(metadata.get("dataset_id", "")))
+
+    storage = metadata.get("data_format", "hdf5")
+    if storage not in _READERS:
+        raise UserError(f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}")
+    if storage == "hdf5":
+        load_h5py()
+
+    def pieces() -> Iterator[Piece]:
+        yield from _gathered(_counted(_READERS[storage](data, observation, tier), metadata, file.name), data.name)
+
+    return Source(name, "minari", environment, pieces, _provenance(metadata))
+
+
+def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
+    """id, max_episode_steps and kwargs of env_spec, where there is one."""
+    text = metadata.get("env_spec")
+    if text is None:
+        return {}
+    with readable(f"{file}, env_spec", "environment as gymnasium writes it"):
+        spec = json.loads(text)
+        known = {key: spec.get(key) for key in ("id", "max_episode_steps")}
+        kwargs = spec.get("kwargs") or {}
+    if not isinstance(known["max_episode_steps"], int):
+        known["max_episode_steps"] = None
+    # `module:Name-v0` would make gymnasium import a module that a data set names.
+    if not isinstance(known["id"], str) or ":" in known["id"]:
+        known["id"] = None
+    return {**known, "kwargs": kwargs if isinstance(kwargs, dict) else {}}
+
+
+def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
+    said = {ours: metadata[theirs] for theirs, ours in _PROVENANCE.items() if metadata.get(theirs) not in (None, "", [])}
+    scores = {ours: metadata.get(theirs) for theirs, ours in (("ref_min_score", "random"), ("ref_max_score", "expert"))}
+    if all(isinstance(score, int | float) for score in scores.values()):
+        said["reference_scores"] = scores
+    return said
+
+
+_Found = tuple[Episode, str]  # an episode and its tier
+
+
+def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) -> Iterator[_Found]:
+    """The episodes; an error at the end where they are not as many as metadata.json says."""
+    count = 0
+    for episode in episodes:
+        yield episode
+        count += 1
+    if count != metadata.get("total_episodes", count):
+        raise UserError(
+            f"{file}: total_episodes is {metadata['total_episodes']}, but there are {count}; the dataset is not whole"
+        )
+
+
+def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
+    """Episodes of one tier as pieces of about TRANSITIONS."""
+    held: list[Episode] = []
+    tier = ""
+    for episode, its_tier in episodes:
+        if held and (its_tier != tier or sum(map(len, held)) + len(episode) > TRANSITIONS):
+            yield Piece(Shard.of(held, tier), file)
+            held = []
+        tier = its_tier
+        held.append(episode)
+    if held:
+        yield Piece(Shard.of(held, tier), file)
+
+
+def _hdf5(data: Location, observation: dict[str, Any], tier: str) -> Iterator[_Found]:
+    h5py = load_h5py()
+    file = data / "main_data.hdf5"
+    with (
+        readable(file.name, "HDF5 file"),
+        file.open() as stream,
+        h5py.File(file.path if file.is_local else stream, "r") as opened,
+    ):
+        for key in sorted((key for key in opened if key.startswith("episode_")), key=natural_key):
+            group, place = opened[key], f"{file.name}, {key}"
+            rows = len(group["rewards"])
+            arrays = {name: group[name][()] for name in ("actions", "rewards", "terminations", "truncations")}
+            flat = minari_spaces.flatten(observation, group["observations"], rows + 1, _hdf5_part)
+            its_tier = group.attrs.get("tier", tier)
+            episode = _episode(place, flat, arrays, group.attrs.get("seed"))
+            yield episode, its_tier if isinstance(its_tier, str) else tier
+
+
+def _hdf5_part(group: Any, key: str) -> Any:
+    return group[key] if key in group else group[f"_index_{key}"]
+
+
+def _folders(data: Location, observation: dict[str, Any], tier: str) -> Iterator[_Found]:
+    """Arrow and Parquet storage: a folder for each episode, its arrays with one row of padding."""
+    folders: dict[str, list[Location]] = {}
+    for file in data.files():
+        folder, _, rest = file.path[len(data.path.rstrip("/")) + 1 :].partition("/")
+        if folder.isdecimal() and file.suffix in (".arrow", ".parquet") and rest:
+            folders.setdefault(folder, []).append(file)
+    for folder, files in folders.items():
+        place = (data / folder).name
+        with readable(place, "episode of Arrow or Parquet files"):
+            table = pa.concat_tables([_table(file) for file in files]).combine_chunks()
+            columns = {name: table[name].combine_chunks() for name in table.column_names}
+            rows = table.num_rows - 1
+            arrays = {name: _values(columns[name])[:rows] for name in ("actions", "rewards", "terminations", "truncations")}
+            flat = minari_spaces.flatten(observation, _leaf(columns["observations"]), rows + 1, _arrow_part)
+            details = data / folder / "metadata.json"
+            seed = json.loads(details.read()).get("seed") if details.is_file else None
+        yield _episode(place, flat, arrays, seed), tier
+
+
+def _table(file: Location) -> pa.Table:
+    with file.open() as stream:
+        return pq.read_table(stream, partitioning=None) if file.suffix == ".parquet" else pa.ipc.open_file(stream).read_all()
+
+
+def _arrow_part(values: Any, key: str) -> Any:
+    return _leaf(values.field(key))
+
+
+def _leaf(values: Any) -> Any:
+    """The array as numpy, or as it is where it has parts."""
+    return values if pa.types.is_struct(values.type) else _values(values)
+
+
+def _values(values: Any) -> Array:
+    """[rows] or [rows, width] of an Arrow array of numbers or of lists of one length."""
+    if pa.types.is_fixed_size_list(values.type):
+        flat: Array = values.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(-1, values.type.list_size)
+    plain: Array = values.to_numpy(zero_copy_only=False)
+    return plain
+
+
+def _episode(place: str, observations: Array, arrays: dict[str, Array], seed: Any) -> Episode:
+    """The arrays of one episode as they belong together.
+
+    Raises:
+        UserError: they are of different lengths, or the flags are no flags.
+    """
+    rows = len(arrays["rewards"])
+    for name, values in arrays.items():
+        if len(values) != rows:
+            raise UserError(f"{place}: {len(values)} {name} for {rows} rewards; there should be one for each step")
+    for name in ("terminations", "truncations"):
+        if arrays[name].dtype.kind != "b":
+            raise UserError(f"{place}: {name} are {arrays[name].dtype}; they should be true or false")
+    is_seed = isinstance(seed, int | np.integer) and -_SEED_LIMIT <= seed < _SEED_LIMIT
+    return Episode(
+        observations=narrow(observations),
+        actions=narrow(arrays["actions"].reshape(rows, math.prod(arrays["actions"].shape[1:]))),
+        rewards=narrow(arrays["rewards"].reshape(-1)),
+        terminations=arrays["terminations"],
+        truncations=arrays["truncations"],
+        seed=int(seed) if is_seed else 0,
+    )
+
+
+_READERS = {"hdf5": _hdf5, "arrow": _folders, "parquet": _folders}

@@ -1,0 +1,131 @@
+"""Any source as a Minari dataset, HDF5 storage, written without Minari: it opens with minari.load_dataset.
+
+Each episode keeps its seed and its tier as attributes of its group, beside what Minari writes itself. The directory
+appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cqlray.data.convert import native_shards
+from cqlray.data.episode import Episode
+from cqlray.data.formats.files import load_h5py
+from cqlray.data.formats.minari_format import _PROVENANCE, DATASET_ID, PREFIX, local_root
+from cqlray.data.formats.minari_spaces import box
+from cqlray.data.source import Source
+from cqlray.errors import UserError
+
+# The oldest version that wrote this layout: newer Minari accepts it too.
+_MINARI_VERSION = "0.5.0"
+
+
+def write_minari(source: Source, target: str | Path, environment_spec: str | None = None) -> str:
+    """Write all episodes; float32, in their order. Returns the dataset's id.
+
+    Args:
+        target: `minari:namespace/name-v0` to put it among Minari's datasets on this machine, or a directory to make.
+        environment_spec: gymnasium's EnvSpec as its to_json gives it, so that Minari's recover_environment can make the
+            environment. Without it the environment's id, time limit and arguments are written.
+
+    Raises:
+        UserError: the target exists, its name is no Minari id, h5py is missing, or the source cannot be read.
+    """
+    directory, dataset_id = _place(str(target))
+    load_h5py()
+    if directory.exists():
+        raise UserError(f"{directory} exists already; choose another place, or remove it first")
+    temporary = directory.with_name(f".{directory.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "data").mkdir(parents=True)
+        episodes, steps = _write_episodes(source, temporary / "data" / "main_data.hdf5")
+        if not episodes:
+            raise UserError(f"dataset {source.name!r} holds no episode")
+        size = round((temporary / "data" / "main_data.hdf5").stat().st_size / 1e6, 1)
+        counts = {"total_episodes": episodes, "total_steps": steps, "dataset_size": size}
+        metadata = {**_metadata(source, dataset_id, environment_spec), **counts}
+        (temporary / "data" / "metadata.json").write_text(json.dumps(metadata))
+        temporary.rename(directory)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return dataset_id
+
+
+def _place(target: str) -> tuple[Path, str]:
+    """The directory to make and the dataset's id."""
+    if target.startswith(PREFIX):
+        dataset_id = target.removeprefix(PREFIX)
+        if not DATASET_ID.fullmatch(dataset_id):
+            raise UserError(f"{target}: a Minari id looks like minari:namespace/name-v0")
+        return local_root() / dataset_id, dataset_id
+    if "://" in target:
+        raise UserError(f"{target}: Minari datasets are written to local disk; write there and copy")
+    directory = Path(target)
+    dataset_id = directory.name if directory.name[-1:].isdigit() and "-v" in directory.name else f"{directory.name}-v0"
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise UserError(f"{target}: {directory.name!r} is no name for a Minari dataset; letters, digits, - and _ are")
+    return directory, dataset_id
+
+
+def _write_episodes(source: Source, path: Path) -> tuple[int, int]:
+    """Write the file; the numbers of episodes and steps."""
+    h5py = load_h5py()
+    episodes = steps = 0
+    with h5py.File(path, "w", track_order=True) as file:
+        for shard in native_shards(source):
+            for episode in shard.episodes():
+                _write_episode(file.create_group(f"episode_{episodes}"), episode, episodes, shard.tier)
+                episodes += 1
+                steps += len(episode)
+    return episodes, steps
+
+
+def _write_episode(group: Any, episode: Episode, number: int, tier: str) -> None:
+    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": len(episode), "tier": tier})
+    for name in ("observations", "actions", "rewards", "terminations", "truncations"):
+        values = getattr(episode, name)
+        # Minari goes on with an episode by making these longer, so they must be able to grow.
+        group.create_dataset(name, data=values, chunks=values.shape, maxshape=(None, *values.shape[1:]))
+
+
+def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> dict[str, Any]:
+    said = source.environment
+    provenance = source.provenance
+    metadata: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "minari_version": _MINARI_VERSION,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "observation_space": box(said["observation_dim"]),
+        "action_space": box(said["action_dim"], said.get("action_low"), said.get("action_high")),
+    }
+    spec = environment_spec or _environment_spec(said)
+    if spec is not None:
+        metadata["env_spec"] = spec
+    not_ours = ("dataset_id", "minari_version")
+    for theirs, ours in _PROVENANCE.items():
+        if theirs not in not_ours and ours in provenance:
+            metadata[theirs] = provenance[ours]
+    for key in ("author", "author_email"):  # Minari makes sets of them
+        if isinstance(metadata.get(key), str):
+            metadata[key] = [metadata[key]]
+    scores = provenance.get("reference_scores") or provenance.get("reference_returns") or {}
+    ends = {"ref_min_score": scores.get("random"), "ref_max_score": scores.get("expert", scores.get("teacher"))}
+    if all(isinstance(score, int | float) for score in ends.values()):
+        metadata.update(ends)
+    return metadata
+
+
+def _environment_spec(said: dict[str, Any]) -> str | None:
+    """What is known of the environment in the form of gymnasium's EnvSpec, without the place of its code."""
+    name = (said.get("id") or "none").rpartition(":")[2]
+    if name == "none":
+        return None
+    known: dict[str, Any] = {"id": name, "entry_point": None, "additional_wrappers": []}
+    return json.dumps({**known, "max_episode_steps": said.get("max_episode_steps"), "kwargs": said.get("kwargs") or {}})

@@ -1,0 +1,51 @@
+"""cqlray's own datasets, from local disk or a URI: shard by shard, each checked against its digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from cqlray.data.dataset import _wrong_keys
+from cqlray.data.formats.files import Location, readable
+from cqlray.data.shards import from_parquet
+from cqlray.data.source import Piece, Source
+from cqlray.errors import UserError
+
+_OF_DESCRIPTION = ("licence", "reference_returns", "reference_scores")
+
+
+def open_native(name: str, directory: Location) -> Source:
+    """A directory that holds dataset.json.
+
+    Raises:
+        UserError: dataset.json is damaged. Iterating raises it where a shard is missing, damaged or another one.
+    """
+    file = directory / "dataset.json"
+    with readable(file.name, "JSON file"):
+        description = json.loads(file.read())
+    if wrong := list(_wrong_keys(description)):
+        raise UserError(f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray wrote it")
+    environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
+    for key in ("observation_dim", "action_dim"):
+        if not isinstance(environment.get(key), int):
+            raise UserError(f"{file.name}: environment.{key} is missing or not a number; it should be as cqlray wrote it")
+    provenance = {key: description[key] for key in _OF_DESCRIPTION if key in description}
+    if isinstance(description.get("provenance"), list):
+        provenance["sources"] = description["provenance"]
+
+    def pieces() -> Iterator[Piece]:
+        for entry in description["shards"]:
+            yield _piece(directory, entry)
+
+    return Source(name, "cqlray", environment, pieces, provenance)
+
+
+def _piece(directory: Location, entry: dict[str, Any]) -> Piece:
+    file = directory / entry["file"].rpartition("/")[2]
+    with readable(file.name, "shard of the dataset, though dataset.json names it"):
+        data = file.read()
+    shard = from_parquet(data, file.name)
+    if shard.digest() != entry["digest"]:
+        raise UserError(f"{file.name}: its content is not what dataset.json says; the file was changed or damaged")
+    return Piece(shard, file.name)

@@ -1,0 +1,99 @@
+"""A data set by its name: which format it has, and the reader for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cqlray.data.formats.d4rl import SUFFIXES as HDF5
+from cqlray.data.formats.d4rl import open_d4rl
+from cqlray.data.formats.files import Location, complete_environment, locate, readable
+from cqlray.data.formats.log import open_frame, open_log
+from cqlray.data.formats.log_columns import ColumnNames
+from cqlray.data.formats.log_files import CSV, PARQUET
+from cqlray.data.formats.minari_format import PREFIX, data_directory, open_minari, open_minari_id
+from cqlray.data.formats.native import open_native
+from cqlray.data.formats.rllib import open_if_rllib
+from cqlray.data.source import Source
+from cqlray.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
+
+_MAY_BE = (
+    "a dataset is a cqlray dataset or run directory, minari:ID or a Minari directory, a D4RL file (.hdf5), Parquet or CSV"
+    " log rows (a file or a directory of them), or an RLlib recording; local or s3://, gs://"
+)
+_MAGIC = {b"PAR1": PARQUET[0], b"\x89HDF": HDF5[0]}
+
+
+def open_source(
+    name: str | pandas.DataFrame,
+    columns: ColumnNames | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> Source:
+    """Open a data set from anywhere; nothing is read of it but what tells its format and dimensions.
+
+    Args:
+        name: a path or URI (s3://bucket/key?region=... too), `minari:ID`, or a pandas DataFrame of log rows.
+        columns: what the columns of log rows are.
+        environment: id, action_low, action_high, max_episode_steps ..., where the data does not say them.
+
+    Raises:
+        UserError: there is no such data, it is damaged, of no known format, or contradicts `environment`.
+    """
+    names = columns or ColumnNames()
+    source = _open_name(name, names, environment) if isinstance(name, str) else _open_object(name, names)
+    return dataclasses.replace(source, environment=complete_environment(source.name, source.environment, environment))
+
+
+def _open_object(value: Any, names: ColumnNames) -> Source:
+    if type(value).__name__ == "DataFrame" and type(value).__module__.partition(".")[0] == "pandas":
+        return open_frame(value, names)
+    raise UserError(f"dataset is a {type(value).__name__}; it should be a path, a URI, minari:ID or a pandas DataFrame")
+
+
+def _open_name(name: str, names: ColumnNames, environment: Mapping[str, Any] | None) -> Source:
+    if name.startswith(PREFIX):
+        return open_minari_id(name)
+    place = locate(name.removeprefix("d4rl:"))
+    if place.is_directory:
+        return _open_directory(name, place, names)
+    if not place.is_file:
+        raise UserError(f"dataset {name!r}: no such file or directory; {_MAY_BE}")
+    suffix = place.suffix if place.suffix in (*HDF5, *PARQUET, *CSV) else _sniffed(place)
+    if suffix in HDF5:
+        return open_d4rl(name, place, environment)
+    if suffix in PARQUET:
+        return open_if_rllib(name, [place]) or open_log(name, "parquet", [place], names)
+    if suffix in CSV:
+        return open_log(name, "csv", [place], names)
+    raise UserError(f"dataset {name!r} is of no known format; {_MAY_BE}")
+
+
+def _sniffed(file: Location) -> str:
+    """The suffix that a file's first bytes stand for; nothing where they are not known."""
+    with readable(file.name, "file"), file.open() as stream:
+        return _MAGIC.get(stream.read(4), "")
+
+
+def _open_directory(name: str, directory: Location, names: ColumnNames) -> Source:
+    for candidate in (directory, directory / "dataset"):
+        if (candidate / "dataset.json").is_file:
+            return open_native(name, candidate)
+    if (data := data_directory(directory)) is not None:
+        return open_minari(name, data)
+    files = directory.files()
+    found = {kind: [file for file in files if file.suffix in kind] for kind in (PARQUET, CSV, HDF5)}
+    if found[HDF5]:
+        raise UserError(f"dataset {name!r} is a directory of HDF5 files; name one of them, such as {found[HDF5][0].name}")
+    if found[PARQUET] and found[CSV]:
+        raise UserError(f"dataset {name!r} holds Parquet and CSV files; keep one kind in a directory, or name a file")
+    if found[PARQUET]:
+        return open_if_rllib(name, found[PARQUET]) or open_log(name, "parquet", found[PARQUET], names)
+    if found[CSV]:
+        return open_log(name, "csv", found[CSV], names)
+    if not files:
+        raise UserError(f"dataset {name!r} is an empty directory; {_MAY_BE}")
+    raise UserError(f"dataset {name!r} is of no known format; {_MAY_BE}")

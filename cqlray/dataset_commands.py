@@ -1,0 +1,130 @@
+"""`cqlray dataset info|validate|convert`: a data set from anywhere, looked at, checked, written as cqlray's own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cqlray.config import ColumnsConfig, EnvConfig
+from cqlray.errors import UserError
+
+_ABOUT = {
+    "info": "What is in a data set: episodes, returns, lengths, actions, coverage.",
+    "validate": "Check a data set; exit status 0 where training could begin, 2 where it could not.",
+    "convert": "Write a data set as cqlray's own, or as Minari's or a plain log.",
+}
+
+
+def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+    """Run `cqlray dataset WORDS`; the exit status."""
+    if not words or words[0] not in _ABOUT:
+        typed = f" {words[0]}" if words else ""
+        raise UserError(f"dataset{typed}: the commands are {', '.join(f'dataset {name}' for name in _ABOUT)}")
+    options = _parser(words[0], parser_class).parse_args(list(words[1:]))
+    commands = {"info": _info, "validate": _validate, "convert": _convert}
+    return commands[words[0]](options)
+
+
+def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    parser = parser_class(prog=f"cqlray dataset {command}", description=_ABOUT[command], allow_abbrev=False)
+    parser.add_argument("data", metavar="DATA", help="dataset or run directory, minari:ID, HDF5, Parquet or CSV, s3:// too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+    parser.add_argument("--env", metavar="ID", help="the environment, where the data does not say it")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with a section `columns`")
+    defaults = ColumnsConfig()
+    for field in dataclasses.fields(ColumnsConfig):
+        is_list = isinstance(getattr(defaults, field.name), tuple)
+        kind: Any = {"type": float} if field.name.startswith("action_") else {}
+        flag = f"--columns.{field.name.replace('_', '-')}"
+        parser.add_argument(flag, nargs="+" if is_list else None, metavar="NAME", **kind, help="see cqlray train --help")
+    if command == "info":
+        parser.add_argument("--html", type=Path, metavar="FILE", help="write the card as one HTML file as well")
+    if command == "validate":
+        parser.add_argument("--batch-size", type=int, default=256, metavar="INT", help="transitions in a batch [256]")
+    if command == "convert":
+        parser.add_argument("--out", required=True, metavar="PLACE", help="directory to make, or the file with --to log")
+        parser.add_argument("--to", choices=("cqlray", "minari", "log"), default="cqlray", help="what to write [cqlray]")
+        parser.add_argument("--append", action="store_true", help="add to the dataset that is there")
+        parser.add_argument("--fix", action="store_true", help="mend what can be mended safely, and say what was done")
+    return parser
+
+
+def _open(options: argparse.Namespace) -> Any:
+    from cqlray.datasets import load_dataset
+    from cqlray.validate import load_yaml
+
+    columns = dict(load_yaml(options.config).get("columns") or {}) if options.config else {}
+    for field in dataclasses.fields(ColumnsConfig):
+        given = getattr(options, f"columns.{field.name}")
+        if given is not None:
+            columns[field.name] = given
+    return load_dataset(options.data, columns, options.env and EnvConfig(options.env))
+
+
+def _info(options: argparse.Namespace) -> int:
+    from cqlray.data.card import card
+    from cqlray.reporting.card import card_lines, write_card
+
+    dataset = _open(options)
+    description = dataset.description
+    if options.json:
+        print(json.dumps(description))
+        return 0
+    drawn = card(description, dataset.shards)
+    print("\n".join(card_lines(drawn, description)))
+    if options.html is not None:
+        write_card(drawn, description, options.html)
+        print(f"card         {options.html}")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    if options.batch_size < 1:
+        raise UserError(f"batch-size is {options.batch_size}; it must be at least 1")
+    report = _open(options).validate(options.batch_size)
+    if options.json:
+        findings = [dataclasses.asdict(finding) for finding in report.findings]
+        counts = {"episodes": report.episodes, "transitions": report.transitions}
+        print(json.dumps({**counts, "errors": report.num_errors, "findings": findings}, default=float))
+    else:
+        for line in report.lines():
+            print(line)
+        verdict = f"{report.num_errors:,} errors" if report.num_errors else "no errors"
+        print(f"{report.episodes:,} episodes, {report.transitions:,} transitions: {verdict}, {len(report.warnings)} warnings")
+    return 2 if report.errors else 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from cqlray.data import formats
+    from cqlray.data.findings import require_valid
+
+    dataset = _open(options)
+    done: list[str] = []
+    if options.fix:
+        dataset, done = dataset.fixed()
+    report = dataset.validate(1)
+    for warning in report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    require_valid(report, options.data)
+    for line in done:
+        print(f"fixed: {line}", file=sys.stderr)
+    written: dict[str, Any] = {"episodes": report.episodes, "transitions": report.transitions}
+    if options.to == "cqlray":
+        written = dataset.save(options.out, options.append)
+    elif options.append:
+        raise UserError(f"--append adds to cqlray's own datasets alone, not --to {options.to}")
+    elif options.to == "minari":
+        formats.write_minari(dataset.source, options.out)
+    else:
+        formats.write_log(dataset.shards(), options.out)
+    if options.json:
+        print(json.dumps(written))
+    else:
+        print(f"{options.out}: {written['episodes']:,} episodes, {written['transitions']:,} transitions")
+    return 0

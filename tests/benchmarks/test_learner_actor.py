@@ -1,0 +1,78 @@
+"""The benchmark of the learner in its actor: it counts the learner's own updates, and drives it as the driver does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cqlray import driver
+from cqlray.benchmarks import learner_actor
+from cqlray.benchmarks.learner_actor import ENV, NAMES, BareLearner, driven_learner, played_shards
+from cqlray.cli import _OneLine
+from cqlray.config import CQLConfig, Member, ResourcesConfig, RunConfig
+from cqlray.envs.make import describe_env
+from cqlray.errors import UserError
+from cqlray.placement import make_plan
+
+MEMBERS = [Member(0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {})]
+
+
+@pytest.mark.ray
+def test_the_updates_counted_are_those_that_the_learner_made(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cqlray.actors import Loop, connect
+
+    monkeypatch.setattr(driver, "SECONDS_PER_ADVANCE", 0.1)
+    spec, loop = describe_env(ENV), Loop(print)
+    with connect() as cluster:
+        plan = make_plan(RunConfig(env=ENV, resources=ResourcesConfig(learners=1)), MEMBERS, cluster)
+        with driven_learner(loop, plan, spec, MEMBERS, 100, played_shards(spec)[:1]) as driven:
+            turns = [driven.turn(0.2, "actor")]
+            assert driven.tests == 0 and driven.snapshot is not None
+            turns.append(driven.turn(0.2, "tested"))
+            assert driven.tests == len(driven.parts) * turns[-1].work // 100, "every snapshot is tested once"
+            turns.append(driven.turn(0.2, "contended"))
+            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote())
+            assert all(turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns)
+            assert not loop.pending and not driven.evaluators.waiting
+
+
+def test_the_bare_loop_counts_its_updates() -> None:
+    spec = describe_env(ENV)
+    bare = BareLearner(MEMBERS, spec.scaling, 1, *played_shards(spec)[:1])
+    turns = [bare.turn(0.0), bare.turn(0.3)]
+    assert turns[0].work == 100
+    assert sum(turn.work for turn in turns) == bare.learner.updates()
+
+
+@pytest.mark.ray
+def test_the_command_prints_what_programs_rely_on(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "SECONDS_PER_ADVANCE", 0.1)
+    monkeypatch.setattr(learner_actor, "ROUNDS", 1)
+    assert learner_actor.main(["--seconds", "0.1", "--json"], _OneLine) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["member_updates_per_s"].keys() == NAMES.keys()
+    assert result["ratio"].keys() == result["cpu_ratio"].keys() == NAMES.keys() - {"bare"}
+    rates = result["member_updates_per_s"]
+    assert result["ratio"]["tested"]["median"] == pytest.approx(rates["tested"] / rates["bare"])
+    assert 0.5 < result["share_inside_advance"] <= 1.0
+    assert result["interval"] % 100 == 0 and result["tests_played"] > 0
+    assert "of bare" in learner_actor.text(result)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--members", "0"], "must be positive"), (["--seconds", "inf"], "must be positive"), (["--workload", "H"], "'H'")],
+)
+def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        learner_actor.main(words, _OneLine)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.ray
+def test_more_threads_than_the_cluster_has_are_refused(ray_cluster: str) -> None:
+    with pytest.raises(UserError, match="the cluster has 2 CPUs; ask for at most 2"):
+        learner_actor.main(["--threads", "3"], _OneLine)
