@@ -231,7 +231,9 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any])
 
     # The flags are not parsed yet, which may need what is found here; a name is a name.
     typed = {flag.removeprefix("--columns.").replace("-", "_"): words for flag, words in given.items() if "--columns." in flag}
-    columns = {key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()}
+    columns = {
+        key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()
+    }
     named = {key: value for key, value in {**values.get("columns", {}), **columns}.items() if key not in _BOUNDS}
     return recorded_environment(data, named)
 

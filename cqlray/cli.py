@@ -29,7 +29,8 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
   dataset validate DATA, dataset convert DATA --out PLACE
                        check it; write it as cqlray's own, Minari's or a log
-  benchmark learner    updates per second beside what this machine could do
+  benchmark learner|rollout|data|actor|peers
+                       how fast each part is, beside what this machine could do
   doctor               what Ray, torch, GPUs, storage and the environment look like from here
 """
 
@@ -169,11 +170,20 @@ def _doctor(words: list[str]) -> int:
 
 
 def _benchmark(words: list[str]) -> int:
-    if not words or words[0] != "learner":
-        raise UserError("there is only `cqlray benchmark learner`")
-    from cqlray.algorithms import benchmark
+    from importlib import import_module
 
-    return benchmark.main([word for word in words[1:] if word != "--debug"], _OneLine)
+    kinds = {
+        "learner": "cqlray.algorithms.benchmark",
+        "rollout": "cqlray.benchmarks.rollout",
+        "data": "cqlray.data.benchmark",
+        "actor": "cqlray.benchmarks.learner_actor",
+        "peers": "cqlray.benchmarks.peers",
+    }
+    if not words or words[0] not in kinds:
+        typed = f" {words[0]}" if words else ""
+        raise UserError(f"benchmark{typed}: the commands are benchmark {', '.join(kinds)}")
+    status: int = import_module(kinds[words[0]]).main([word for word in words[1:] if word != "--debug"], _OneLine)
+    return status
 
 
 def _print_run(directory: RunDirectory, as_json: bool) -> int:

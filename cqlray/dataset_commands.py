@@ -95,9 +95,13 @@ def _validate(options: argparse.Namespace) -> int:
     else:
         for line in report.lines():
             print(line)
-        verdict = f"{report.num_errors:,} errors" if report.num_errors else "no errors"
-        print(f"{report.episodes:,} episodes, {report.transitions:,} transitions: {verdict}, {len(report.warnings)} warnings")
+        verdict = f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
+        print(f"{report.episodes:,} episodes, {report.transitions:,} transitions: {verdict}")
     return 2 if report.errors else 0
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -107,7 +107,9 @@ def load_dataset(
 def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Source:
     """The source, its environment completed by `env` and by the bounds in `columns`. Raises as load_dataset."""
     name = str(data) if isinstance(data, Path) else data
-    source = open_source(name, _column_names(columns))
+    limit = env.max_episode_steps if env is not None and str(name).endswith((".hdf5", ".h5")) else None
+    # A D4RL file without timeouts is cut into episodes by the environment's time limit.
+    source = open_source(name, _column_names(columns), {"max_episode_steps": limit} if limit else None)
     said = source.environment
     complete = dict(said)
     if env is not None and env.id != NO_ENVIRONMENT and (said.get("id") is None or any(said.get(k) is None for k in _BOUNDS)):

@@ -24,7 +24,6 @@ from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Episode, Shard
-from cqlray.data.loading import iterate_shards
 from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, UserError
@@ -243,7 +242,7 @@ class Driver:
         before = self.directory.manifest().get("dataset_digest", description["digest"])
         if description["digest"] != before:
             raise UserError(f"dataset {self.config.dataset!r} has changed since the run began; make a new run")
-        self.shards = [ray.put(shard) for shard in iterate_shards(place, description)]
+        self.shards = [ray.put(shard) for shard in datasets.iterate(place, description)]
         if "dataset_digest" in self.directory.manifest():
             return
         rows = [

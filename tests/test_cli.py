@@ -35,23 +35,23 @@ def test_mistakes_before_anything_starts(capsys: pytest.CaptureFixture[str], tmp
     assert "--cql.batch-size" in mistake(capsys, "run", "--cql.batch-sise", "3")
     assert mistake(capsys, "run", "--cql.batch-size", "-3") == "command line: cql.batch_size is -3; it must be at least 1"
     assert mistake(capsys, "train") == "train needs --dataset DIRECTORY"
-    assert mistake(capsys, "train", "--dataset", out) == f"dataset {out!r}: no such directory"
+    assert mistake(capsys, "train", "--dataset", out).startswith(f"dataset {out!r}: no such file or directory; a dataset")
     assert mistake(capsys, "resume", out) == f"{out} is not a run directory: there is no such directory"
     assert mistake(capsys, "report", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", out, "--episodes", "0") == "episodes is 0; it must be at least 1"
-    assert mistake(capsys, "benchmark") == "there is only `cqlray benchmark learner`"
+    assert mistake(capsys, "benchmark") == "benchmark: the commands are benchmark learner, rollout, data, actor, peers"
     assert "must be positive" in mistake(capsys, "benchmark", "learner", "--members", "0")
     assert "invalid choice: 'X'" in mistake(capsys, "benchmark", "learner", "--workload", "X")
     assert "required: RUN" in mistake(capsys, "resume")
-    assert mistake(capsys, "dataset", "list") == "dataset list: there is only `cqlray dataset info PATH`"
+    assert mistake(capsys, "dataset", "list") == "dataset list: the commands are dataset info, dataset validate, dataset convert"
     assert not Path(out).exists()
 
 
 def test_an_empty_dataset_and_one_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "is empty" in mistake(capsys, "train", "--dataset", str(tmp_path))
+    assert "is an empty directory" in mistake(capsys, "train", "--dataset", str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
-    assert "has no dataset.json" in mistake(capsys, "dataset", "info", str(tmp_path))
+    assert "is of no known format; a dataset is a cqlray" in mistake(capsys, "dataset", "info", str(tmp_path))
 
 
 def test_an_output_directory_that_exists_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_mistakes_that_need_the_cluster(capsys: pytest.CaptureFixture[str], fini
         (damaged / path.name).write_bytes(path.read_bytes()[: 100 if path.name == shard.name else None])
     said = mistake(capsys, "train", "--dataset", str(damaged), "--out", str(tmp_path / "other"), "--quiet")
     assert said.startswith(f"{damaged / shard.name}: not a readable Parquet file")
-    assert not out.exists()
+    assert not out.exists() and not (tmp_path / "other").exists()
 
 
 @pytest.mark.ray

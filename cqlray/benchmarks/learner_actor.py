@@ -1,6 +1,6 @@
 """What it costs to run the learner in its Ray actor, with its evaluators elsewhere, beside its bare loop.
 
-Four rates over the same data and members, measured in turns, seven rounds:
+Four rates over the same data and members, measured in turns, five rounds:
 - bare: the learner's updates in a plain process, one behind the other; no calls, no snapshots, no Ray.
 - actor: the learner in its actor, called as the driver calls it: SECONDS_PER_ADVANCE, a snapshot and a checkpoint at each
   interval, each carried here. An interval is as many updates as take SECONDS_PER_ADVANCE, shorter than in any preset.
@@ -40,7 +40,7 @@ from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 if TYPE_CHECKING:
     from cqlray.actors import Loop, Team
 
-ROUNDS = 7
+ROUNDS = 5
 NAMES = {
     "bare": "bare loop",
     "actor": "actor",
@@ -213,7 +213,7 @@ def _in_turns(bare: Apart, driven: DrivenLearner, members: int, seconds: float) 
     turns: dict[str, list[Turn]] = {name: [] for name in names}
     inside = []
     for first in range(ROUNDS):
-        for name in (names * 2)[first % len(names) :][: len(names)]:  # nobody is always first
+        for name in (names * 2)[first % len(names) :][: len(names)]:  # none is always the first
             turns[name].append(bare.call("turn", seconds) if name == "bare" else driven.turn(seconds, name))
             if name != "bare":
                 inside.append(driven.inside / turns[name][-1].seconds)

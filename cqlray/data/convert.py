@@ -80,7 +80,7 @@ def write_dataset(source: Source, directory: Path, append: bool = False) -> dict
     if there:
         before = datasets.read_description(directory)
         description.environment = _same_environment(before["environment"], source, directory)
-        for shard in datasets.load(directory)[1]:
+        for shard in datasets.iterate(directory, before):
             description.add(shard)
     for shard in native_shards(source):
         name = description.add(shard)

@@ -188,7 +188,14 @@ def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
         UserError: something is missing, damaged or not what the description says.
     """
     directory, description = dataset_directory(path), read_description(path)
-    loaded = []
+    loaded = list(iterate(directory, description))
+    if not loaded:
+        raise UserError(f"dataset {str(path)!r} has no shards")
+    return description, loaded
+
+
+def iterate(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
+    """The shards one by one, the digests checked. Raises as `load`."""
     for entry in description["shards"]:
         source = directory / Path(entry["file"]).name
         try:
@@ -199,7 +206,4 @@ def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
             raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({error})") from None
         if shard.digest() != entry["digest"]:
             raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
-        loaded.append(shard)
-    if not loaded:
-        raise UserError(f"dataset {str(path)!r} has no shards")
-    return description, loaded
+        yield shard

@@ -233,6 +233,8 @@ def require_valid(report: Report, name: str) -> None:
         UserError: the report has errors; the first one, and the command that shows all.
     """
     if errors := report.errors:
+        if errors[0].code == "unreadable":
+            raise UserError(errors[0].text)
         total = report.num_errors
         shows = "it" if total == 1 else f"all {total:,} errors"
         raise UserError(f"dataset {name!r}: {errors[0]} (cqlray dataset validate {name} shows {shows})")

@@ -31,7 +31,7 @@ def batches(file: Location, names: ColumnNames) -> Batches:
     Raises:
         UserError: it is not readable, or a column is missing.
     """
-    yield from (_parquet(file, names) if file.suffix in PARQUET else _csv(file, names))
+    yield from (_csv(file, names) if file.suffix in CSV else _parquet(file, names))
 
 
 def _parquet(file: Location, names: ColumnNames) -> Batches:

@@ -94,7 +94,7 @@ def open_minari(name: str, data: Location) -> Source:
             raise UserError(f"{file.name}: no {key}; load and save the dataset with a newer Minari, which writes it")
     observation = minari_spaces.parse(metadata["observation_space"], f"{file.name}, observation_space")
     action = minari_spaces.parse(metadata["action_space"], f"{file.name}, action_space")
-    with readable(file.name, "action_space as Minari writes it"):
+    with readable(f"{file.name}, action_space", "space as Minari writes it"):
         known = minari_spaces.action_bounds(action, f"{file.name}, action_space")
     dim = minari_spaces.width(observation, file.name)
     environment = describe_environment(dim, **known, **_environment(metadata, file.name))

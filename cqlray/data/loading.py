@@ -1,0 +1,178 @@
+"""From shard files to columns ready for training, with little more memory than the columns themselves.
+
+Files are read and checked a few ahead of the one that is being copied, columns are allocated once and filled in place, and
+what is computed from them is computed in blocks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cqlray.data import shards as shard_files
+from cqlray.data.dataset import Columns, dataset_directory, read_description
+from cqlray.data.episode import Array, Shard
+from cqlray.data.moments import BLOCK_ROWS, Moments, blocks
+from cqlray.data.normalizer import SMALLEST_STD
+from cqlray.errors import UserError
+
+# pyarrow decodes a file on all cores already; a second file beside it fills the gaps (checks, digest, reading).
+READ_AHEAD = 2
+
+
+def read_shard(directory: Path, entry: dict[str, Any]) -> Shard:
+    """The shard that an entry of dataset.json's `shards` names, its digest checked.
+
+    Raises:
+        UserError: the file is missing, damaged or not what the entry says.
+    """
+    source = directory / Path(entry["file"]).name
+    try:
+        shard = shard_files.from_parquet(source.read_bytes(), str(source))
+    except FileNotFoundError:
+        raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
+    except (OSError, ValueError) as error:  # a directory, no permission, a name that no file can have
+        raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({error})") from None
+    if shard.digest() != entry["digest"]:
+        raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
+    return shard
+
+
+def iterate_shards(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
+    """The shards of a dataset in their order, READ_AHEAD of them being read while one is used.
+
+    Raises:
+        UserError: as `read_shard`, when the turn of that file comes; there is no shard.
+    """
+    if not description["shards"]:
+        raise UserError(f"dataset {str(directory)!r} has no shards")
+    ahead: deque[Future[Shard]] = deque()
+    entries = iter(description["shards"])
+    with ThreadPoolExecutor(READ_AHEAD, "cqlray-read") as pool:
+        try:
+            while True:
+                while len(ahead) < READ_AHEAD and (entry := next(entries, None)) is not None:
+                    ahead.append(pool.submit(read_shard, directory, entry))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def step_rows(lengths: Array) -> Array:
+    """[N] int64: the observation row of each step of episodes of `lengths` [E], their final observations included."""
+    steps = np.arange(int(lengths.sum()), dtype=np.int64)
+    steps += np.repeat(np.arange(len(lengths)), lengths)
+    return steps
+
+
+def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, observation_dim: int, action_dim: int) -> Columns:
+    """Join shards, in their order, each copied once; writable arrays, equal to `dataset.columns` of the same shards.
+
+    Raises:
+        UserError: the shards do not hold so many transitions and episodes, or not of these dimensions.
+    """
+    data = Columns(
+        observations=np.empty((transitions + episodes, observation_dim), np.float32),
+        rows=np.empty(transitions, np.int64),
+        actions=np.empty((transitions, action_dim), np.float32),
+        rewards=np.empty(transitions, np.float32),
+        terminations=np.empty(transitions, bool),
+        ends=np.zeros(transitions, bool),
+    )
+    step = episode = 0
+    for shard in shards:
+        check_dimensions(shard, observation_dim, action_dim)
+        steps = slice(step, step + shard.num_transitions)
+        if steps.stop <= transitions and episode + shard.num_episodes <= episodes:
+            first = step + episode
+            data.observations[first : first + len(shard.observations)] = shard.observations
+            np.add(step_rows(shard.lengths), first, out=data.rows[steps])
+            data.actions[steps] = shard.actions
+            data.rewards[steps] = shard.rewards
+            data.terminations[steps] = shard.terminations
+            data.ends[step + np.cumsum(shard.lengths) - 1] = True
+        step, episode = steps.stop, episode + shard.num_episodes
+    if (step, episode) != (transitions, episodes):
+        said = f"{transitions} transitions in {episodes} episodes"
+        raise UserError(f"dataset.json says {said}, the shards hold {step} in {episode}; it was changed or damaged")
+    return data
+
+
+def check_dimensions(shard: Shard, observation_dim: int, action_dim: int) -> None:
+    """Raises UserError unless the shard has observations and actions of these dimensions."""
+    found = shard.observations.shape[1], shard.actions.shape[1]
+    if found != (observation_dim, action_dim):
+        of_others = f"other shards' have {observation_dim} and {action_dim}"
+        raise UserError(f"a shard's observations and actions have {found[0]} and {found[1]} dimensions, {of_others}")
+
+
+def load_columns(path: Path) -> tuple[dict[str, Any], Columns]:
+    """Description and columns of a dataset directory; the dimensions are the first shard's.
+
+    Raises:
+        UserError: something is missing, damaged or not what the description says.
+    """
+    directory, description = dataset_directory(path), read_description(path)
+    shards = iterate_shards(directory, description)
+    first = next(shards)
+    dimensions = first.observations.shape[1], first.actions.shape[1]
+    counts = []
+    for key in ("transitions", "episodes"):
+        found = [entry.get(key) for entry in description["shards"]]
+        if not all(isinstance(count, int) for count in found):
+            raise UserError(f"{directory / 'dataset.json'}: shards[{found.index(None)}].{key} missing")
+        counts.append(sum(found))
+    return description, fill_columns(chain([first], shards), *counts, *dimensions)
+
+
+def normalize_in_place(observations: Array, mean: Array, std: Array) -> None:
+    """(observations - mean) / std over [R, observation_dim] float32, to the bit as numpy gives it, without a copy."""
+    for _, rows in blocks(observations):
+        rows -= mean
+        rows /= std
+
+
+def scale_in_place(actions: Array, to_unit: Callable[[Array], Array]) -> None:
+    """to_unit(actions) over [N, A] float32, block by block into the same array."""
+    for _, rows in blocks(actions):
+        rows[:] = to_unit(rows)
+
+
+def fit_normalizer(pieces: Iterable[Array]) -> tuple[Array, Array]:
+    """Mean and standard deviation, float32 each, of observations [R, observation_dim] that come in pieces.
+
+    The result is the same to the bit however the rows are divided into pieces, and that of `normalizer.fit` to the last
+    places of a float32: numpy adds float64 numbers in another order. Rows with a value that is not finite are left out.
+    """
+    moments: Moments | None = None
+    for block in _equal_blocks(pieces):
+        moments = moments or Moments(block.shape[1])
+        moments.add(block)
+    assert moments is not None, "there must be one row at least"
+    return moments.mean.astype(np.float32), np.maximum(moments.std, SMALLEST_STD).astype(np.float32)
+
+
+def _equal_blocks(pieces: Iterable[Array]) -> Iterator[Array]:
+    """The pieces' rows, BLOCK_ROWS at a time; each block is overwritten by the next."""
+    block, filled = np.empty((0, 0)), 0
+    for piece in pieces:
+        if not block.size:
+            block = np.empty((BLOCK_ROWS, piece.shape[1]), piece.dtype)
+        taken = 0
+        while taken < len(piece):
+            count = min(BLOCK_ROWS - filled, len(piece) - taken)
+            block[filled : filled + count] = piece[taken : taken + count]
+            filled, taken = filled + count, taken + count
+            if filled == BLOCK_ROWS:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:filled]

@@ -1,0 +1,210 @@
+"""Where run directories and datasets lie: a local path, or s3://BUCKET/… or gs://BUCKET/…; one class for all of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeAlias
+
+from cqlray.errors import UserError
+
+if TYPE_CHECKING:
+    from cqlray.object_store import ObjectStore
+
+SCHEMES = ("s3", "gs")
+
+
+@dataclass(frozen=True, order=True)
+class Location:
+    """A place that may hold a file or a directory. Its methods are pathlib's, where pathlib has them.
+
+    Every write is whole or not there. In an object store a method raises UserError where it is refused or has no answer
+    for minutes; on a disk it raises OSError.
+    """
+
+    scheme: str  # "" on the local disk
+    path: PurePosixPath  # in an object store the bucket, then the key
+
+    @staticmethod
+    def parse(place: Place) -> Location:
+        """The place of an address; nothing need be there.
+
+        Raises:
+            UserError: an address of another kind, without a bucket, or with more in it than bucket and key.
+        """
+        if isinstance(place, Location):
+            return place
+        scheme, separator, path = os.fspath(place).partition("://")
+        if not separator or isinstance(place, os.PathLike):
+            return Location("", PurePosixPath(place))
+        if scheme not in SCHEMES:
+            raise UserError(f"{scheme}:// is not known here; it should be a local path, s3://BUCKET/… or gs://BUCKET/…")
+        bucket, _, key = path.partition("/")
+        if "@" in bucket or ":" in bucket:  # not repeated in the message: it may hold a password
+            raise UserError(f"an address {scheme}://… has no credentials or port in it; they belong in environment variables")
+        if not bucket or "?" in path or ".." in key.split("/"):
+            raise UserError(f"{scheme}://{path.partition('?')[0]}: it should be {scheme}://BUCKET/KEY, without '?' and '..'")
+        return Location(scheme, PurePosixPath(bucket, key.lstrip("/")))
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.path}" if self.scheme else str(self.path)
+
+    def __fspath__(self) -> str:
+        if self.scheme:
+            raise UserError(f"{self}: a local path is needed here")
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Location:
+        if self.scheme and name.startswith("/"):
+            raise ValueError(f"{name!r} is not below {self}")
+        return Location(self.scheme, self.path / name)
+
+    @property
+    def name(self) -> str:
+        """The last component."""
+        return self.path.name
+
+    @property
+    def stem(self) -> str:
+        """The last component without its suffix."""
+        return self.path.stem
+
+    @property
+    def parent(self) -> Location:
+        """The directory it is in; a bucket's parent is the bucket."""
+        is_bucket = bool(self.scheme) and len(self.path.parts) == 1
+        return self if is_bucket else Location(self.scheme, self.path.parent)
+
+    def absolute(self) -> Location:
+        """The same place, whatever the working directory."""
+        return self if self.scheme else Location.parse(self._local.absolute())
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    def read_bytes(self) -> bytes:
+        """The file's bytes. Raises FileNotFoundError."""
+        return self._store.read(str(self.path)) if self.scheme else self._local.read_bytes()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The file's text. Raises FileNotFoundError, UnicodeDecodeError."""
+        return self.read_bytes().decode(encoding)
+
+    def exists(self) -> bool:
+        """Whether there is a file or directory."""
+        return self._kind() != "NotFound"
+
+    def is_file(self) -> bool:
+        """Whether there is a file."""
+        return self._kind() == "File"
+
+    def is_dir(self) -> bool:
+        """Whether there is a directory; in an object store: anything below, or made by `mkdir`."""
+        return self._kind() == "Directory"
+
+    def iterdir(self) -> Iterator[Location]:
+        """What is directly below, by name; nothing where there is no directory."""
+        if self.scheme:
+            names = self._store.names(str(self.path))
+        else:
+            names = sorted(os.listdir(self._local)) if self._local.is_dir() else []
+        return (self / name for name in names)
+
+    def glob(self, pattern: str) -> Iterator[Location]:
+        """What is directly below and has a name that the pattern fits."""
+        return (below for below in self.iterdir() if fnmatchcase(below.name, pattern))
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def mkdir(self) -> None:
+        """Make it a directory, with those above it, if it is none yet."""
+        if self.scheme:
+            self._store.mkdir(str(self.path))
+        else:
+            self._local.mkdir(parents=True, exist_ok=True)
+
+    def write(self, data: bytes) -> None:
+        """Make or replace the file: readers see all of the old or all of the new. Directories above it are made."""
+        if self.scheme:
+            self._store.write(str(self.path), data)
+        else:
+            _write_local(self._local, data)
+
+    def remove(self) -> None:
+        """Remove a file, or a directory with all that is in it; nothing there is nothing to do."""
+        if self.scheme:
+            self._store.remove(str(self.path))
+        elif self._local.is_dir() and not self._local.is_symlink():
+            shutil.rmtree(self._local)
+        else:
+            self._local.unlink(missing_ok=True)
+
+    def append(self, text: str) -> None:
+        """Add whole lines to a file that `read_appended` reads: all of them, or after a kill on a disk a beginning."""
+        if self.scheme:
+            self._store.append(str(self.path), text)
+        else:
+            _append_local(self._local, text)
+
+    def read_appended(self) -> str:
+        """All lines that were appended, the last perhaps cut off by a kill; empty where there are none."""
+        if self.scheme:
+            return self._store.read_appended(str(self.path))
+        return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
+
+    # -- what it stands on -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _local(self) -> Path:
+        return Path(self.path)
+
+    @property
+    def _store(self) -> ObjectStore:
+        return _object_store(self.scheme, self.path.parts[0])
+
+    def _kind(self) -> str:
+        if self.scheme:
+            return str(self._store.kind(str(self.path)).name)
+        return "Directory" if self._local.is_dir() else "File" if self._local.exists() else "NotFound"
+
+
+Place: TypeAlias = str | os.PathLike[str] | Location
+
+
+@functools.cache
+def _object_store(scheme: str, bucket: str) -> ObjectStore:
+    from cqlray.object_store import ObjectStore
+
+    return ObjectStore(scheme, bucket)
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    """Under another name first, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Always the same other name: what a kill leaves behind is overwritten when the file is written again.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _append_local(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                text = "\n" + text  # the last line was cut off by a kill; readers pass over it
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())

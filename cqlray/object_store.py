@@ -1,0 +1,274 @@
+"""Objects under s3:// and gs:// through pyarrow: whole writes, retries, and lines appended as parts.
+
+Buckets and credentials are found as Amazon's and Google's own tools find them, so that none is ever in an address, a
+config or a message.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from cqlray.errors import UserError
+
+GIVE_UP_AFTER = 300.0  # seconds of one operation's failures
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds, before jitter
+PARTS_PER_MERGE = 100
+THREADS = 16
+# From this size on pyarrow sends an object in parts. Its stream must then be opened at once: one whose opening was put off
+# and failed sends an empty object under the final name when it is destroyed (seen with pyarrow 26).
+PART_SIZE = 10 * 2**20
+
+_T = TypeVar("_T")
+_LOG = logging.getLogger("cqlray.storage")
+_AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation(?:: (.*))?", re.DOTALL)
+_REFUSED = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "SIGNATURE_DOES_NOT_MATCH"}
+_REFUSED |= {"INVALID_SIGNATURE", "INCOMPLETE_SIGNATURE", "UNRECOGNIZED_CLIENT", "MISSING_AUTHENTICATION_TOKEN"}
+_REFUSED |= {"REQUEST_EXPIRED", "REQUEST_TIME_TOO_SKEWED", "OPT_IN_REQUIRED"}
+_MISTAKES = {"NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND", "VALIDATION", "INVALID_PARAMETER_VALUE", "INVALID_ACTION"}
+_GOOGLE_TRANSIENT = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED|UNKNOWN")
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+class Fault(NamedTuple):
+    """What an error of pyarrow's means."""
+
+    transient: bool
+    reason: str  # one line, without secrets
+    check: str  # what the user should look at, where it is permanent
+
+
+def fault(error: Exception) -> Fault:
+    """Tell a passing failure from one that stays. pyarrow has only the text to tell them apart."""
+    text = _without_secrets(" ".join(str(error).split()))
+    if found := _AWS.search(text):
+        code, status, operation, details = found.groups()
+        detail = (
+            "" if details in (None, "", "No response body.") else f", {details.split(' (Request ID')[0][:120].rstrip('. ')}"
+        )
+        reason = f"{code}{f', HTTP status {status}' if status else ''}, during {operation}{detail}"
+        return Fault(_is_transient(code, int(status or 0)), reason, _what_to_check(code, int(status or 0)))
+    if "google::cloud" in text or "GCS" in text:
+        check = "check the bucket's name, GOOGLE_APPLICATION_CREDENTIALS, and that they may list, read, write and delete there"
+        return Fault(bool(_GOOGLE_TRANSIENT.search(text)), text[:200], check)
+    return Fault(False, text[:200], "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL")
+
+
+def _is_transient(code: str, status: int) -> bool:
+    if status:
+        return status >= 500 or status < 300 or status in (408, 429)
+    return code not in _REFUSED | _MISTAKES
+
+
+def _what_to_check(code: str, status: int) -> str:
+    if code in _REFUSED or status in (401, 403):
+        return (
+            "check that the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the machine's role) are right and may list, read,"
+            " write and delete there"
+        )
+    return "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL"
+
+
+def _without_secrets(text: str) -> str:
+    for secret in (os.environ.get(name) for name in _SECRETS):
+        text = text.replace(secret, "***") if secret else text
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+class ObjectStore:
+    """One bucket. Paths are `bucket/key`, as pyarrow has them; every method retries what may pass.
+
+    Raises (every method):
+        UserError: refused, no such bucket, or no answer for GIVE_UP_AFTER seconds.
+    """
+
+    def __init__(self, scheme: str, bucket: str) -> None:
+        self.name = f"{scheme}://{bucket}"
+        self.scheme, self.bucket = scheme, bucket
+
+    def read(self, path: str) -> bytes:
+        """An object's bytes. Raises FileNotFoundError, too."""
+
+        def get() -> bytes:
+            with self._filesystem().open_input_stream(path) as stream:
+                data: bytes = stream.read()
+                return data
+
+        return self._retrying(get)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put an object: its old content or all of the new is seen, at any instant and however this process ends."""
+
+        def put() -> None:
+            stream = self._filesystem(delayed=len(data) < PART_SIZE).open_output_stream(path)
+            try:
+                stream.write(data)  # all of it at once: a close can then only complete the whole
+                stream.close()
+            finally:
+                del stream  # before the next try, as its destruction may still send something
+
+        self._retrying(put)
+
+    def kind(self, path: str) -> fs.FileType:
+        """File, Directory (a prefix of some object, or made by `mkdir`) or NotFound."""
+        return self._retrying(lambda: self._filesystem().get_file_info(path)).type
+
+    def names(self, path: str) -> list[str]:
+        """Names directly below, sorted; none where there is nothing."""
+        selector = fs.FileSelector(path, allow_not_found=True)
+        infos = self._retrying(lambda: self._filesystem().get_file_info(selector))
+        return sorted(info.base_name for info in infos)
+
+    def mkdir(self, path: str) -> None:
+        """Make a directory, which is an empty object whose name ends in a slash."""
+        self._retrying(lambda: self._filesystem().create_dir(path, recursive=True))
+
+    def remove(self, path: str) -> None:
+        """Delete an object or all below a prefix; nothing there is nothing to do."""
+        try:
+            if self.kind(path) == fs.FileType.Directory:
+                self._retrying(lambda: self._filesystem().delete_dir(path))
+            else:
+                self._retrying(lambda: self._filesystem().delete_file(path))
+        except FileNotFoundError:
+            pass
+
+    # -- lines that are appended ---------------------------------------------------------------------------------------------
+
+    def append(self, path: str, text: str) -> None:
+        """Append whole lines, as one object in `path.d/`; no object is ever changed.
+
+        A part is named after the appends it holds, `first-last-token.jsonl`. Whenever there are PARTS_PER_MERGE of a width
+        they are put together in one, and then deleted; readers pass over parts that a wider one holds, so that a kill
+        between the two loses and doubles nothing. An append costs one LIST and one PUT, and 1.02 PUTs and about three
+        requests more for its share of the merges.
+        """
+        folder = f"{path}.d"
+        listed = _parts(self.names(folder))
+        standing = _standing(listed)
+        self._remove_all(f"{folder}/{part.name}" for part in set(listed) - set(standing))
+        number = max((part.last for part in listed), default=-1) + 1
+        added = Part.of(number, number)
+        self.write(f"{folder}/{added.name}", text.encode())
+        standing.append(added)
+        while len(tail := _mergeable(standing)) >= PARTS_PER_MERGE:
+            merged = Part.of(tail[0].first, tail[-1].last)
+            self.write(f"{folder}/{merged.name}", b"".join(self._read_all(folder, tail)))
+            self._remove_all(f"{folder}/{part.name}" for part in tail)
+            standing[-len(tail) :] = [merged]
+
+    def read_appended(self, path: str) -> str:
+        """All that was appended, in order; empty where nothing was."""
+        folder = f"{path}.d"
+        for _ in range(10):
+            try:
+                return b"".join(self._read_all(folder, _standing(_parts(self.names(folder))))).decode()
+            except FileNotFoundError:  # merged by the writer since it was listed
+                continue
+        raise UserError(f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or deleting there?")
+
+    def _read_all(self, folder: str, parts: list[Part]) -> list[bytes]:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(lambda part: self.read(f"{folder}/{part.name}"), parts))
+
+    def _remove_all(self, paths: Iterable[str]) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self.remove, paths))
+
+    # -- pyarrow ---------------------------------------------------------------------------------------------------------------
+
+    def _filesystem(self, delayed: bool = False) -> Any:
+        if self.scheme == "gs":
+            return _google()
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return _amazon(self.bucket, endpoint, region, delayed)
+
+    def _retrying(self, work: Callable[[], _T]) -> _T:
+        """Do it, again and again with longer and longer pauses while what fails may pass."""
+        started, pause = time.monotonic(), FIRST_PAUSE
+        while True:
+            try:
+                done = work()
+                if pause > FIRST_PAUSE:
+                    _LOG.info("%s answers again after %.0f s", self.name, time.monotonic() - started)
+                return done
+            except FileNotFoundError:
+                raise
+            except (OSError, pa.ArrowException) as error:
+                what, waited = fault(error), time.monotonic() - started
+            if not what.transient:
+                raise UserError(f"{self.name}: {what.reason}; {what.check}")
+            if waited + pause > GIVE_UP_AFTER:
+                raise UserError(
+                    f"{self.name}: no answer for {waited:.0f} s ({what.reason}); is it there, and reachable from here?"
+                )
+            if pause == FIRST_PAUSE:
+                _LOG.warning("%s: %s; trying again for %.0f s", self.name, what.reason, GIVE_UP_AFTER)
+            time.sleep(pause * random.SystemRandom().uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class Part(NamedTuple):
+    """The appends `first` to `last`, both included. The token keeps two writers, who should not be, from overwriting."""
+
+    first: int
+    last: int
+    name: str
+
+    @staticmethod
+    def of(first: int, last: int) -> Part:
+        return Part(first, last, f"{first:09d}-{last:09d}-{os.urandom(4).hex()}.jsonl")
+
+
+def _parts(names: list[str]) -> list[Part]:
+    found = (re.fullmatch(r"(\d{9})-(\d{9})-[0-9a-f]{8}\.jsonl", name) for name in names)
+    return [Part(int(match[1]), int(match[2]), match[0]) for match in found if match]
+
+
+def _standing(parts: list[Part]) -> list[Part]:
+    """The parts in order, without those that a wider one holds."""
+    standing: list[Part] = []
+    for part in sorted(parts, key=lambda part: (part.first, -part.last, part.name)):
+        widest = standing[-1] if standing else None
+        if widest is None or part.last > widest.last or (part.first, part.last) == (widest.first, widest.last):
+            standing.append(part)
+    return standing
+
+
+def _mergeable(standing: list[Part]) -> list[Part]:
+    """The parts at the end that are as wide as the last, to the power of ten."""
+    width = len(str(standing[-1].last - standing[-1].first))
+    count = 0
+    while count < len(standing) and len(str(standing[-1 - count].last - standing[-1 - count].first)) == width:
+        count += 1
+    return standing[len(standing) - count :]
+
+
+@functools.cache
+def _amazon(bucket: str, endpoint: str | None, region: str | None, delayed: bool) -> fs.S3FileSystem:
+    """The S3 file system. Its own three attempts take under a second; they save sending a large object's parts again."""
+    options: dict[str, Any] = {"allow_delayed_open": delayed, "connect_timeout": 5, "request_timeout": 20}
+    if endpoint:
+        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
+    elif region is None:
+        region = fs.resolve_s3_region(bucket)
+    return fs.S3FileSystem(region=region, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3), **options)
+
+
+@functools.cache
+def _google() -> fs.GcsFileSystem:
+    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=20))
