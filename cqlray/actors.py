@@ -6,6 +6,7 @@ This file and driver.py are the only ones that import ray.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -42,7 +43,7 @@ def connect() -> Iterator[ClusterResources]:
     try:
         total = ray.cluster_resources()
         alive = sum(node["Alive"] for node in ray.nodes())
-        yield ClusterResources(total.get("CPU", 1.0), total.get("GPU", 0.0), alive)
+        yield ClusterResources(total.get("CPU", 1.0), total.get("GPU", 0.0), alive, total.get("memory", math.inf))
     finally:
         if ours:
             ray.shutdown()

@@ -8,6 +8,7 @@ on. Episodes pass from worker to learner through Ray's object store; the driver 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Episode, Shard
+from cqlray.data.loading import iterate_shards
+from cqlray.data.store import data_bytes, where_data_lives
 from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, UserError
@@ -33,7 +36,7 @@ from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.storage import RunDirectory, read_json, write_bytes, write_json
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.learner import Advance, Learner
+from cqlray.workers.learner import Advance, DataOnDisk, Learner
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 from cqlray.workers.teacher import Teacher
 
@@ -55,7 +58,7 @@ class Driver:
         self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
         self.loop, self.progress = loop, progress
         self.members = members(config)
-        self.shards: list[Any] = []  # references, in the dataset's order
+        self.data: list[Any] = []  # references to the shards in the dataset's order, or one DataOnDisk
         self.teams: dict[type[Any], Team] = {}
         self.done = [0] * len(plan.populations)  # updates of each population
         self.deaths = [0] * len(plan.populations)  # of its learners, since the last progress
@@ -150,8 +153,8 @@ class Driver:
     def collect(self) -> None:
         """The dataset: what the teacher saw, and its snapshots played by the workers, shard by shard."""
         if (self.directory / "dataset" / "dataset.json").exists():
-            _, shards = datasets.load(self.directory.path)
-            self.shards = [ray.put(shard) for shard in shards]
+            place = self.directory / "dataset"
+            self._provide(place, datasets.read_description(place))
             return
         wanted = self._shard_tasks()
         self.progress.stage("collection", len(wanted), "shards")
@@ -171,14 +174,15 @@ class Driver:
             self.progress.advance(len(references))
 
         self._play(missing, arrived)
-        self.shards = [references[index] for index in range(len(wanted))]
-        shards = ray.get(self.shards)
-        description = datasets.describe(shards, self._environment())
+        self.data = [references[index] for index in range(len(wanted))]
+        description = datasets.describe(map(ray.get, self.data), self._environment())
         description["reference_returns"] = {
             row["policy"]: row["returns"] for row in self.directory.rows("evaluations.jsonl") if row["member"] is None
         }
         write_json(self.directory / "dataset" / "dataset.json", description)
         self.directory.update_manifest(dataset_digest=description["digest"])
+        if self._exceeds_memory(description)[0]:
+            self._provide(self.directory / "dataset", description)
         self._dismiss(RolloutWorker)
         mean = description["returns"]["mean"]
         self.progress.finish(
@@ -242,7 +246,7 @@ class Driver:
         before = self.directory.manifest().get("dataset_digest", description["digest"])
         if description["digest"] != before:
             raise UserError(f"dataset {self.config.dataset!r} has changed since the run began; make a new run")
-        self.shards = [ray.put(shard) for shard in datasets.iterate(place, description)]
+        self._provide(place, description)
         if "dataset_digest" in self.directory.manifest():
             return
         rows = [
@@ -252,6 +256,24 @@ class Driver:
         self.directory.append("evaluations.jsonl", rows)
         write_json(self.directory / "dataset" / "dataset.json", description)
         self.directory.update_manifest(dataset_digest=description["digest"])
+
+    def _provide(self, place: Path, description: Row) -> None:
+        """Have the learners' data: the shards in the object store, or where they exceed memory the word to read a file."""
+        on_disk, why = self._exceeds_memory(description)
+        if on_disk:
+            self.data = [DataOnDisk(place.resolve(), self.directory.path.resolve() / "dataset" / "records.bin")]
+            self.progress.say(f"data         {why}")
+        else:
+            self.data = [ray.put(shard) for shard in iterate_shards(place, description)]
+
+    def _exceeds_memory(self, description: Row) -> tuple[bool, str]:
+        chosen = self.config.resources.data
+        if chosen != "auto":
+            return chosen == "disk", "read from a file on disk, as resources.data asks"
+        environment = description["environment"]
+        sizes = description["transitions"], description["episodes"], environment["observation_dim"], environment["action_dim"]
+        where, why = where_data_lives(data_bytes(*sizes), None, int(min(self.plan.memory_per_learner, sys.maxsize)))
+        return where == "disk", why
 
     def _native_dataset(self) -> Path:
         """The directory of the dataset's shards."""
@@ -306,7 +328,7 @@ class Driver:
             return
         learner = self.loop.create(
             Learner, own, self.config.seed, self.spec.scaling, self.config.evaluation.interval,
-            "cuda" if self.plan.gpu else "cpu", self.plan.threads, self.config.precision, saved, *self.shards,
+            "cuda" if self.plan.gpu else "cpu", self.plan.threads, self.config.precision, saved, *self.data,
             cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu),
         )  # fmt: skip
         self._advance(population, learner, time.monotonic())

@@ -84,7 +84,7 @@ class Location:
         """The same place, whatever the working directory."""
         return self if self.scheme else Location.parse(self._local.absolute())
 
-    # -- reading ---------------------------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------------------------
 
     def read_bytes(self) -> bytes:
         """The file's bytes. Raises FileNotFoundError."""
@@ -118,7 +118,7 @@ class Location:
         """What is directly below and has a name that the pattern fits."""
         return (below for below in self.iterdir() if fnmatchcase(below.name, pattern))
 
-    # -- writing ---------------------------------------------------------------------------------------------------------------
+    # -- writing ---------------------------------------------------------------------------------------------------------
 
     def mkdir(self) -> None:
         """Make it a directory, with those above it, if it is none yet."""
@@ -156,7 +156,7 @@ class Location:
             return self._store.read_appended(str(self.path))
         return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
 
-    # -- what it stands on -------------------------------------------------------------------------------------------------------
+    # -- what it stands on -----------------------------------------------------------------------------------------------
 
     @property
     def _local(self) -> Path:

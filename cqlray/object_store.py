@@ -6,6 +6,7 @@ config or a message.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -137,13 +138,15 @@ class ObjectStore:
 
     def remove(self, path: str) -> None:
         """Delete an object or all below a prefix; nothing there is nothing to do."""
-        try:
-            if self.kind(path) == fs.FileType.Directory:
-                self._retrying(lambda: self._filesystem().delete_dir(path))
-            else:
-                self._retrying(lambda: self._filesystem().delete_file(path))
-        except FileNotFoundError:
-            pass
+        if self.kind(path) == fs.FileType.Directory:
+            self._retrying(lambda: self._filesystem().delete_dir(path))
+        else:
+            self._delete(path)
+
+    def _delete(self, path: str) -> None:
+        # It may be gone when the answer to an earlier try was lost.
+        with contextlib.suppress(FileNotFoundError):
+            self._retrying(lambda: self._filesystem().delete_file(path))
 
     # -- lines that are appended ---------------------------------------------------------------------------------------------
 
@@ -185,7 +188,7 @@ class ObjectStore:
 
     def _remove_all(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(self.remove, paths))
+            list(pool.map(self._delete, paths))
 
     # -- pyarrow ---------------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ class ClusterResources:
     cpus: float
     gpus: float = 0.0
     nodes: int = 1
+    memory: float = float("inf")  # bytes that Ray has for tasks and actors
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Plan:
     gpu: bool
     threads: int
     cpus: dict[str, float]  # role -> the share of each of its processes
+
+    @property
+    def memory_per_learner(self) -> float:
+        """Bytes, where learners are spread evenly over equal nodes."""
+        nodes = max(1, self.cluster.nodes)
+        return self.cluster.memory / nodes / math.ceil(max(1, self.learners) / nodes)
 
     def lines(self, offline_only: bool) -> list[str]:
         """The plan for people."""

@@ -132,7 +132,7 @@ def recorded(folder: Path, env: str) -> Path:
     """A dataset's description, which names its environment."""
     folder.mkdir()
     environment = {"id": env, "max_episode_steps": 70, "kwargs": {"g": 5.0}, "observation_dim": 3, "action_dim": 1}
-    description = {"environment": environment, "digest": "", "shards": [], "transitions": 0}
+    description = {"environment": environment, "digest": "", "shards": [], "transitions": 0, "episodes": 0}
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 

@@ -171,7 +171,7 @@ def _wrong_keys(description: Any) -> Iterator[str]:
     if not isinstance(description, dict):
         yield "everything"
         return
-    for key, kind in (("environment", dict), ("digest", str), ("shards", list), ("transitions", int)):
+    for key, kind in (("environment", dict), ("digest", str), ("shards", list), ("transitions", int), ("episodes", int)):
         if not isinstance(description.get(key), kind):
             yield key
     shards = description.get("shards")

@@ -79,14 +79,17 @@ def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, obser
     Raises:
         UserError: the shards do not hold so many transitions and episodes, or not of these dimensions.
     """
-    data = Columns(
-        observations=np.empty((transitions + episodes, observation_dim), np.float32),
-        rows=np.empty(transitions, np.int64),
-        actions=np.empty((transitions, action_dim), np.float32),
-        rewards=np.empty(transitions, np.float32),
-        terminations=np.empty(transitions, bool),
-        ends=np.zeros(transitions, bool),
-    )
+    try:
+        data = Columns(
+            observations=np.empty((transitions + episodes, observation_dim), np.float32),
+            rows=np.empty(transitions, np.int64),
+            actions=np.empty((transitions, action_dim), np.float32),
+            rewards=np.empty(transitions, np.float32),
+            terminations=np.empty(transitions, bool),
+            ends=np.zeros(transitions, bool),
+        )
+    except (MemoryError, ValueError):  # ValueError: more bytes than can be counted
+        raise UserError(f"{transitions} transitions in {episodes} episodes do not fit in this machine's memory") from None
     step = episode = 0
     for shard in shards:
         check_dimensions(shard, observation_dim, action_dim)
@@ -123,21 +126,26 @@ def load_columns(path: Path) -> tuple[dict[str, Any], Columns]:
     directory, description = dataset_directory(path), read_description(path)
     shards = iterate_shards(directory, description)
     first = next(shards)
+    transitions, episodes = (_sum(directory, description, key) for key in ("transitions", "episodes"))
     dimensions = first.observations.shape[1], first.actions.shape[1]
-    counts = []
-    for key in ("transitions", "episodes"):
-        found = [entry.get(key) for entry in description["shards"]]
-        if not all(isinstance(count, int) for count in found):
-            raise UserError(f"{directory / 'dataset.json'}: shards[{found.index(None)}].{key} missing")
-        counts.append(sum(found))
-    return description, fill_columns(chain([first], shards), *counts, *dimensions)
+    return description, fill_columns(chain([first], shards), transitions, episodes, *dimensions)
+
+
+def _sum(directory: Path, description: dict[str, Any], key: str) -> int:
+    """Of all shards, by dataset.json."""
+    total = 0
+    for index, entry in enumerate(description["shards"]):
+        if not isinstance(entry.get(key), int) or entry[key] < 1:
+            raise UserError(f"{directory / 'dataset.json'}: shards[{index}].{key} is {entry.get(key)!r}; it should be 1 or more")
+        total += entry[key]
+    return total
 
 
 def normalize_in_place(observations: Array, mean: Array, std: Array) -> None:
     """(observations - mean) / std over [R, observation_dim] float32, to the bit as numpy gives it, without a copy."""
-    for _, rows in blocks(observations):
-        rows -= mean
-        rows /= std
+    for _, rows in blocks(observations):  # in blocks, so that the second pass finds them in the cache
+        np.subtract(rows, mean, out=rows)
+        np.divide(rows, std, out=rows)
 
 
 def scale_in_place(actions: Array, to_unit: Callable[[Array], Array]) -> None:

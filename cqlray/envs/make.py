@@ -1,4 +1,4 @@
-"""Gymnasium environments: made, checked, described. Everything that is not supported yet is refused here, in one line."""
+"""Gymnasium environments: made, checked, described. What is not supported is refused, in one line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from cqlray.config import EnvConfig
+from cqlray.envs.observations import with_flat_observations
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 
@@ -19,7 +20,7 @@ class EnvSpec:
     """What the rest of cqlray needs to know of an environment."""
 
     id: str
-    observation_dim: int
+    observation_dim: int  # numbers in a flat observation
     action_dim: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
@@ -31,16 +32,17 @@ class EnvSpec:
 
 
 def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
-    """One environment.
+    """One environment, its observations flat vectors.
 
     Raises:
-        UserError: no such id, the module cannot be imported, or the environment cannot be made.
+        UserError: no such id, the module cannot be imported, the environment cannot be made, or its observations are of a
+            kind that is not supported.
     """
     options: dict[str, Any] = dict(config.kwargs)
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps
     try:
-        return gymnasium.make(config.id, disable_env_checker=True, **options)
+        env = gymnasium.make(config.id, disable_env_checker=True, **options)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         close = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1)
         hint = f"did you mean {close[0]}?" if close else "for your own environment write package.module:Name-v0"
@@ -49,6 +51,11 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
         raise UserError(f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the path") from None
     except TypeError as error:
         raise UserError(f"env.kwargs {config.kwargs}: {_first_line(error)}") from None
+    try:
+        return with_flat_observations(env, f"env.id {config.id!r}")
+    except UserError:
+        env.close()
+        raise
 
 
 def describe_env(config: EnvConfig) -> EnvSpec:
@@ -59,14 +66,11 @@ def describe_env(config: EnvConfig) -> EnvSpec:
     """
     env = make_env(config)
     try:
-        observation, action = env.observation_space, env.action_space
-        box = gymnasium.spaces.Box
-        if not isinstance(action, box) or len(action.shape) != 1:
+        action = env.action_space
+        if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1:
             raise UserError(
                 f"env.id {config.id!r}: actions are {action}; cqlray needs a one-dimensional Box (continuous actions)"
             )
-        if not isinstance(observation, box) or len(observation.shape) != 1:
-            raise UserError(f"env.id {config.id!r}: observations are {observation}; cqlray needs a one-dimensional Box")
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise UserError(
                 f"env.id {config.id!r}: the action bounds are infinite; wrap it in gymnasium's RescaleAction or ClipAction"
@@ -74,7 +78,7 @@ def describe_env(config: EnvConfig) -> EnvSpec:
         limit = env.spec.max_episode_steps if env.spec is not None else None
         return EnvSpec(
             id=config.id,
-            observation_dim=observation.shape[0],
+            observation_dim=gymnasium.spaces.flatdim(env.observation_space),
             action_dim=action.shape[0],
             action_low=tuple(float(v) for v in action.low),
             action_high=tuple(float(v) for v in action.high),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +17,17 @@ from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.networks import product_dtype
-from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
+from cqlray.algorithms.population import Gather, NoiseStream, Population, TransitionTable
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config import CQLConfig, Member, Precision
 from cqlray.data import normalizer
-from cqlray.data.dataset import Columns, columns, discounted_returns
+from cqlray.data.dataset import Columns, discounted_returns, read_description
 from cqlray.data.episode import Array, Shard
+from cqlray.data.loading import fill_columns, fit_normalizer, iterate_shards
+from cqlray.data.store import ColumnFile, HostColumns, data_bytes, fingerprint, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
+from cqlray.errors import UserError
+from cqlray.workers.staging import StagedBatches
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
 CHUNK = 100
@@ -39,8 +45,16 @@ class Advance:
     saved: bytes | None = None
 
 
+@dataclass(frozen=True)
+class DataOnDisk:
+    """A dataset larger than memory: its directory, and the file that learners of one machine make of it and share."""
+
+    directory: Path
+    file: Path
+
+
 class Learner:
-    """Holds a population and its data on one device."""
+    """Holds a population on one device, and its data there, in memory or in a file."""
 
     def __init__(
         self,
@@ -52,36 +66,55 @@ class Learner:
         threads: int,
         precision: Precision,
         saved: bytes | None,
-        *shards: Shard,
+        *data: Shard | DataOnDisk,
     ) -> None:
-        """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots."""
+        """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots.
+
+        `data` are shards, or one DataOnDisk.
+        """
         keep_freed_memory()
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self.members, self.interval, self.device = list(members), interval, torch.device(device)
         configs = [member.cql for member in members]
         self.num_updates = configs[0].num_updates
-        data = columns(shards)
-        observation_dim, action_dim = data.observations.shape[1], data.actions.shape[1]
+        self._load(data, scaling, configs[0].observation_normalization)
+        observation_dim, action_dim = len(self.mean), len(scaling.low)
         self.scalars = agents.member_scalars(configs, action_dim, self.device)
-        self.mean, self.std = (
-            normalizer.fit(data.observations) if configs[0].observation_normalization else normalizer.identity(observation_dim)
-        )
-        table = transition_table(data, scaling, self.mean, self.std, configs, self.device)
-        self.gather = table.gather(self.scalars)
         init_seeds = [seeding.integer_seed(run_seed, "student-init", member.seed) for member in members]
         noise_seeds = [seeding.integer_seed(run_seed, "student-noise", member.seed) for member in members]
         dtype = product_dtype(precision)
         agent = agents.initial_state(configs, init_seeds, observation_dim, action_dim, self.device, dtype)
         settings = cql.Settings.of(configs)
+        noise = NoiseStream(noise_seeds, cql.noise_shapes(configs[0], action_dim), configs[0].batch_size, self.device)
         self.population = Population(
-            agent,
-            lambda state, batch, noise: cql.update(state, batch, noise, self.scalars, settings),
-            NoiseStream(noise_seeds, cql.noise_shapes(configs[0], action_dim), configs[0].batch_size, self.device),
+            agent, lambda state, batch, noise: cql.update(state, batch, noise, self.scalars, settings), noise
         )
+        self.gather = self._batches(configs, noise)
         self.metric_sums: dict[str, list[float]] = {}
         if saved is not None:
             self._restore(saved)
+
+    def _load(self, data: Sequence[Shard | DataOnDisk], scaling: ActionScaling, normalize: bool) -> None:
+        """Fit the normaliser, and have the data as it is trained on, in memory or in a file."""
+        self.rows: HostColumns | ColumnFile
+        if isinstance(data[0], DataOnDisk):
+            self.rows, (self.mean, self.std) = _from_disk(data[0], scaling, normalize)
+            return
+        shards = [shard for shard in data if isinstance(shard, Shard)]
+        transitions, episodes = sum(s.num_transitions for s in shards), sum(s.num_episodes for s in shards)
+        dimensions = shards[0].observations.shape[1], shards[0].actions.shape[1]
+        columns = fill_columns(shards, transitions, episodes, *dimensions)
+        self.mean, self.std = fit_normalizer([columns.observations]) if normalize else normalizer.identity(dimensions[0])
+        self.rows = HostColumns(columns, self.mean, self.std, scaling.to_unit)
+
+    def _batches(self, configs: Sequence[CQLConfig], noise: NoiseStream) -> Gather:
+        """How a batch is made: looked up on the device where the data fits there, else sent there ahead of its turn."""
+        if isinstance(self.rows, HostColumns) and _fits(self.rows.data, self.device):
+            return transition_table(self.rows.data, configs, self.device).gather(self.scalars)
+        if configs[0].calibrated:
+            raise UserError("cql.calibrated needs the data in the device's memory, and it does not fit there")
+        return StagedBatches(noise, self.rows, self.scalars).gather
 
     def updates(self) -> int:
         """Updates made so far."""
@@ -135,18 +168,37 @@ class Learner:
         self.metric_sums = metadata["metric_sums"]
 
 
-def transition_table(
-    data: Columns,
-    scaling: ActionScaling,
-    mean: Array,
-    std: Array,
-    configs: Sequence[CQLConfig],
-    device: torch.device,
-) -> TransitionTable:
-    """The dataset on the device, each column copied once; observations normalised here and not at every update."""
+def _from_disk(data: DataOnDisk, scaling: ActionScaling, normalize: bool) -> tuple[ColumnFile, tuple[Array, Array]]:
+    """The file, made if it is not there yet, and the normaliser; in memory is one shard at a time.
+
+    Raises:
+        UserError: the directory cannot be read here, or the file cannot be written.
+    """
+    description = read_description(data.directory)
+    first = next(iterate_shards(data.directory, description))
+    mean, std = normalizer.identity(first.observations.shape[1])
+    if normalize:
+        mean, std = fit_normalizer(shard.observations for shard in iterate_shards(data.directory, description))
+    of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
+    shards = iterate_shards(data.directory, description)
+    return write_store(data.file, shards, of, mean, std, scaling.to_unit), (mean, std)
+
+
+def _fits(data: Columns, device: torch.device) -> bool:
+    """Whether the data, which is in memory, has room on the device."""
+    if device.type == "cpu":
+        return True
+    episodes = int(data.ends.sum())
+    size = data_bytes(len(data.rewards), episodes, data.observations.shape[1], data.actions.shape[1])
+    free, _ = torch.cuda.mem_get_info(device)
+    return where_data_lives(size, free, sys.maxsize)[0] == "device"
+
+
+def transition_table(data: Columns, configs: Sequence[CQLConfig], device: torch.device) -> TransitionTable:
+    """The dataset, observations and actions as trained on, on the device: on a CPU in the memory where it is."""
 
     def on_device(array: Array) -> torch.Tensor:
-        return torch.tensor(array, device=device)
+        return torch.from_numpy(array).to(device)
 
     returns = None
     if configs[0].calibrated:
@@ -154,9 +206,9 @@ def transition_table(
         by_key = {k: discounted_returns(data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]) for k in set(keys)}
         returns = on_device(np.stack([by_key[key] for key in keys]))
     return TransitionTable(
-        observations=on_device((data.observations - mean) / std),
+        observations=on_device(data.observations),
         rows=on_device(data.rows),
-        actions=on_device(scaling.to_unit(data.actions)),
+        actions=on_device(data.actions),
         rewards=on_device(data.rewards),
         terminations=on_device(data.terminations.astype(np.float32)),
         data_returns=returns,
