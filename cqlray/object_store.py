@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
 import random
 import re
@@ -100,20 +101,25 @@ class ObjectStore:
         self.scheme, self.bucket = scheme, bucket
 
     def read(self, path: str) -> bytes:
-        """An object's bytes. Raises FileNotFoundError, too."""
+        """An object's bytes, all of one version of it. Raises FileNotFoundError, too."""
 
-        def get() -> bytes:
-            with self._filesystem().open_input_stream(path) as stream:
-                data: bytes = stream.read()
-                return data
+        def get() -> bytes | None:
+            filesystem = self._filesystem()
+            with filesystem.open_input_file(path) as file:
+                data: bytes = file.read(file.size())  # one request; `read()` would make several
+                with filesystem.open_input_file(path) as now:
+                    return data if now.metadata() == file.metadata() else None
 
-        return self._retrying(get)
+        # Size and content are two requests, and the object may have been replaced in between.
+        while (data := self._retrying(get)) is None:
+            pass
+        return data
 
     def write(self, path: str, data: bytes) -> None:
         """Put an object: its old content or all of the new is seen, at any instant and however this process ends."""
 
         def put() -> None:
-            stream = self._filesystem(delayed=len(data) < PART_SIZE).open_output_stream(path)
+            stream = self._filesystem(in_parts=len(data) >= PART_SIZE).open_output_stream(path)
             try:
                 stream.write(data)  # all of it at once: a close can then only complete the whole
                 stream.close()
@@ -192,12 +198,12 @@ class ObjectStore:
 
     # -- pyarrow ---------------------------------------------------------------------------------------------------------------
 
-    def _filesystem(self, delayed: bool = False) -> Any:
+    def _filesystem(self, in_parts: bool = False) -> Any:
         if self.scheme == "gs":
             return _google()
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return _amazon(self.bucket, endpoint, region, delayed)
+        return _amazon(self.bucket, endpoint, region, in_parts)
 
     def _retrying(self, work: Callable[[], _T]) -> _T:
         """Do it, again and again with longer and longer pauses while what fails may pass."""
@@ -252,24 +258,23 @@ def _standing(parts: list[Part]) -> list[Part]:
 
 
 def _mergeable(standing: list[Part]) -> list[Part]:
-    """The parts at the end that are as wide as the last, to the power of ten."""
-    width = len(str(standing[-1].last - standing[-1].first))
-    count = 0
-    while count < len(standing) and len(str(standing[-1 - count].last - standing[-1 - count].first)) == width:
-        count += 1
+    """The parts at the end that were merged as often as the last."""
+    levels = [int(math.log(part.last - part.first + 1, PARTS_PER_MERGE) + 1e-9) for part in standing]
+    count = next((index for index, level in enumerate(reversed(levels)) if level != levels[-1]), len(levels))
     return standing[len(standing) - count :]
 
 
 @functools.cache
-def _amazon(bucket: str, endpoint: str | None, region: str | None, delayed: bool) -> fs.S3FileSystem:
-    """The S3 file system. Its own three attempts take under a second; they save sending a large object's parts again."""
-    options: dict[str, Any] = {"allow_delayed_open": delayed, "connect_timeout": 5, "request_timeout": 20}
+def _amazon(bucket: str, endpoint: str | None, region: str | None, in_parts: bool) -> fs.S3FileSystem:
+    """The S3 file system; retries are ours, but for the parts of a large object, not to send all of them again."""
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=3 if in_parts else 1)
+    options: dict[str, Any] = {"allow_delayed_open": not in_parts, "connect_timeout": 5, "request_timeout": 20}
     if endpoint:
-        parts = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
-        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc + parts.path.rstrip("/")}
+        url = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
+        options |= {"scheme": url.scheme, "endpoint_override": url.netloc + url.path.rstrip("/")}
     elif region is None:
         region = fs.resolve_s3_region(bucket)
-    return fs.S3FileSystem(region=region, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3), **options)
+    return fs.S3FileSystem(region=region, retry_strategy=retries, **options)
 
 
 @functools.cache

@@ -32,10 +32,10 @@ COUNTS = ("observation_dim", "action_dim", "transitions", "episodes")
 # A disk serves random reads many at a time: on the machine this was written on, 14,000 a second to one thread that
 # waits for each, 100,000 to 32 and no more to 64. The threads wait outside Python's lock.
 READERS = 32
-# A page that is in the page cache is mapped with its neighbours, 64 KiB of them (Linux's fault_around_bytes).
-MAPPED_PER_ROW = 64 * 2**10
-RESIDENT_BYTES = 512 * 2**20
-ROWS_MAPPED = RESIDENT_BYTES // MAPPED_PER_ROW
+# Touching a row maps all of the page cache's folio that holds it, 4 KiB to 2 MiB as the kernel chose it. So after every
+# few rows it is looked how much is mapped, and given back beyond this.
+RESIDENT_BYTES = 256 * 2**20
+ROWS_AT_A_TIME = 512
 
 Place = Literal["device", "host", "disk"]
 # What training itself, the libraries and other processes need beside the data.
@@ -100,7 +100,7 @@ class HostColumns:
 
 
 class ColumnFile:
-    """A dataset in a file, mapped into memory; of the mapping, about RESIDENT_BYTES are resident at most.
+    """A dataset in a file, mapped into memory; of the mapping, some RESIDENT_BYTES are resident at most.
 
     In memory is a number for each episode, from which a transition's record is found.
     """
@@ -110,14 +110,13 @@ class ColumnFile:
         self.observation_dim, self.action_dim = counts["observation_dim"], counts["action_dim"]
         self.num_transitions, episodes = counts["transitions"], counts["episodes"]
         self._mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        for advice in ("MADV_RANDOM", "MADV_NOHUGEPAGE"):  # whole huge pages would be more than MAPPED_PER_ROW
+        for advice in ("MADV_RANDOM", "MADV_NOHUGEPAGE"):
             with contextlib.suppress(AttributeError, OSError):
                 self._mapping.madvise(getattr(mmap, advice))
         rows, width = self.num_transitions + episodes, self.observation_dim + self.action_dim + 2
         records = np.frombuffer(self._mapping, np.float32, rows * width, HEADER_BYTES)
         self._records = records.reshape(rows, width)
         self._ends = np.frombuffer(self._mapping, np.int64, episodes, _ends_offset(rows, width)).copy()
-        self._mapped_rows = 0
         self._readers = ThreadPoolExecutor(READERS, "cqlray-store")
 
     def gather(self, index: Array) -> dict[str, Array]:
@@ -126,11 +125,11 @@ class ColumnFile:
         shapes = {"observations": (self.observation_dim,), "actions": (self.action_dim,), "rewards": ()}
         shapes |= {"next_observations": (self.observation_dim,), "terminations": ()}
         arrays = {name: np.empty((len(index), *shape), np.float32) for name, shape in shapes.items()}
-        for start in range(0, len(index), ROWS_MAPPED):
-            stop = min(start + ROWS_MAPPED, len(index))
+        for start in range(0, len(index), ROWS_AT_A_TIME):
+            stop = min(start + ROWS_AT_A_TIME, len(index))
             bounds = np.linspace(start, stop, min(READERS, stop - start) + 1).astype(int)
             list(self._readers.map(lambda lo, hi: self._read(index[lo:hi], arrays, slice(lo, hi)), bounds, bounds[1:]))
-            self._release(stop - start)
+            self._release()
         return arrays
 
     def _read(self, index: Array, arrays: dict[str, Array], into: slice) -> None:
@@ -143,12 +142,12 @@ class ColumnFile:
         arrays["next_observations"][into] = pairs[:, 1, : self.observation_dim]
         arrays["terminations"][into] = pairs[:, 0, -1]
 
-    def _release(self, rows: int) -> None:
-        """Give mapped pages back once as many rows have been read as may map RESIDENT_BYTES; they stay in the page cache."""
-        self._mapped_rows += rows
-        if self._mapped_rows >= ROWS_MAPPED and len(self._mapping) > RESIDENT_BYTES:
+    def _release(self) -> None:
+        """Give mapped pages back where they are more than RESIDENT_BYTES; they stay in the page cache."""
+        with Path("/proc/self/statm").open() as file:
+            pages_of_files = int(file.read().split()[2])
+        if pages_of_files * mmap.PAGESIZE > RESIDENT_BYTES:
             self._mapping.madvise(mmap.MADV_DONTNEED)
-            self._mapped_rows = 0
 
     def close(self) -> None:
         """End the reading threads; the mapping goes with the last reference to it."""

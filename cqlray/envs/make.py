@@ -44,11 +44,11 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
     try:
         env = gymnasium.make(config.id, disable_env_checker=True, **options)
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
-        close = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1)
-        hint = f"did you mean {close[0]}?" if close else "for your own environment write package.module:Name-v0"
-        raise UserError(f"env.id {config.id!r}: {_first_line(error)}; {hint}") from None
+        raise UserError(f"env.id {config.id!r}: {_first_line(error)}{_hint(config.id)}") from None
     except ModuleNotFoundError as error:
         raise UserError(f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the path") from None
+    except ImportError as error:  # Gymnasium keeps the ids of environments that it has no longer
+        raise UserError(f"env.id {config.id!r}: {_first_line(error)}") from None
     except TypeError as error:
         raise UserError(f"env.kwargs {config.kwargs}: {_first_line(error)}") from None
     try:
@@ -86,6 +86,14 @@ def describe_env(config: EnvConfig) -> EnvSpec:
         )
     finally:
         env.close()
+
+
+def _hint(env_id: str) -> str:
+    """What may have been meant; nothing where the id is right and something that it needs is missing."""
+    if env_id in gymnasium.registry:
+        return ""
+    close = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
+    return f"; did you mean {close[0]}?" if close else "; for your own environment write package.module:Name-v0"
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +35,7 @@ class Constant:
     [
         (EnvConfig("Pendulum-v9"), r"env.id 'Pendulum-v9': .*"),
         (EnvConfig("Pendulm-v1"), r"did you mean Pendulum-v1\?"),
+        (EnvConfig("Hopper-v2"), r"env.id 'Hopper-v2': The mujoco v2 and v3 based environments have been moved"),
         (EnvConfig("CartPole-v1"), r"actions are Discrete\(2\); cqlray needs a one-dimensional Box"),
         (EnvConfig("no_such_module:X-v0"), r"no_such_module.*install it"),
         (EnvConfig("Pendulum-v1", kwargs={"gravity": 3}), r"env.kwargs \{'gravity': 3\}: .*gravity"),
@@ -42,6 +45,13 @@ def test_mistakes_get_one_line(config: EnvConfig, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         describe_env(config)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mujoco") is not None, reason="MuJoCo is here, so nothing is missing")
+def test_what_is_missing_is_named_without_a_guess() -> None:
+    with pytest.raises(UserError, match="MuJoCo is not installed") as raised:
+        describe_env(EnvConfig("Ant-v5"))
+    assert "did you mean" not in str(raised.value)
 
 
 def test_description() -> None:

@@ -213,7 +213,8 @@ def _metadata(arrays: Any) -> dict[str, Any]:
     said: dict[str, Any] = {}
     group = arrays.get("metadata")
     for key in group if hasattr(group, "keys") else ():
-        if getattr(group[key], "shape", None) != ():
+        # Texts of variable length are passed over: HDF5 hangs in damaged ones.
+        if getattr(group[key], "shape", None) != () or group[key].dtype.kind == "O":
             continue
         value = group[key][()]
         if isinstance(value, bytes):

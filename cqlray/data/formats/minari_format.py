@@ -7,7 +7,6 @@ observations are flattened (minari_spaces.py). Episodes stand in the order of th
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -101,13 +100,14 @@ def open_minari(name: str, data: Location) -> Source:
     tier = tier_of(str(metadata.get("dataset_id", "")))
 
     storage = metadata.get("data_format", "hdf5")
-    if storage not in _READERS:
+    if not isinstance(storage, str) or storage not in _READERS:
         raise UserError(f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}")
     if storage == "hdf5":
         load_h5py()
 
     def pieces() -> Iterator[Piece]:
-        yield from _gathered(_counted(_READERS[storage](data, observation, tier), metadata, file.name), data.name)
+        episodes = _READERS[storage](data, observation, environment["action_dim"], tier)
+        yield from _gathered(_counted(episodes, metadata, file.name), data.name)
 
     return Source(name, "minari", environment, pieces, _provenance(metadata))
 
@@ -166,9 +166,10 @@ def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
         yield Piece(Shard.of(held, tier), file)
 
 
-def _hdf5(data: Location, observation: dict[str, Any], tier: str) -> Iterator[_Found]:
+def _hdf5(data: Location, observation: dict[str, Any], action_dim: int, tier: str) -> Iterator[_Found]:
     h5py = load_h5py()
     file = data / "main_data.hdf5"
+    dims = (minari_spaces.width(observation, file.name), action_dim)
     with (
         readable(file.name, "HDF5 file"),
         file.open() as stream,
@@ -179,17 +180,23 @@ def _hdf5(data: Location, observation: dict[str, Any], tier: str) -> Iterator[_F
             rows = len(group["rewards"])
             arrays = {name: group[name][()] for name in ("actions", "rewards", "terminations", "truncations")}
             flat = minari_spaces.flatten(observation, group["observations"], rows + 1, _hdf5_part)
-            its_tier = group.attrs.get("tier", tier)
-            episode = _episode(place, flat, arrays, group.attrs.get("seed"))
-            yield episode, its_tier if isinstance(its_tier, str) else tier
+            episode = _episode(place, flat, arrays, group.attrs.get("seed"), dims)
+            yield episode, _tier(group, tier)
+
+
+def _tier(group: Any, default: str) -> str:
+    """The tier that cqlray's writer left beside an episode, bytes of fixed length: HDF5 hangs in damaged texts of others."""
+    is_ours = "tier" in group.attrs and group.attrs.get_id("tier").dtype.kind == "S"
+    return bytes(group.attrs["tier"]).decode() if is_ours else default
 
 
 def _hdf5_part(group: Any, key: str) -> Any:
     return group[key] if key in group else group[f"_index_{key}"]
 
 
-def _folders(data: Location, observation: dict[str, Any], tier: str) -> Iterator[_Found]:
+def _folders(data: Location, observation: dict[str, Any], action_dim: int, tier: str) -> Iterator[_Found]:
     """Arrow and Parquet storage: a folder for each episode, its arrays with one row of padding."""
+    dims = (minari_spaces.width(observation, data.name), action_dim)
     folders: dict[str, list[Location]] = {}
     for file in data.files():
         folder, _, rest = file.path[len(data.path.rstrip("/")) + 1 :].partition("/")
@@ -205,7 +212,7 @@ def _folders(data: Location, observation: dict[str, Any], tier: str) -> Iterator
             flat = minari_spaces.flatten(observation, _leaf(columns["observations"]), rows + 1, _arrow_part)
             details = data / folder / "metadata.json"
             seed = json.loads(details.read()).get("seed") if details.is_file else None
-        yield _episode(place, flat, arrays, seed), tier
+        yield _episode(place, flat, arrays, seed, dims), tier
 
 
 def _table(file: Location) -> pa.Table:
@@ -231,26 +238,33 @@ def _values(values: Any) -> Array:
     return plain
 
 
-def _episode(place: str, observations: Array, arrays: dict[str, Array], seed: Any) -> Episode:
-    """The arrays of one episode as they belong together.
+def _episode(place: str, observations: Array, arrays: dict[str, Array], seed: Any, dims: tuple[int, int]) -> Episode:
+    """The arrays of one episode as they belong together; `dims` are those of an observation and an action.
 
     Raises:
-        UserError: they are of different lengths, or the flags are no flags.
+        UserError: they are of other shapes, or the flags are no flags.
     """
     rows = len(arrays["rewards"])
-    for name, values in arrays.items():
-        if len(values) != rows:
-            raise UserError(f"{place}: {len(values)} {name} for {rows} rewards; there should be one for each step")
-    for name in ("terminations", "truncations"):
-        if arrays[name].dtype.kind != "b":
-            raise UserError(f"{place}: {name} are {arrays[name].dtype}; they should be true or false")
+    flat = {name: values.reshape(rows, -1) if values.size else values for name, values in arrays.items() if len(values) == rows}
+    widths = {"actions": dims[1], "rewards": 1, "terminations": 1, "truncations": 1}
+    for name, width in widths.items():
+        if name not in flat:
+            raise UserError(f"{place}: {len(arrays[name])} {name} for {rows} rewards; there should be one for each step")
+        if rows and flat[name].shape[1:] != (width,):
+            raise UserError(f"{place}: {name} of shape {arrays[name].shape}; there should be {width} numbers for each step")
+    if observations.shape[1] != dims[0]:
+        raise UserError(f"{place}: observations of {observations.shape[1]} numbers; metadata.json says {dims[0]}")
+    for name, values in (("observations", observations), *arrays.items()):
+        kinds, right = ("b", "true or false") if name in ("terminations", "truncations") else ("fiub", "numbers")
+        if values.dtype.kind not in kinds:
+            raise UserError(f"{place}: {name} are {values.dtype}; they should be {right}")
     is_seed = isinstance(seed, int | np.integer) and -_SEED_LIMIT <= seed < _SEED_LIMIT
     return Episode(
         observations=narrow(observations),
-        actions=narrow(arrays["actions"].reshape(rows, math.prod(arrays["actions"].shape[1:]))),
-        rewards=narrow(arrays["rewards"].reshape(-1)),
-        terminations=arrays["terminations"],
-        truncations=arrays["truncations"],
+        actions=narrow(arrays["actions"].reshape(rows, dims[1])),
+        rewards=narrow(arrays["rewards"].reshape(rows)),
+        terminations=arrays["terminations"].reshape(rows),
+        truncations=arrays["truncations"].reshape(rows),
         seed=int(seed) if is_seed else 0,
     )
 

@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cqlray.data.convert import native_shards
 from cqlray.data.episode import Episode
 from cqlray.data.formats.files import load_h5py
@@ -87,7 +89,7 @@ def _write_episodes(source: Source, path: Path) -> tuple[int, int]:
 
 
 def _write_episode(group: Any, episode: Episode, number: int, tier: str) -> None:
-    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": len(episode), "tier": tier})
+    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": len(episode), "tier": np.bytes_(tier.encode())})
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         values = getattr(episode, name)
         # Minari goes on with an episode by making these longer, so they must be able to grow.

@@ -27,9 +27,11 @@ def open_native(name: str, directory: Location) -> Source:
     if wrong := list(_wrong_keys(description)):
         raise UserError(f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray wrote it")
     environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
-    for key in ("observation_dim", "action_dim"):
+    for key, array in (("observation_dim", "observations"), ("action_dim", "actions")):
+        if key not in environment and description["shards"]:
+            environment[key] = getattr(_piece(directory, description["shards"][0]).shard, array).shape[1]
         if not isinstance(environment.get(key), int):
-            raise UserError(f"{file.name}: environment.{key} is missing or not a number; it should be as cqlray wrote it")
+            raise UserError(f"{file.name}: environment.{key} should be a number, as cqlray wrote it")
     provenance = {key: description[key] for key in _OF_DESCRIPTION if key in description}
     if isinstance(description.get("provenance"), list):
         provenance["sources"] = description["provenance"]
