@@ -173,6 +173,17 @@ class Location:
 
 
 Place: TypeAlias = str | os.PathLike[str] | Location
+AnyPath: TypeAlias = Path | Location
+
+
+def any_path(place: Place) -> AnyPath:
+    """What `place` names: a Path on the local disk, which callers of the Python API expect, else a Location.
+
+    Raises:
+        UserError: as Location.parse.
+    """
+    location = Location.parse(place)
+    return location if location.scheme else Path(location)
 
 
 @functools.cache

@@ -1,19 +1,22 @@
 """From shard files to columns ready for training, with little more memory than the columns themselves.
 
-Files are read and checked a few ahead of the one that is being copied, columns are allocated once and filled in place, and
-what is computed from them is computed in blocks.
+Files are read ahead of the one that is being copied, columns are allocated once and filled in place, and what is computed
+from them is computed in blocks.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import Columns, dataset_directory, read_description
@@ -22,48 +25,54 @@ from cqlray.data.moments import BLOCK_ROWS, Moments, blocks
 from cqlray.data.normalizer import SMALLEST_STD
 from cqlray.errors import UserError
 
-# pyarrow decodes a file on all cores already; a second file beside it fills the gaps (checks, digest, reading).
-READ_AHEAD = 2
+# A file being read takes about four times its shard's size. One in so many is read ahead of the one that is being copied,
+# so that all of them together stay below a tenth of the data.
+FILES_PER_READER = 50
 
 
-def read_shard(directory: Path, entry: dict[str, Any]) -> Shard:
-    """The shard that an entry of dataset.json's `shards` names, its digest checked.
+def read_shard(source: Path) -> Shard:
+    """The shard of a Parquet file. Columns are read one by one: beside the shard, only one is held undecoded.
 
     Raises:
-        UserError: the file is missing, damaged or not what the entry says.
+        UserError: the file is missing, or not a shard's.
     """
-    source = directory / Path(entry["file"]).name
     try:
-        shard = shard_files.from_parquet(source.read_bytes(), str(source))
+        with pq.ParquetFile(source) as file:
+            names = file.schema_arrow.names
+            if any(names.count(column) != 1 for column in shard_files.COLUMNS):
+                return shard_files.from_table(file.schema_arrow.empty_table(), str(source))  # says what is wrong
+            found = {name: file.read(columns=[name], use_threads=False)[name] for name in shard_files.COLUMNS}
+        return shard_files.from_table(pa.table(found), str(source))
     except FileNotFoundError:
         raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
-    except (OSError, ValueError) as error:  # a directory, no permission, a name that no file can have
-        raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({error})") from None
-    if shard.digest() != entry["digest"]:
-        raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
-    return shard
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})") from None
 
 
 def iterate_shards(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
-    """The shards of a dataset in their order, READ_AHEAD of them being read while one is used.
+    """The shards of a dataset in their order, their digests checked; the next ones are read while one is used.
 
     Raises:
-        UserError: as `read_shard`, when the turn of that file comes; there is no shard.
+        UserError: a file is missing, damaged or not what the description says, when its turn comes; there is no shard.
     """
-    if not description["shards"]:
+    entries = description["shards"]
+    if not entries:
         raise UserError(f"dataset {str(directory)!r} has no shards")
-    ahead: deque[Future[Shard]] = deque()
-    entries = iter(description["shards"])
-    with ThreadPoolExecutor(READ_AHEAD, "cqlray-read") as pool:
-        try:
-            while True:
-                while len(ahead) < READ_AHEAD and (entry := next(entries, None)) is not None:
-                    ahead.append(pool.submit(read_shard, directory, entry))
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    sources = [directory / Path(entry["file"]).name for entry in entries]
+    readers = min(os.cpu_count() or 1, max(1, len(entries) // FILES_PER_READER))
+    pool = ThreadPoolExecutor(readers, "cqlray-read")
+    try:
+        ahead = deque(pool.submit(read_shard, source) for source in sources[:readers])
+        for place, (source, entry) in enumerate(zip(sources, entries, strict=True)):
+            shard = ahead.popleft().result()
+            if place + readers < len(sources):
+                ahead.append(pool.submit(read_shard, sources[place + readers]))
+            if shard.digest() != entry["digest"]:
+                raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
+            yield shard
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def step_rows(lengths: Array) -> Array:
@@ -136,7 +145,9 @@ def _sum(directory: Path, description: dict[str, Any], key: str) -> int:
     total = 0
     for index, entry in enumerate(description["shards"]):
         if not isinstance(entry.get(key), int) or entry[key] < 1:
-            raise UserError(f"{directory / 'dataset.json'}: shards[{index}].{key} is {entry.get(key)!r}; it should be 1 or more")
+            raise UserError(
+                f"{directory / 'dataset.json'}: shards[{index}].{key} is {entry.get(key)!r}; it should be 1 or more"
+            )
         total += entry[key]
     return total
 

@@ -35,7 +35,7 @@ from cqlray.errors import UserError
 
 PREFIX = "minari:"
 DATASET_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+")
-_PROVENANCE = {
+PROVENANCE = {
     "author": "author",
     "author_email": "author_email",
     "algorithm_name": "algorithm",
@@ -130,7 +130,7 @@ def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
 
 
 def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
-    said = {ours: metadata[theirs] for theirs, ours in _PROVENANCE.items() if metadata.get(theirs) not in (None, "", [])}
+    said = {ours: metadata[theirs] for theirs, ours in PROVENANCE.items() if metadata.get(theirs) not in (None, "", [])}
     scores = {ours: metadata.get(theirs) for theirs, ours in (("ref_min_score", "random"), ("ref_max_score", "expert"))}
     if all(isinstance(score, int | float) for score in scores.values()):
         said["reference_scores"] = scores

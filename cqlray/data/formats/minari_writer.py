@@ -16,7 +16,7 @@ import numpy as np
 from cqlray.data.convert import native_shards
 from cqlray.data.episode import Episode
 from cqlray.data.formats.files import load_h5py
-from cqlray.data.formats.minari_format import _PROVENANCE, DATASET_ID, PREFIX, local_root
+from cqlray.data.formats.minari_format import DATASET_ID, PREFIX, PROVENANCE, local_root
 from cqlray.data.formats.minari_spaces import box
 from cqlray.data.source import Source
 from cqlray.errors import UserError
@@ -111,7 +111,7 @@ def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> 
     if spec is not None:
         metadata["env_spec"] = spec
     not_ours = ("dataset_id", "minari_version")
-    for theirs, ours in _PROVENANCE.items():
+    for theirs, ours in PROVENANCE.items():
         if theirs not in not_ours and ours in provenance:
             metadata[theirs] = provenance[ours]
     for key in ("author", "author_email"):  # Minari makes sets of them
