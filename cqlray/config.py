@@ -239,9 +239,9 @@ class ColumnsConfig:
     step: str | None = None
     """Column that counts the steps of an episode."""
     terminated: str | None = None
-    """Column that is true where the environment itself ended the episode."""
+    """Column that is true where the environment itself ended the episode; by default the one of that name, if any."""
     truncated: str | None = None
-    """Column that is true where a time limit or the end of the recording cut it."""
+    """Column that is true where a time limit cut it; by default the one of that name, if any."""
     next_observation: tuple[str, ...] = ()
     """Columns of the observation after the row's action, where the log has them."""
     action_low: tuple[float, ...] = ()

@@ -124,7 +124,9 @@ def _convert(options: argparse.Namespace) -> int:
     elif options.append:
         raise UserError(f"--append adds to cqlray's own datasets alone, not --to {options.to}")
     elif options.to == "minari":
-        formats.write_minari(dataset.source, options.out)
+        from cqlray.envs.make import registered_spec
+
+        formats.write_minari(dataset.source, options.out, registered_spec(dataset.environment))
     else:
         formats.write_log(dataset.shards(), options.out)
     if options.json:

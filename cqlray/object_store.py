@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import math
 import os
 import random
 import re
@@ -23,9 +22,11 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from cqlray import parts
 from cqlray.errors import UserError
 
 GIVE_UP_AFTER = 300.0  # seconds of one operation's failures
+SAID_AFTER = 2.0  # seconds; what passes sooner is not worth a line
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds, before jitter
 PARTS_PER_MERGE = 100
 THREADS = 16
@@ -54,18 +55,18 @@ class Fault(NamedTuple):
 
 def fault(error: Exception) -> Fault:
     """Tell a passing failure from one that stays. pyarrow has only the text to tell them apart."""
-    text = _without_secrets(" ".join(str(error).split()))
+    text = " ".join(str(error).split())
     if found := _AWS.search(text):
         code, status, operation, details = found.groups()
         detail = (
             "" if details in (None, "", "No response body.") else f", {details.split(' (Request ID')[0][:120].rstrip('. ')}"
         )
         reason = f"{code}{f', HTTP status {status}' if status else ''}, during {operation}{detail}"
-        return Fault(_is_transient(code, int(status or 0)), reason, _what_to_check(code, int(status or 0)))
+        return Fault(_is_transient(code, int(status or 0)), _without_secrets(reason), _what_to_check(code, int(status or 0)))
     if "google::cloud" in text or "GCS" in text:
         check = "check the bucket's name, GOOGLE_APPLICATION_CREDENTIALS, and that they may list, read, write and delete there"
-        return Fault(bool(_GOOGLE_TRANSIENT.search(text)), text[:200], check)
-    return Fault(False, text[:200], "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL")
+        return Fault(bool(_GOOGLE_TRANSIENT.search(text)), _without_secrets(text)[:200], check)
+    return Fault(False, _without_secrets(text)[:200], "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL")
 
 
 def _is_transient(code: str, status: int) -> bool:
@@ -84,8 +85,9 @@ def _what_to_check(code: str, status: int) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    for secret in (os.environ.get(name) for name in _SECRETS):
-        text = text.replace(secret, "***") if secret else text
+    """Without credentials, should a library ever say them; what is shorter than any real one is left as it is."""
+    for secret in (os.environ.get(name, "") for name in _SECRETS):
+        text = text.replace(secret, "***") if len(secret) >= 12 else text
     return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
@@ -159,21 +161,19 @@ class ObjectStore:
     def append(self, path: str, text: str) -> None:
         """Append whole lines, as one object in `path.d/`; no object is ever changed.
 
-        A part is named after the appends it holds, `first-last-token.jsonl`. Whenever there are PARTS_PER_MERGE of a width
-        they are put together in one, and then deleted; readers pass over parts that a wider one holds, so that a kill
-        between the two loses and doubles nothing. An append costs one LIST and one PUT, and 1.02 PUTs and about three
-        requests more for its share of the merges.
+        Whenever PARTS_PER_MERGE parts have come together they are merged. An append costs a LIST and a PUT, and for its
+        share of the merges about two PUTs and four cheap requests more; reading costs three cheap ones a part.
         """
         folder = f"{path}.d"
-        listed = _parts(self.names(folder))
-        standing = _standing(listed)
+        listed = parts.parse(self.names(folder))
+        standing = parts.standing(listed)
         self._remove_all(f"{folder}/{part.name}" for part in set(listed) - set(standing))
         number = max((part.last for part in listed), default=-1) + 1
-        added = Part.of(number, number)
+        added = parts.Part.of(number, number)
         self.write(f"{folder}/{added.name}", text.encode())
         standing.append(added)
-        while len(tail := _mergeable(standing)) >= PARTS_PER_MERGE:
-            merged = Part.of(tail[0].first, tail[-1].last)
+        while len(tail := parts.mergeable(standing, PARTS_PER_MERGE)) >= PARTS_PER_MERGE:
+            merged = parts.Part.of(tail[0].first, tail[-1].last)
             self.write(f"{folder}/{merged.name}", b"".join(self._read_all(folder, tail)))
             self._remove_all(f"{folder}/{part.name}" for part in tail)
             standing[-len(tail) :] = [merged]
@@ -183,14 +183,14 @@ class ObjectStore:
         folder = f"{path}.d"
         for _ in range(10):
             try:
-                return b"".join(self._read_all(folder, _standing(_parts(self.names(folder))))).decode()
+                return b"".join(self._read_all(folder, parts.standing(parts.parse(self.names(folder))))).decode()
             except FileNotFoundError:  # merged by the writer since it was listed
                 continue
         raise UserError(f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or deleting there?")
 
-    def _read_all(self, folder: str, parts: list[Part]) -> list[bytes]:
+    def _read_all(self, folder: str, listed: list[parts.Part]) -> list[bytes]:
         with ThreadPoolExecutor(THREADS) as pool:
-            return list(pool.map(lambda part: self.read(f"{folder}/{part.name}"), parts))
+            return list(pool.map(lambda part: self.read(f"{folder}/{part.name}"), listed))
 
     def _remove_all(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -207,12 +207,12 @@ class ObjectStore:
 
     def _retrying(self, work: Callable[[], _T]) -> _T:
         """Do it, again and again with longer and longer pauses while what fails may pass."""
-        started, pause = time.monotonic(), FIRST_PAUSE
+        started, pause, said = time.monotonic(), FIRST_PAUSE, False
         while True:
             try:
                 done = work()
-                if pause > FIRST_PAUSE:
-                    _LOG.info("%s answers again after %.0f s", self.name, time.monotonic() - started)
+                if said:
+                    _LOG.warning("%s answers again after %.0f s", self.name, time.monotonic() - started)
                 return done
             except FileNotFoundError:
                 raise
@@ -224,44 +224,11 @@ class ObjectStore:
                 raise UserError(
                     f"{self.name}: no answer for {waited:.0f} s ({what.reason}); is it there, and reachable from here?"
                 )
-            if pause == FIRST_PAUSE:
-                _LOG.warning("%s: %s; trying again for %.0f s", self.name, what.reason, GIVE_UP_AFTER)
+            if waited > SAID_AFTER and not said:
+                said = True
+                _LOG.warning("%s: %s; trying again for %.0f s", self.name, what.reason, GIVE_UP_AFTER - waited)
             time.sleep(pause * random.SystemRandom().uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
-
-
-class Part(NamedTuple):
-    """The appends `first` to `last`, both included. The token keeps two writers, who should not be, from overwriting."""
-
-    first: int
-    last: int
-    name: str
-
-    @staticmethod
-    def of(first: int, last: int) -> Part:
-        return Part(first, last, f"{first:09d}-{last:09d}-{os.urandom(4).hex()}.jsonl")
-
-
-def _parts(names: list[str]) -> list[Part]:
-    found = (re.fullmatch(r"(\d{9})-(\d{9})-[0-9a-f]{8}\.jsonl", name) for name in names)
-    return [Part(int(match[1]), int(match[2]), match[0]) for match in found if match]
-
-
-def _standing(parts: list[Part]) -> list[Part]:
-    """The parts in order, without those that a wider one holds."""
-    standing: list[Part] = []
-    for part in sorted(parts, key=lambda part: (part.first, -part.last, part.name)):
-        widest = standing[-1] if standing else None
-        if widest is None or part.last > widest.last or (part.first, part.last) == (widest.first, widest.last):
-            standing.append(part)
-    return standing
-
-
-def _mergeable(standing: list[Part]) -> list[Part]:
-    """The parts at the end that were merged as often as the last."""
-    levels = [int(math.log(part.last - part.first + 1, PARTS_PER_MERGE) + 1e-9) for part in standing]
-    count = next((index for index, level in enumerate(reversed(levels)) if level != levels[-1]), len(levels))
-    return standing[len(standing) - count :]
 
 
 @functools.cache

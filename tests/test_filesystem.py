@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cqlray import lease as leases
-from cqlray import object_store
+from cqlray import object_store, parts
 from cqlray.errors import UserError
 from cqlray.filesystem import Location
 
@@ -389,7 +389,7 @@ def test_an_outage_is_waited_for(remote: Location, proxy: Proxy, caplog: pytest.
     assert seconds - 1 < waited < seconds + object_store.LONGEST_PAUSE + 5
     assert (remote / "rows.jsonl").read_appended() == "0\n1\n"
     assert (remote / "big").read_bytes() == b"1" * (11 * 2**20)
-    assert "trying again" in caplog.text and SECRET not in caplog.text
+    assert "trying again" in caplog.text and "answers again" in caplog.text and SECRET not in caplog.text
 
 
 def test_what_does_not_pass_is_one_line_at_once(remote: Location, proxy: Proxy) -> None:
@@ -484,6 +484,21 @@ def test_a_reader_beside_a_merging_writer_sees_a_beginning(remote: Location, mon
         before = len(seen)
     writer.join()
     assert len(rows.read_appended().split()) == 20
+
+
+part_ranges = st.builds(lambda first, width: (first, first + width - 1), st.integers(0, 40), st.sampled_from([1, 4, 16]))
+
+
+@given(st.lists(part_ranges, max_size=30, unique=True))
+def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(ranges: list[tuple[int, int]]) -> None:
+    # Merges nest: a range of 4 begins at a multiple of 4, one of 16 at a multiple of 16.
+    nested = {
+        (first - first % width, first - first % width + width - 1) for first, last in ranges for width in [last - first + 1]
+    }
+    listed = [parts.Part.of(*one) for one in nested]
+    standing = parts.standing(parts.parse([part.name for part in listed]))
+    held = [number for part in standing for number in range(part.first, part.last + 1)]
+    assert held == sorted({number for first, last in nested for number in range(first, last + 1)})
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------

@@ -29,9 +29,14 @@ def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> I
     """The source's episodes, in their order, in shards of about so many transitions, each of one tier; float32.
 
     An episode whose last step has no flag is closed by a truncation, which is how training takes it.
+
+    Raises:
+        UserError: an episode has no step, or the source cannot be read.
     """
     held: list[Shard] = []
     for piece in source.pieces():
+        if (piece.shard.lengths == 0).any():
+            raise UserError(f"{piece.file}: an episode without a step; `cqlray dataset convert --fix` leaves it out")
         shard = _closed(_native(piece.shard))
         if held and (held[0].tier != shard.tier or sum(s.num_transitions for s in held) + shard.num_transitions > transitions):
             yield joined(held)

@@ -161,12 +161,12 @@ def read_description(path: Path) -> dict[str, Any]:
         description: dict[str, Any] = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable JSON ({error})") from None
-    if wrong := list(_wrong_keys(description)):
+    if wrong := list(wrong_keys(description)):
         raise UserError(f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as `cqlray collect` wrote it")
     return description
 
 
-def _wrong_keys(description: Any) -> Iterator[str]:
+def wrong_keys(description: Any) -> Iterator[str]:
     """The keys that loading needs and that are missing or not of their type."""
     if not isinstance(description, dict):
         yield "everything"

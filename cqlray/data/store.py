@@ -117,6 +117,7 @@ class ColumnFile:
         records = np.frombuffer(self._mapping, np.float32, rows * width, HEADER_BYTES)
         self._records = records.reshape(rows, width)
         self._ends = np.frombuffer(self._mapping, np.int64, episodes, _ends_offset(rows, width)).copy()
+        self._others_bytes = _file_bytes_resident()
         self._readers = ThreadPoolExecutor(READERS, "cqlray-store")
 
     def gather(self, index: Array) -> dict[str, Array]:
@@ -144,14 +145,19 @@ class ColumnFile:
 
     def _release(self) -> None:
         """Give mapped pages back where they are more than RESIDENT_BYTES; they stay in the page cache."""
-        with Path("/proc/self/statm").open() as file:
-            pages_of_files = int(file.read().split()[2])
-        if pages_of_files * mmap.PAGESIZE > RESIDENT_BYTES:
+        if _file_bytes_resident() - self._others_bytes > RESIDENT_BYTES:
             self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._others_bytes = _file_bytes_resident()
 
     def close(self) -> None:
         """End the reading threads; the mapping goes with the last reference to it."""
         self._readers.shutdown()
+
+
+def _file_bytes_resident() -> int:
+    """Of all files mapped by this process, libraries and shared memory among them."""
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[2]) * mmap.PAGESIZE
 
 
 def _ends_offset(rows: int, width: int) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,3 +114,17 @@ class EnvPool:
         while len(self.envs) < count:
             self.envs.append(make_env(self.config))
         return self.envs[:count]
+
+
+def registered_spec(environment: Mapping[str, Any]) -> str | None:
+    """Gymnasium's own description of a recorded environment, as JSON; None where the id is not registered here.
+
+    `environment` has id, kwargs and max_episode_steps, as dataset.json has them.
+    """
+    try:
+        spec = copy.deepcopy(gymnasium.spec(environment.get("id") or ""))
+    except (gymnasium.error.Error, ModuleNotFoundError):
+        return None
+    spec.kwargs.update(environment.get("kwargs") or {})
+    spec.max_episode_steps = environment.get("max_episode_steps") or spec.max_episode_steps
+    return spec.to_json()

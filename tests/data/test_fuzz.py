@@ -26,6 +26,7 @@ import pytest
 
 from cqlray.data import dataset as datasets
 from cqlray.data.fixes import fix
+from cqlray.data.formats import ColumnNames, files, open_source
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.data.validation import validate
@@ -59,10 +60,30 @@ def read_shards(folder: Path) -> Source:
     return Source(str(folder), "cqlray", {"action_low": [-2, -2], "action_high": [2, 2]}, pieces)
 
 
+def minari(data_format: str) -> Callable[[Path], None]:
+    return lambda folder: sound_files.minari(folder, data_format)
+
+
+def opened(name: str, columns: ColumnNames | None = None, environment: dict[str, Any] | None = None) -> Any:
+    return lambda folder: open_source(str(folder / name), columns, environment)
+
+
+BOUNDS = {"action_low": [-2, -2], "action_high": [2, 2]}
+LOG = ColumnNames(("sensor_*",), ("torque_*",), "r", "trip", None, "stopped", "timeout")
 FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Source]]] = {
     "native": (sound_files.native, read_native),
     "shards": (sound_files.native, read_shards),
+    "opened": (sound_files.native, opened("")),
+    "parquet": (sound_files.log_parquet, opened("", LOG, BOUNDS)),
+    "csv": (sound_files.log_csv, opened("", LOG, BOUNDS)),
+    "arrow": (minari("arrow"), opened("")),
+    "minari_parquet": (minari("parquet"), opened("")),
+    "d4rl": (sound_files.d4rl, opened("data.hdf5", None, BOUNDS)),
+    "hdf5": (minari("hdf5"), opened("")),
 }
+# Reading HDF5 starts a process, so there are fewer of those.
+TURNS = [*FORMATS, *[name for name in FORMATS if name not in ("d4rl", "hdf5")] * 2]
+SECONDS_TO_WALK = 4.0
 
 
 # One damaged file
@@ -76,7 +97,7 @@ def digests(folder: Path) -> dict[str, str]:
 def read_damaged(sound: Path, scratch: Path, seed: int) -> str:
     """Damage a copy of a sound folder, read it, and say what came of it: refused, errors or read."""
     rng = np.random.default_rng(seed)
-    name = list(FORMATS)[seed % len(FORMATS)]
+    name = TURNS[seed % len(TURNS)]
     folder = scratch / f"{seed}"
     shutil.copytree(sound / name, folder)
     try:
@@ -108,6 +129,7 @@ def use(read: Callable[[Path], Source], folder: Path) -> str:
 def work(sound: Path, scratch: Path, seeds: list[int], current: Any, log: Path) -> None:
     """Read the files of the seeds; one line of JSON for each in `log`."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    files.SECONDS_TO_WALK = SECONDS_TO_WALK  # within the watchdog's patience
     with log.open("a", buffering=1) as lines:
         for seed in seeds:
             current.value = seed

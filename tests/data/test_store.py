@@ -43,7 +43,7 @@ def shards():
         lengths = np.full(PER_SHARD // EPISODE, EPISODE)
         truncations = np.zeros(PER_SHARD, bool)
         truncations[np.cumsum(lengths) - 1] = True
-        rewards = np.arange(seed * PER_SHARD, (seed + 1) * PER_SHARD, dtype=np.float32)
+        rewards = np.arange(seed * PER_SHARD, (seed + 1) * PER_SHARD).astype(np.float32)
         yield Shard(
             rng.standard_normal((PER_SHARD + len(lengths), 17), np.float32), rng.random((PER_SHARD, 6), np.float32),
             rewards, np.zeros(PER_SHARD, bool), truncations, lengths, np.arange(len(lengths)), "random",
@@ -117,8 +117,8 @@ def test_host_and_file_give_the_transition_of_each_index(
 
 
 def test_many_rows_are_read_in_parts_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "ROWS_MAPPED", 50)
-    monkeypatch.setattr(stores, "RESIDENT_BYTES", 1000)
+    monkeypatch.setattr(stores, "ROWS_AT_A_TIME", 50)
+    monkeypatch.setattr(stores, "RESIDENT_BYTES", 0)
     shards = [random_shard([30, 1, 40], seed) for seed in range(3)]
     file = written(tmp_path / "columns", shards)
     data = datasets.columns(shards)
@@ -179,8 +179,15 @@ def test_the_fingerprint_sees_everything() -> None:
 
 @pytest.mark.parametrize(
     ("size", "device", "host", "place"),
-    [(1, None, 16, "device"), (1, 40, 16, "device"), (30, 24, 64, "host"), (23, 24, 64, "host"), (14, None, 16, "disk")]
-    + [(1, 40, 0.5, "disk"), (1, 0, 16, "host")],
+    [
+        (1, None, 16, "device"),
+        (1, 40, 16, "device"),
+        (30, 24, 64, "host"),
+        (23, 24, 64, "host"),
+        (1, 0, 16, "host"),
+        (14, None, 16, "disk"),
+        (1, 40, 0.5, "disk"),
+    ],
 )
 def test_where_data_lives(size: float, device: float | None, host: float, place: str) -> None:
     free = None if device is None else int(device * 2**30)

@@ -31,6 +31,7 @@ from cqlray.data.formats.files import (
     describe_environment,
     load_h5py,
     narrow,
+    probe_hdf5,
     readable,
     tier_of,
 )
@@ -48,6 +49,8 @@ def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None =
         UserError: it is not one, h5py is missing, or where episodes end cannot be known.
     """
     limit = (environment or {}).get("max_episode_steps")
+    with readable(file.name, "HDF5 file"):
+        probe_hdf5(file)
     with _opened(file) as arrays:
         _check(arrays, file)
         rows, has_next = len(arrays["rewards"]), "next_observations" in arrays

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +24,15 @@ TRANSITIONS = 65_536
 # The tier of data that says none.
 TIER = "logged"
 _TIERS = ("random", "medium", "expert", "replay")
+
+
+_WALK = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    file.visititems(lambda name, part: list(part.attrs.items()) and None)
+"""
+SECONDS_TO_WALK = 20.0
+BYTES_WALKED_PER_SECOND = 20e6
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,26 @@ def load_h5py() -> ModuleType:
         raise UserError('HDF5 files need h5py, which is not installed: pip install "cqlray[minari]"') from None
     module: ModuleType = h5py
     return module
+
+
+def probe_hdf5(file: Location) -> None:
+    """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C library finds no end.
+
+    Raises:
+        UserError: it found none, or crashed. What it merely complains of is left to the reader.
+    """
+    load_h5py()
+    if not file.is_local:
+        return
+    patience = SECONDS_TO_WALK + Path(file.path).stat().st_size / BYTES_WALKED_PER_SECOND
+    try:
+        walked = subprocess.run([sys.executable, "-c", _WALK, file.path], capture_output=True, timeout=patience, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged"
+        ) from None
+    if walked.returncode < 0:
+        raise UserError(f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged")
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:

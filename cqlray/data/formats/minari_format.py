@@ -27,6 +27,7 @@ from cqlray.data.formats.files import (
     locate,
     narrow,
     natural_key,
+    probe_hdf5,
     readable,
     tier_of,
 )
@@ -103,7 +104,8 @@ def open_minari(name: str, data: Location) -> Source:
     if not isinstance(storage, str) or storage not in _READERS:
         raise UserError(f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}")
     if storage == "hdf5":
-        load_h5py()
+        with readable(file.name, "HDF5 file"):
+            probe_hdf5(data / "main_data.hdf5")
 
     def pieces() -> Iterator[Piece]:
         episodes = _READERS[storage](data, observation, environment["action_dim"], tier)

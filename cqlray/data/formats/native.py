@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from cqlray.data.dataset import _wrong_keys
+from cqlray.data.dataset import wrong_keys
 from cqlray.data.formats.files import Location, readable
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
@@ -24,7 +24,7 @@ def open_native(name: str, directory: Location) -> Source:
     file = directory / "dataset.json"
     with readable(file.name, "JSON file"):
         description = json.loads(file.read())
-    if wrong := list(_wrong_keys(description)):
+    if wrong := list(wrong_keys(description)):
         raise UserError(f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray wrote it")
     environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
     for key, array in (("observation_dim", "observations"), ("action_dim", "actions")):

@@ -1,0 +1,180 @@
+"""A data set's card as a page: tables and figures in one HTML file, in the report's style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram
+from cqlray.reporting.card import coverage_sentence, references_line
+from cqlray.reporting.html import _PAGE, _STYLE, _escape, _figure, _table
+from cqlray.reporting.plots import COLOURS, HEIGHT, WIDTH, _legend_below
+from cqlray.reporting.plots import _figure as _svg
+from cqlray.reporting.words import number
+
+ROW_HEIGHT = 1.5  # inches, of a row of the actions' histograms
+_PROVENANCE = ("source", "format", "author", "algorithm", "description", "code", "licence")
+
+
+def render(card: Card, description: dict[str, Any]) -> str:
+    """The page; the same data set gives the same text."""
+    environment = description["environment"].get("id") or "logged data"
+    references = references_line(description)
+    parts = [
+        f"<h1>{_escape(environment)}: data set</h1>",
+        f'<p class="lead">{_escape(_sentence(card, description))}</p>',
+        f"<p>{_escape(references[0].upper() + references[1:])}.</p>" if references else "",
+        "<h2>Episodes</h2>",
+        _tiers(card, description),
+        "<h2>Figures</h2>",
+        f'<div class="figures">\n{"".join(_figures(card, description))}</div>',
+        _origin(description),
+        f'<p class="soft">Digest <code>{_escape(description["digest"])}</code></p>',
+    ]
+    return _PAGE.format(title=_escape(f"cqlray: {environment}"), style=_STYLE, body="\n".join(part for part in parts if part))
+
+
+def _sentence(card: Card, description: dict[str, Any]) -> str:
+    quantiles, dims = description["returns"]["quantiles"], len(card.actions)
+    size = card.coverage.components.shape[1]
+    return (
+        f"{card.transitions:,} transitions in {card.episodes:,} episodes; observations of {size} "
+        f"number{'s' * (size != 1)}, actions of {dims}. Returns lie between {number(quantiles['0'])} and "
+        f"{number(quantiles['1'])}, with mean {number(description['returns']['mean'])}."
+    )
+
+
+def _tiers(card: Card, description: dict[str, Any]) -> str:
+    head = ["tier", "episodes", "transitions", "mean return", "mean length", "terminated", "truncated"]
+    rows = [
+        _row(tier.name, tier.episodes, tier.transitions, tier.mean_return, tier.terminated / tier.episodes)
+        for tier in card.tiers
+    ]
+    if len(rows) > 1:
+        rows.append(_row("all", card.episodes, card.transitions, description["returns"]["mean"], card.terminated))
+    return _table(head, rows, strong=len(rows) - 1 if len(rows) > 1 else None)
+
+
+def _row(name: str, episodes: int, transitions: int, mean_return: float, terminated: float) -> list[str]:
+    ends = [f"{terminated:.1%}", f"{1 - terminated:.1%}"]
+    return [name, f"{episodes:,}", f"{transitions:,}", number(mean_return), number(transitions / episodes), *ends]
+
+
+def _figures(card: Card, description: dict[str, Any]) -> list[str]:
+    mean = description["returns"]["mean"]
+    occupied = int((card.coverage.counts > 0).sum())
+    told = "their bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
+    beyond = f" {card.coverage.outside:,} lie outside the picture." if card.coverage.outside else ""
+    return [
+        _figure(_returns(card, mean), f"Histogram of {_range(card.returns)}; mean {number(mean)}.", "Returns of the episodes."),
+        _figure(
+            _bars(card.lengths, "steps of an episode", "episodes"),
+            f"Histogram of episode lengths, {_range(card.lengths)} steps.",
+            "Lengths of the episodes.",
+        ),
+        _figure(
+            _bars(card.rewards, "reward of a step", "transitions", log=True),
+            f"Histogram of rewards, {_range(card.rewards)}; mean {number(card.reward_mean)}.",
+            f"Rewards, counted on a logarithmic axis: mean {number(card.reward_mean)}, "
+            f"standard deviation {number(card.reward_std)}.",
+        ),
+        _figure(
+            _coverage(card),
+            f"Map of the observations on two axes; {occupied:,} of its cells hold an observation.",
+            f"Coverage: {coverage_sentence(card)}. Each dimension was brought to standard deviation 1 before.{beyond}",
+        ),
+        _figure(
+            _actions(card),
+            f"Histograms of the {len(card.actions)} action dimensions over {told}.",
+            f"Actions, each dimension over {told}.",
+        ),
+    ]
+
+
+def _range(histogram: Histogram) -> str:
+    return f"{number(histogram.low)} to {number(histogram.high)}"
+
+
+def _returns(card: Card, mean: float) -> str:
+    """Returns, the tiers on top of each other."""
+    with _svg() as (figure, svg):
+        axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
+        below = np.zeros(len(card.returns.counts), np.int64)
+        for index, tier in enumerate(card.tiers):
+            _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, tier.name)
+            below = below + tier.returns.counts
+        axes.axvline(mean, color="black", linestyle="-.", linewidth=1.1, label=f"mean {number(mean)}")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend_below(figure, axes)
+    return svg.getvalue()
+
+
+def _bars(histogram: Histogram, what: str, counted: str, log: bool = False) -> str:
+    with _svg() as (figure, svg):
+        figure.set_size_inches(WIDTH, HEIGHT)
+        axes = figure.add_subplot(xlabel=what, ylabel=counted)
+        _draw(axes, histogram, COLOURS[5])
+        if log:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    return svg.getvalue()
+
+
+def _draw(axes: Any, histogram: Histogram, colour: str, below: Any = 0, label: str | None = None) -> None:
+    edges = histogram.edges
+    axes.bar(
+        edges[:-1], histogram.counts, np.diff(edges), below,
+        align="edge", color=colour, edgecolor="white", linewidth=0.4, label=label,
+    )  # fmt: skip
+
+
+def _actions(card: Card) -> str:
+    """A small histogram for each dimension."""
+    columns = min(len(card.actions), 3)
+    rows = -(-len(card.actions) // columns)
+    with _svg() as (figure, svg):
+        figure.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
+        for dimension, histogram in enumerate(card.actions):
+            axes = figure.add_subplot(rows, columns, dimension + 1)
+            _draw(axes, histogram, COLOURS[5])
+            axes.set_title(f"action {dimension}", fontsize=9, loc="left")
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.tick_params(labelsize=8)
+    return svg.getvalue()
+
+
+def _coverage(card: Card) -> str:
+    """Observations on their first two principal components; darker cells hold more."""
+    counts = card.coverage.counts
+    cells = COVERAGE_RADIUS * np.linspace(-1.0, 1.0, len(counts) + 1)
+    with _svg() as (figure, svg):
+        figure.set_size_inches(WIDTH, HEIGHT + 0.6)
+        axes = figure.add_subplot(xlabel="first component", ylabel="second component")
+        shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
+        drawn = np.ma.masked_equal(counts.T, 0)
+        norm = LogNorm(1, max(int(counts.max()), 2))
+        box = (cells[0], cells[-1], cells[0], cells[-1])
+        image = axes.imshow(drawn, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest")
+        for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
+            held = np.flatnonzero(counts.any(axis=axis))
+            if len(held):
+                limits(max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1]))
+        figure.colorbar(image, label="observations in a cell")
+    return svg.getvalue()
+
+
+def _origin(description: dict[str, Any]) -> str:
+    """Where the data is from, as far as it says."""
+    origins = description.get("provenance") or []
+    rows = [[key, str(origin[key])] for origin in origins for key in _PROVENANCE if origin.get(key)]
+    if "licence" in description and not any(key == "licence" for key, _ in rows):
+        rows.append(["licence", str(description["licence"])])
+    return f"<h2>Where it is from</h2>\n{_table(['', ''], rows)}" if rows else ""
