@@ -108,21 +108,23 @@ def _convert(options: argparse.Namespace) -> int:
     from cqlray.data import formats
     from cqlray.data.findings import require_valid
 
+    if options.append and options.to != "cqlray":
+        raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
+    if (Path(options.out) / "dataset.json").exists() and not options.append:
+        raise UserError(f"{options.out} holds a dataset already; --append adds to it")
     dataset = _open(options)
     done: list[str] = []
     if options.fix:
         dataset, done = dataset.fixed()
     report = dataset.validate(1)
+    require_valid(report, options.data)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    require_valid(report, options.data)
     for line in done:
         print(f"fixed: {line}", file=sys.stderr)
     written: dict[str, Any] = {"episodes": report.episodes, "transitions": report.transitions}
     if options.to == "cqlray":
         written = dataset.save(options.out, options.append)
-    elif options.append:
-        raise UserError(f"--append adds to cqlray's own datasets alone, not --to {options.to}")
     elif options.to == "minari":
         from cqlray.envs.make import registered_spec
 

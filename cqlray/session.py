@@ -168,7 +168,8 @@ def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec
         return describe_env(config.env)
     source = datasets.open_configured(config)
     recorded = source.environment.get("id")
-    if recorded is not None and config.env.id not in (recorded, NO_ENVIRONMENT):
+    # Minari's files name no module, which is what a user gives then.
+    if recorded is not None and config.env.id != NO_ENVIRONMENT and not f":{config.env.id}".endswith(f":{recorded}"):
         raise UserError(f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}")
     spec = datasets.spec_of(source)
     if config.evaluation.episodes:

@@ -377,7 +377,10 @@ def test_a_share_of_failures_loses_and_doubles_nothing(remote: Location, proxy: 
 
 
 @pytest.mark.timeout(400)
-def test_an_outage_is_waited_for(remote: Location, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outage_is_waited_for(
+    remote: Location, proxy: Proxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "SAID_AFTER", 0.5)
     seconds = 60.0 if SLOW else 3.0
     (remote / "rows.jsonl").append("0\n")
     proxy.outage(seconds)
@@ -555,16 +558,17 @@ def test_a_silent_holder_elsewhere_is_followed_when_its_lease_expires(
 
 
 @pytest.mark.usefixtures("quick")
-def test_of_two_that_begin_at_once_one_holds(remote: Location) -> None:
+def test_of_several_that_begin_at_once_one_holds(remote: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "SETTLE", 0.5)
     outcomes: list[bool] = []
     barrier = threading.Barrier(4)
 
     def begin() -> None:
-        lease = leases.Lease(remote / ".lease")
         barrier.wait()
         try:
-            lease.take(lambda _: None)
-            outcomes.append(True)
+            with leases.held(remote / ".lease", lambda _: None):
+                outcomes.append(True)
+                time.sleep(1.5)
         except UserError:
             outcomes.append(False)
 

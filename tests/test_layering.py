@@ -25,12 +25,14 @@ MAY_IMPORT = {
     "actors": BASE | {"placement"},
     "policies": BASE | {"algorithms", "envs", "storage", "checkpoint"},
     "workers": BASE | {"algorithms", "data", "envs", "evaluation", "checkpoint"},
-    "reporting": BASE | {"evaluation", "storage"},
+    "reporting": BASE | {"data", "evaluation", "storage"},
     "datasets": BASE | {"data", "envs", "validate"},
     "arguments": BASE | {"validate", "datasets"},
     "driver": BASE
-    | {"datasets", "actors", "placement", "policies", "workers", "data", "envs", "evaluation", "storage", "checkpoint", "reporting"},
-    "session": BASE | {"datasets", "actors", "driver", "placement", "validate", "data", "envs", "evaluation", "storage", "reporting"},
+    | {"actors", "placement", "policies", "workers", "data", "datasets", "envs", "evaluation", "storage", "checkpoint"}
+    | {"reporting"},
+    "session": BASE
+    | {"actors", "driver", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
     "benchmarks": BASE | {"actors", "algorithms", "data", "driver", "envs", "placement", "workers"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
     "api": BASE | {"session", "reporting", "storage"},

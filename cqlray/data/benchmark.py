@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import statistics
 import sys
@@ -210,21 +209,30 @@ def measure(sizes: Sizes, directory: Path) -> dict[str, Any]:
 
 def text(found: dict[str, Any]) -> str:
     """The result for people."""
-    mega = {name: f"{found[f'{name}_bytes_per_s'] / 1e6:9,.0f} MB/s" for name in ("memcpy", "pyarrow", "disk")}
-    mega |= {n: f"{found[f'{n}_bytes_per_s'] / 1e6:9,.0f} MB/s" for n in ("parquet_to_columns", "shards_to_columns")}
-    rate = {n: f"{found[f'{n}_batches_per_s']:9,.0f}/s" for n in ("memory", "host_prefetch", "file_warm", "file_cold")}
-    size, of_file = found["column_bytes"] / 1e6, found["file_bytes"] / 1e6
-    return f"""{found["transitions"]:,} transitions ({found["observation_dim"]}, {found["action_dim"]}), {size:,.0f} MB of columns
-  loading   memory copied            {mega["memcpy"]}
-            shards to columns        {mega["shards_to_columns"]}  {found["shards_to_columns_of_memcpy"]:.0%} of a copy
-            pyarrow alone            {mega["pyarrow"]}
-            Parquet to columns       {mega["parquet_to_columns"]}  {found["parquet_to_columns_of_pyarrow"]:.0%} of pyarrow
-  disk      in order                 {mega["disk"]}
-            4 KiB anywhere           {found["disk_random_reads_per_s"]:9,.0f}/s
-  batches   memory, one by one       {rate["memory"]}  of {found["batch_rows"]:,} transitions
-            memory, prefetched       {rate["host_prefetch"]}  {found["host_prefetch_of_memory"]:.0%} of the first
-            file in the page cache   {rate["file_warm"]}  {found["file_warm_of_memory"]:.0%}; {of_file:,.0f} MB
-            file on the disk         {rate["file_cold"]}  {found["file_cold_of_memory"]:.0%}; {found["file_cold_reads_of_disk"]:.0%} of the disk's reads"""
+
+    def line(name: str, key: str, unit: str, note: str = "") -> str:
+        value = found[key] / 1e6 if unit == " MB/s" else found[key]
+        return f"  {name:<28}{value:11,.0f}{unit:<6}{note}".rstrip()
+
+    sizes = f"({found['observation_dim']}, {found['action_dim']}), {found['column_bytes'] / 1e6:,.0f} MB of columns"
+    of_pyarrow, of_copy = found["parquet_to_columns_of_pyarrow"], found["shards_to_columns_of_memcpy"]
+    of_memory = {name: found[f"{name}_of_memory"] for name in ("host_prefetch", "file_warm", "file_cold")}
+    of_disk = f"{found['file_cold_reads_of_disk']:.0%} of the disk's reads"
+    lines = [
+        f"{found['transitions']:,} transitions {sizes}",
+        line("memory copied", "memcpy_bytes_per_s", " MB/s"),
+        line("shards to columns", "shards_to_columns_bytes_per_s", " MB/s", f"{of_copy:.0%} of a copy"),
+        line("pyarrow alone", "pyarrow_bytes_per_s", " MB/s"),
+        line("Parquet to columns", "parquet_to_columns_bytes_per_s", " MB/s", f"{of_pyarrow:.0%} of pyarrow"),
+        line("disk in order", "disk_bytes_per_s", " MB/s"),
+        line("disk, 4 KiB anywhere", "disk_random_reads_per_s", "/s"),
+        f"batches of {found['batch_rows']:,} transitions",
+        line("memory, one by one", "memory_batches_per_s", "/s"),
+        line("memory, prefetched", "host_prefetch_batches_per_s", "/s", f"{of_memory['host_prefetch']:.0%}"),
+        line("file in the page cache", "file_warm_batches_per_s", "/s", f"{of_memory['file_warm']:.0%}"),
+        line("file on the disk", "file_cold_batches_per_s", "/s", f"{of_memory['file_cold']:.0%}; {of_disk}"),
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:

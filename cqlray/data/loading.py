@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,29 +26,30 @@ from cqlray.data.moments import BLOCK_ROWS, Moments, blocks
 from cqlray.data.normalizer import SMALLEST_STD
 from cqlray.errors import UserError
 
-# A file being read takes about four times its shard's size. One in so many is read ahead of the one that is being copied,
-# so that all of them together stay below a tenth of the data.
-FILES_PER_READER = 50
+# A file being read takes several times its shard's size. So many files there must be for each thread that reads ahead of
+# the one that is being copied, so that what they hold stays below a tenth of the data.
+FILES_PER_READER = 100
 
 
-def read_shard(source: Path) -> Shard:
-    """The shard of a Parquet file. Columns are read one by one: beside the shard, only one is held undecoded.
-
-    Raises:
-        UserError: the file is missing, or not a shard's.
-    """
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """What goes wrong with the file as a UserError."""
     try:
-        with pq.ParquetFile(source) as file:
-            names = file.schema_arrow.names
-            if any(names.count(column) != 1 for column in shard_files.COLUMNS):
-                return shard_files.from_table(file.schema_arrow.empty_table(), str(source))  # says what is wrong
-            found = {name: file.read(columns=[name], use_threads=False)[name] for name in shard_files.COLUMNS}
-        return shard_files.from_table(pa.table(found), str(source))
+        yield
     except FileNotFoundError:
         raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})") from None
+
+
+def _read_table(source: Path) -> pa.Table:
+    """A shard's file. Columns are read one by one: beside what is read, only one of them is held undecoded."""
+    with _reading(source), pq.ParquetFile(source) as file:
+        names = file.schema_arrow.names
+        if any(names.count(column) != 1 for column in shard_files.COLUMNS):
+            return file.schema_arrow.empty_table()  # from_table says what is wrong
+        return pa.table({name: file.read(columns=[name], use_threads=False)[name] for name in shard_files.COLUMNS})
 
 
 def iterate_shards(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
@@ -63,14 +65,16 @@ def iterate_shards(directory: Path, description: dict[str, Any]) -> Iterator[Sha
     readers = min(os.cpu_count() or 1, max(1, len(entries) // FILES_PER_READER))
     pool = ThreadPoolExecutor(readers, "cqlray-read")
     try:
-        ahead = deque(pool.submit(read_shard, source) for source in sources[:readers])
+        ahead = deque(pool.submit(_read_table, source) for source in sources[:readers])
         for place, (source, entry) in enumerate(zip(sources, entries, strict=True)):
-            shard = ahead.popleft().result()
+            with _reading(source):
+                shard = shard_files.from_table(ahead.popleft().result(), str(source))
             if place + readers < len(sources):
-                ahead.append(pool.submit(read_shard, sources[place + readers]))
+                ahead.append(pool.submit(_read_table, sources[place + readers]))
             if shard.digest() != entry["digest"]:
                 raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
             yield shard
+            del shard  # before the next one is made
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -112,6 +116,7 @@ def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, obser
             data.terminations[steps] = shard.terminations
             data.ends[step + np.cumsum(shard.lengths) - 1] = True
         step, episode = steps.stop, episode + shard.num_episodes
+        del shard  # before the next one is made
     if (step, episode) != (transitions, episodes):
         said = f"{transitions} transitions in {episodes} episodes"
         raise UserError(f"dataset.json says {said}, the shards hold {step} in {episode}; it was changed or damaged")

@@ -8,7 +8,7 @@ What stands in one of them alone is left out: maze2d's v0 and eval mazes, antmaz
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
     own = description.get("reference_scores")
     if isinstance(own, Mapping) and {"random", "expert"} <= set(own):
         return ReferenceScores(float(own["random"]), float(own["expert"]), "the data set's own reference scores")
-    published = {_published(origin) for origin in description.get("provenance") or ()}
+    published = {_published(origin) for origin in _origins(description.get("provenance"))}
     if len(published) == 1 and (scores := published.pop()) is not None:  # data joined from several sources must agree
         return ReferenceScores(*scores, "D4RL's published reference scores")
     tested = description.get("reference_returns")
@@ -108,6 +108,15 @@ def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
         random, teacher = (sum(tested[policy]) / len(tested[policy]) for policy in ("random", "teacher"))
         return ReferenceScores(random, teacher, "the random policy and the teacher of this data set")
     return None
+
+
+def _origins(provenance: Any) -> Iterator[Mapping[str, Any]]:
+    """Where the data is from; for data that was a cqlray dataset before, where that was from."""
+    for origin in provenance or ():
+        if origin.get("sources"):
+            yield from _origins(origin["sources"])
+        else:
+            yield origin
 
 
 def _published(origin: Mapping[str, Any]) -> tuple[float, float] | None:

@@ -65,7 +65,7 @@ def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str
     if references := references_line(description):
         yield "references", references
     yield "lengths", f"mean {card.transitions / card.episodes:.1f} steps"
-    yield "", _drawn(card.lengths)
+    yield "", (f"{INDENT}{card.lengths.low + 0.5:,.0f} {bars(card.lengths)} {card.lengths.high - 0.5:,.0f}",)
     yield "ends", f"{card.terminated:.1%} of the episodes terminated, {1 - card.terminated:.1%} truncated"
     yield "rewards", f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}"
     yield "", _drawn(card.rewards)
@@ -85,7 +85,7 @@ def coverage_sentence(card: Card) -> str:
     """How much of the observations' spread the two drawn axes hold."""
     size, shares = card.coverage.components.shape[1], card.coverage.explained
     held = f"{shares[0]:.0%} and {shares[1]:.0%}"
-    return f"{size} observation dimensions; their first two principal components hold {held} of the variance"
+    return f"{size} observation dimension{'s' * (size != 1)}; two principal components hold {held} of the variance"
 
 
 def _drawn(histogram: Histogram, title: str = "") -> tuple[str]:

@@ -25,7 +25,7 @@ def render(card: Card, description: dict[str, Any]) -> str:
     environment = description["environment"].get("id") or "logged data"
     references = references_line(description)
     parts = [
-        f"<h1>{_escape(environment)}: data set</h1>",
+        f"<h1>{_escape(environment)}: dataset</h1>",
         f'<p class="lead">{_escape(_sentence(card, description))}</p>',
         f"<p>{_escape(references[0].upper() + references[1:])}.</p>" if references else "",
         "<h2>Episodes</h2>",
@@ -67,17 +67,17 @@ def _row(name: str, episodes: int, transitions: int, mean_return: float, termina
 def _figures(card: Card, description: dict[str, Any]) -> list[str]:
     mean = description["returns"]["mean"]
     occupied = int((card.coverage.counts > 0).sum())
-    told = "their bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
+    told = "its bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
     beyond = f" {card.coverage.outside:,} lie outside the picture." if card.coverage.outside else ""
     return [
         _figure(_returns(card, mean), f"Histogram of {_range(card.returns)}; mean {number(mean)}.", "Returns of the episodes."),
         _figure(
-            _bars(card.lengths, "steps of an episode", "episodes"),
+            _lengths(card.lengths),
             f"Histogram of episode lengths, {_range(card.lengths)} steps.",
             "Lengths of the episodes.",
         ),
         _figure(
-            _bars(card.rewards, "reward of a step", "transitions", log=True),
+            _rewards(card.rewards),
             f"Histogram of rewards, {_range(card.rewards)}; mean {number(card.reward_mean)}.",
             f"Rewards, counted on a logarithmic axis: mean {number(card.reward_mean)}, "
             f"standard deviation {number(card.reward_std)}.",
@@ -89,7 +89,7 @@ def _figures(card: Card, description: dict[str, Any]) -> list[str]:
         ),
         _figure(
             _actions(card),
-            f"Histograms of the {len(card.actions)} action dimensions over {told}.",
+            f"A histogram of each of the {len(card.actions)} action dimensions over {told}.",
             f"Actions, each dimension over {told}.",
         ),
     ]
@@ -113,16 +113,26 @@ def _returns(card: Card, mean: float) -> str:
     return svg.getvalue()
 
 
-def _bars(histogram: Histogram, what: str, counted: str, log: bool = False) -> str:
+def _lengths(histogram: Histogram) -> str:
     with _svg() as (figure, svg):
         figure.set_size_inches(WIDTH, HEIGHT)
-        axes = figure.add_subplot(xlabel=what, ylabel=counted)
+        axes = figure.add_subplot(xlabel="steps of an episode", ylabel="episodes")
         _draw(axes, histogram, COLOURS[5])
-        if log:
-            axes.set_yscale("log")
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        if histogram.high - histogram.low < 10:  # else one length is a bar as wide as the figure, over fractions of a step
+            axes.set_xlim(histogram.low - 5, histogram.high + 5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(8, integer=True))
+            axis.set_major_formatter(EngFormatter(sep=""))
+    return svg.getvalue()
+
+
+def _rewards(histogram: Histogram) -> str:
+    with _svg() as (figure, svg):
+        figure.set_size_inches(WIDTH, HEIGHT)
+        axes = figure.add_subplot(xlabel="reward of a step", ylabel="transitions")
+        _draw(axes, histogram, COLOURS[5])
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.5)  # a bin that holds one is seen
     return svg.getvalue()
 
 
@@ -146,7 +156,8 @@ def _actions(card: Card) -> str:
             axes.set_title(f"action {dimension}", fontsize=9, loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
             axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-            axes.xaxis.set_major_locator(MaxNLocator(4))
+            ends = (histogram.low, (histogram.low + histogram.high) / 2, histogram.high)
+            axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
             axes.tick_params(labelsize=8)
     return svg.getvalue()
 
@@ -162,7 +173,9 @@ def _coverage(card: Card) -> str:
         drawn = np.ma.masked_equal(counts.T, 0)
         norm = LogNorm(1, max(int(counts.max()), 2))
         box = (cells[0], cells[-1], cells[0], cells[-1])
-        image = axes.imshow(drawn, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest")
+        image = axes.imshow(
+            drawn, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest", zorder=1.0
+        )
         for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
             held = np.flatnonzero(counts.any(axis=axis))
             if len(held):
@@ -172,9 +185,15 @@ def _coverage(card: Card) -> str:
 
 
 def _origin(description: dict[str, Any]) -> str:
-    """Where the data is from, as far as it says."""
-    origins = description.get("provenance") or []
-    rows = [[key, str(origin[key])] for origin in origins for key in _PROVENANCE if origin.get(key)]
-    if "licence" in description and not any(key == "licence" for key, _ in rows):
-        rows.append(["licence", str(description["licence"])])
-    return f"<h2>Where it is from</h2>\n{_table(['', ''], rows)}" if rows else ""
+    """Where the data is from, as far as it says: a paragraph for each source."""
+    origins = _flat(description.get("provenance") or [])
+    told = ["; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key)) for origin in origins]
+    if description.get("licence"):
+        told.append(f"licence {description['licence']}")
+    paragraphs = "\n".join(f"<p>{_escape(line)}</p>" for line in dict.fromkeys(told) if line)
+    return f"<h2>Where it is from</h2>\n{paragraphs}" if paragraphs else ""
+
+
+def _flat(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The sources, and the sources of those that were cqlray's datasets."""
+    return [found for origin in origins for found in (origin, *_flat(origin.get("sources") or []))]

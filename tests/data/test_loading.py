@@ -144,11 +144,11 @@ def test_the_normaliser_does_not_depend_on_the_pieces(cuts: list[int], width: in
 
 
 def test_peak_memory_is_little_more_than_the_data(tmp_path: Path) -> None:
-    """210 MB in 200 files. The libraries keep some 30 MB for reading, whatever the size."""
-    shard = random_shard([1000] * 10, observation_dim=17, action_dim=6)
+    """300 MB in 190 files. Beside the data, pyarrow keeps some 30 MB for reading, and a fit takes 15, whatever the size."""
+    shard = random_shard([1000] * 15, observation_dim=17, action_dim=6)
     write_dataset(tmp_path / "small", [random_shard([3])])
     description = datasets.describe([shard], {})
-    description["shards"] *= 200
+    description["shards"] *= 190
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "shard-00000.parquet").write_bytes(to_parquet(shard))
     (tmp_path / "large" / "dataset.json").write_text(json.dumps(description))

@@ -84,6 +84,7 @@ TESTED = {"reference_returns": {"teacher": [-100.0, -200.0], "random": [-1000.0]
         (TESTED, -1000.0, -150.0, "the teacher of this data set"),
         ({**TESTED, **FILE}, -20.272305, 3234.3, "D4RL's published"),
         ({**OWN, **PORT, **TESTED}, 1.0, 11.0, "own reference scores"),
+        ({"provenance": [{"format": "cqlray", "sources": FILE["provenance"]}]}, -20.272305, 3234.3, "D4RL's published"),
         ({"provenance": FILE["provenance"] * 2}, -20.272305, 3234.3, "D4RL's published"),
     ],
 )

@@ -166,9 +166,7 @@ def probe_hdf5(file: Location) -> None:
     try:
         walked = subprocess.run([sys.executable, "-c", _WALK, file.path], capture_output=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        raise UserError(
-            f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged"
-        ) from None
+        raise UserError(f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged") from None
     if walked.returncode < 0:
         raise UserError(f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged")
 

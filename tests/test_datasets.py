@@ -1,0 +1,192 @@
+"""load_dataset and the `cqlray dataset` commands, as users call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import cqlray
+from cqlray import cli, datasets
+from cqlray.config import ColumnsConfig, EnvConfig
+from cqlray.data import dataset as native
+from cqlray.errors import UserError
+
+TOY = "tests.toy_envs:Point-v0"
+
+
+def frame(episodes: int = 12, steps: int = 8, seed: int = 0) -> pd.DataFrame:
+    """A log of a made-up plant: two sensors, one torque, the last row of each trip its final observation."""
+    rng = np.random.default_rng(seed)
+    rows = episodes * (steps + 1)
+    last = np.arange(rows) % (steps + 1) == steps
+    log = pd.DataFrame(
+        {
+            "trip": np.repeat(np.arange(episodes), steps + 1),
+            "sensor_1": rng.normal(size=rows).astype(np.float32),
+            "sensor_10": rng.normal(size=rows).astype(np.float32),
+            "torque": rng.uniform(-1, 1, rows).astype(np.float32),
+            "r": rng.normal(size=rows).astype(np.float32),
+            "crashed": (np.arange(rows) % (steps + 1) == steps - 1) & (np.repeat(np.arange(episodes), steps + 1) % 2 == 0),
+        }
+    )
+    log.loc[last, ["torque", "r"]] = np.nan
+    return log
+
+
+COLUMNS = {"observation": "sensor_*", "action": "torque", "reward": "r", "episode": "trip", "terminated": "crashed"}
+FLAGS = [
+    *("--columns.observation", "sensor_*", "--columns.action", "torque", "--columns.reward", "r"),
+    *("--columns.episode", "trip", "--columns.terminated", "crashed"),
+]
+BOUNDS = ["--columns.action-low", "-1", "--columns.action-high", "1"]
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """A command that ends with one line on stderr and exit status 2."""
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.out == "", captured
+    return captured.err.removeprefix("cqlray: ").strip()
+
+
+# From Python
+
+
+def test_a_data_frame_is_a_dataset() -> None:
+    log = frame()
+    data = cqlray.load_dataset(log, COLUMNS | {"action_low": -1, "action_high": [1.0]})
+    assert data.environment["action_low"] == [-1] and data.environment["observation_dim"] == 2
+    first = next(data.episodes())
+    np.testing.assert_array_equal(first.observations, log[["sensor_1", "sensor_10"]].to_numpy()[:9])
+    np.testing.assert_array_equal(first.rewards, log["r"].to_numpy()[:8])
+    assert first.terminations.tolist() == [False] * 7 + [True]
+    assert data.description["episodes"] == 12 and data.description["transitions"] == 96
+    assert [finding.code for finding in data.validate(32).errors] == []
+
+
+def test_saved_it_is_a_native_dataset(tmp_path: Path) -> None:
+    data = cqlray.load_dataset(frame(), COLUMNS)
+    description = data.save(tmp_path / "data")
+    again = cqlray.load_dataset(tmp_path / "data")
+    assert again.description["digest"] == description["digest"] == data.description["digest"]
+    data.save(tmp_path / "data", append=True)
+    assert native.read_description(tmp_path / "data")["episodes"] == 24
+    mended, lines = cqlray.load_dataset(tmp_path / "data").fixed()
+    assert lines == ["left out 12 episodes equal to an earlier one"]
+    assert mended.description["episodes"] == 12
+
+
+def test_what_the_data_does_not_say_comes_from_the_environment(tmp_path: Path) -> None:
+    spec = datasets.describe_env(EnvConfig(TOY))
+    rng = np.random.default_rng(0)
+    width = spec.observation_dim
+    log = pd.DataFrame(rng.normal(size=(30, width)).astype(np.float32), columns=[f"observation_{i}" for i in range(width)])
+    for index in range(spec.action_dim):
+        log[f"action_{index}"] = np.float32(0.5)
+    log["reward"], log["episode"] = np.float32(1), np.repeat([0, 1, 2], 10)
+    data = cqlray.load_dataset(log, env=TOY)
+    assert data.environment["id"] == TOY and list(data.environment["action_high"]) == list(spec.action_high)
+    with pytest.raises(UserError, match=r"does not belong to env.id 'Pendulum-v1': it has observation_dim \d and not 3"):
+        cqlray.load_dataset(log.drop(columns="observation_1"), env="Pendulum-v1")
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"observaton": "sensor_*"}, r"unknown key columns.observaton; did you mean columns.observation\?"),
+        ({"observation": "sensors_*"}, "no column matches 'sensors_[*]'"),
+        ({"action": 3}, r"columns.action\[0\] is 3; it must be text"),
+    ],
+)
+def test_wrong_columns_are_one_line(columns: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        cqlray.load_dataset(frame(), COLUMNS | columns).description  # noqa: B018
+
+
+def test_a_dataset_must_say_its_bounds_to_be_trained_on() -> None:
+    source = datasets.open_data(frame(), ColumnsConfig(("sensor_*",), ("torque",), "r", "trip"), None)
+    with pytest.raises(UserError, match="does not say the bounds of its actions; name its environment with --env"):
+        datasets.spec_of(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "full"), [("s3://b/x", True), ("minari:a/b-v0", True), ("data/x", False), ("odd:name/x", True)]
+)
+def test_absolute_names(name: str, full: bool) -> None:
+    assert (datasets.absolute(name) == name) is full
+    assert full or datasets.absolute(name) == str(Path(name).resolve())
+
+
+# From the command line
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    frame().to_csv(tmp_path / "trips.csv", index=False)
+    return str(tmp_path / "trips.csv")
+
+
+def test_validate_says_what_is_wrong_and_where(capsys: pytest.CaptureFixture[str], log: str) -> None:
+    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "12 episodes, 96 transitions: 0 errors, 1 warning"
+    broken = pd.read_csv(log)
+    broken.loc[13, "torque"] = 7.5
+    broken.to_csv(log, index=False)
+    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS]) == 2
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("error: ") and "96 transitions; a batch has 256" in out[0]
+    assert f"error: {log}, row 13, action[0]: actions outside [-1, 1] by up to 6.5; " in out[1]
+    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert said["errors"] == 2 and said["findings"][1]["place"]["row"] == 13
+
+
+def test_columns_may_stand_in_a_file(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
+    yaml = "columns: {observation: ['sensor_*'], action: [torque], reward: r, episode: wrong, terminated: crashed}\n"
+    (tmp_path / "c.yaml").write_text(yaml)
+    words = ["dataset", "info", log, "--config", str(tmp_path / "c.yaml"), "--columns.episode", "trip", "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)["transitions"] == 96
+
+
+def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
+    own, back, minari = str(tmp_path / "own"), str(tmp_path / "back.parquet"), str(tmp_path / "minari")
+    assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own]) == 0
+    assert capsys.readouterr().out == f"{own}: 12 episodes, 96 transitions\n"
+    assert cli.main(["dataset", "convert", own, "--to", "log", "--out", back]) == 0
+    assert cli.main(["dataset", "convert", own, "--to", "minari", "--out", minari]) == 0
+    digests = {cqlray.load_dataset(place).description["digest"] for place in (own, back, minari)}
+    assert len(digests) == 1
+    capsys.readouterr()
+    assert "holds a dataset already" in mistake(capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own)
+    assert cli.main(["dataset", "convert", back, "--append", "--out", own]) == 0
+    assert "24 episodes" in capsys.readouterr().out
+    said = mistake(capsys, "dataset", "convert", own, "--append", "--to", "log", "--out", str(tmp_path / "x.csv"))
+    assert said == "--append adds to cqlray's own datasets alone, not with --to log"
+    assert "the same episode, to the bit" in mistake(capsys, "dataset", "convert", own, "--out", str(tmp_path / "twice"))
+
+
+def test_fix_mends_and_says_so(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
+    broken = pd.read_csv(log)
+    broken.loc[3, "sensor_1"] = np.nan
+    broken.to_csv(log, index=False)
+    out = str(tmp_path / "clean")
+    assert "the value is nan" in mistake(capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", out)
+    assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--fix", "--out", out, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "fixed: left out 1 episode with a value that is not finite" in captured.err
+    assert json.loads(captured.out)["episodes"] == 11
+    assert "left out 1 episode" in json.dumps(native.read_description(Path(out))["provenance"])
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
+    assert mistake(capsys, "dataset") == "dataset: the commands are dataset info, dataset validate, dataset convert"
+    assert "required: --out" in mistake(capsys, "dataset", "convert", log)
+    assert "no such file or directory" in mistake(capsys, "dataset", "info", str(tmp_path / "none"))
+    assert "no column matches 'observation*'" in mistake(capsys, "dataset", "info", log)
+    assert "batch-size is 0" in mistake(capsys, "dataset", "validate", log, *FLAGS, "--batch-size", "0")
+    assert "invalid choice: 'tfds'" in mistake(capsys, "dataset", "convert", log, "--to", "tfds", "--out", "x")
