@@ -8,6 +8,7 @@ from typing import Any
 
 from cqlray import session
 from cqlray.config import PRESETS, RunConfig
+from cqlray.filesystem import AnyPath, any_path
 from cqlray.reporting.html import write_report
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.storage import RunDirectory
@@ -17,7 +18,7 @@ from cqlray.storage import RunDirectory
 class RunResult:
     """A finished run: its directory, and the summary that `--json` prints."""
 
-    run_dir: Path
+    run_dir: AnyPath
     summary: dict[str, Any]
 
     @property
@@ -41,7 +42,7 @@ def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResu
 def resume(run_dir: str | Path, quiet: bool = False) -> RunResult:
     """Go on with a run exactly where it stopped. Raises as `run`."""
     with ProgressDisplay(quiet) as progress:
-        return _finished(session.resume(Path(run_dir), progress))
+        return _finished(session.resume(any_path(run_dir), progress))
 
 
 def _finished(directory: RunDirectory) -> RunResult:

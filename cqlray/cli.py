@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
+from cqlray.filesystem import AnyPath, any_path
 
 if TYPE_CHECKING:
     from cqlray.storage import RunDirectory
@@ -48,7 +49,7 @@ class _Parser(_OneLine):
     def __init__(self, command: str, subject: str, about: str) -> None:
         super().__init__(f"cqlray {command}", description=about, allow_abbrev=False)
         if subject:
-            self.add_argument("path", type=Path, metavar=subject)
+            self.add_argument("path", type=any_path, metavar=subject)
         self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
 
     def with_output(self) -> _Parser:
@@ -210,7 +211,7 @@ def _print_results(result: dict[str, Any], record: Any, as_json: bool) -> None:
         Console().print(results_table(result, record))
 
 
-def _print_dataset(path: Path, as_json: bool) -> int:
+def _print_dataset(path: AnyPath, as_json: bool) -> int:
     from cqlray.data.dataset import read_description
 
     description = read_description(path)
@@ -230,7 +231,7 @@ def _print_dataset(path: Path, as_json: bool) -> int:
     return 0
 
 
-def _write_report(run: Path) -> Path:
+def _write_report(run: AnyPath) -> AnyPath:
     from cqlray.reporting.html import write_report
     from cqlray.reporting.tensorboard import write_tensorboard
 

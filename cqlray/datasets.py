@@ -22,6 +22,7 @@ from cqlray.data.source import Source
 from cqlray.data.validation import validate
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import UserError
+from cqlray.filesystem import any_path
 from cqlray.validate import build
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Dataset:
         Raises:
             UserError: the directory holds a dataset (that these episodes do not belong to), or the data cannot be read.
         """
-        return convert.write_dataset(self.source, Path(directory), append)
+        return convert.write_dataset(self.source, any_path(directory), append)
 
 
 def load_dataset(
@@ -206,7 +207,7 @@ def _as_list(key: str, value: Any) -> Any:
 
 def is_native(data: str) -> bool:
     """Whether it is a dataset or run directory of cqlray's own."""
-    path = Path(data)
+    path = any_path(data)
     return any((folder / "dataset.json").is_file() for folder in (path, path / "dataset"))
 
 

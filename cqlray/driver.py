@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, UserError
 from cqlray.evaluation.rows import merge_rows
+from cqlray.filesystem import AnyPath, Location, any_path
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
@@ -257,11 +259,13 @@ class Driver:
         write_json(self.directory / "dataset" / "dataset.json", description)
         self.directory.update_manifest(dataset_digest=description["digest"])
 
-    def _provide(self, place: Path, description: Row) -> None:
+    def _provide(self, place: AnyPath, description: Row) -> None:
         """Have the learners' data: the shards in the object store, or where they exceed memory the word to read a file."""
         on_disk, why = self._exceeds_memory(description)
         if on_disk:
-            self.data = [DataOnDisk(place.resolve(), self.directory.path.resolve() / "dataset" / "records.bin")]
+            run = self.directory.path
+            local = run.absolute() / "dataset" if isinstance(run, Path) else Path(tempfile.gettempdir(), description["digest"])
+            self.data = [DataOnDisk(place.absolute(), local / "records.bin")]
             self.progress.say(f"data         {why}")
         else:
             self.data = [ray.put(shard) for shard in iterate_shards(place, description)]
@@ -275,11 +279,11 @@ class Driver:
         where, why = where_data_lives(data_bytes(*sizes), None, int(min(self.plan.memory_per_learner, sys.maxsize)))
         return where == "disk", why
 
-    def _native_dataset(self) -> Path:
+    def _native_dataset(self) -> AnyPath:
         """The directory of the dataset's shards."""
         assert self.config.dataset is not None
         if is_native(self.config.dataset):
-            return datasets.dataset_directory(Path(self.config.dataset))
+            return datasets.dataset_directory(any_path(self.config.dataset))
         converted = self.directory / "dataset"
         if not (converted / "dataset.json").exists():
             write_dataset(open_configured(self.config), converted)
@@ -411,8 +415,8 @@ class Driver:
         first = self.plan.populations[population][0]
         rows = self.directory.rows("evaluations.jsonl")
         tested = {row["updates"] for row in rows if row["policy"] == "student" and row["member"] == first}
-        folder = self.directory / "snapshots" / f"population-{population}"
-        snapshots = {int(path.stem): path for path in sorted(folder.glob("*.safetensors"))} if folder.exists() else {}
+        folder = Location.parse(self.directory / "snapshots" / f"population-{population}")
+        snapshots = {int(path.stem): path for path in folder.glob("*.safetensors")}
         return [p for updates, p in snapshots.items() if updates not in tested and updates <= self.done[population]]
 
     def _test(self, snapshot: bytes | None, purpose: str, episodes: int) -> list[Row]:

@@ -11,6 +11,7 @@ from cqlray import checkpoint
 from cqlray.algorithms.policy import Array, Policy
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath, Location, any_path
 from cqlray.storage import RunDirectory
 
 
@@ -34,13 +35,13 @@ class LoadedPolicy:
         return actions[0] if array.ndim == 1 else actions
 
 
-def last_snapshot(run: Path, population: int) -> Path:
+def last_snapshot(run: AnyPath, population: int) -> Location:
     """The newest snapshot of a population.
 
     Raises:
         UserError: there is none yet.
     """
-    snapshots = sorted((run / "snapshots" / f"population-{population}").glob("*.safetensors"))
+    snapshots = list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
     if not snapshots:
         raise UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
     return snapshots[-1]
@@ -55,7 +56,7 @@ def load_policy(run: str | Path, member: int | str = "best") -> LoadedPolicy:
     Raises:
         UserError: not a run, no such member, no snapshot or (for "best") no test yet.
     """
-    directory = RunDirectory.open(Path(run))
+    directory = RunDirectory.open(any_path(run))
     manifest = directory.manifest()
     populations: list[list[int]] = manifest.get("plan", {}).get("populations", [])
     index = _best_member(directory) if member == "best" else member

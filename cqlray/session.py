@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from cqlray import datasets, validate
@@ -20,6 +19,7 @@ from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.evaluation.summary import RunRecord, summarize
+from cqlray.filesystem import AnyPath, any_path
 from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
@@ -36,7 +36,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         Interrupted: asked to stop; the directory can be resumed.
     """
     config = _without_tests(validate.check(config, "config"))
-    path = Path(config.out or default_name(config))
+    path = any_path(config.out or default_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         RunDirectory.create(path, {})  # says why not
     spec = _spec(config, progress)
@@ -62,7 +62,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     return _drive(config, spec, progress, prepare, dataset_only)
 
 
-def resume(path: Path, progress: ProgressDisplay) -> RunDirectory:
+def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     """Go on with a run exactly where it stopped. Raises as `start`."""
     directory = RunDirectory.open(path)
     config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
@@ -81,7 +81,7 @@ def resume(path: Path, progress: ProgressDisplay) -> RunDirectory:
     return _drive(config, _spec(config), progress, prepare, manifest["dataset_only"])
 
 
-def evaluate(path: Path, episodes: int, progress: ProgressDisplay) -> RunRecord:
+def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
     """The run's record with fresh tests of its last snapshots in the place of the old ones. Raises as `start`."""
     from cqlray.actors import Loop, connect
     from cqlray.driver import Driver
@@ -112,7 +112,7 @@ def _drive(
     started = time.monotonic()
     with connect() as cluster:
         directory, plan = prepare(cluster)
-        with directory.locked():
+        with directory.locked(progress.say):
             for line in [f"run          {directory.path}", *plan.lines(config.dataset is not None)]:
                 progress.say(line)
             loop = Loop(progress.say)

@@ -8,39 +8,28 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath, Location
+from cqlray.lease import Lease, held
 
 FORMAT = 1
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole: under another name first, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same other name: what a kill leaves behind is overwritten when the file is written again.
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def write_bytes(path: AnyPath, data: bytes) -> None:
+    """Write a file whole: its old content or all of the new is there, however this process ends."""
+    Location.parse(path).write(data)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: AnyPath, value: Any) -> None:
     """Write JSON for people: indented; numbers that are not finite become null."""
     write_bytes(path, (json.dumps(finite(value), indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: AnyPath) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
@@ -69,11 +58,12 @@ def finite(value: Any) -> Any:
 class RunDirectory:
     """A run's directory, held by this process alone while it writes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
+        self.lease: Lease | None = None  # held while it is written to, where there is no lock
 
     @staticmethod
-    def create(path: Path, manifest: dict[str, Any]) -> RunDirectory:
+    def create(path: AnyPath, manifest: dict[str, Any]) -> RunDirectory:
         """Make a new run directory with its manifest.
 
         Raises:
@@ -82,14 +72,13 @@ class RunDirectory:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume {path}")
         try:
-            path.mkdir(parents=True, exist_ok=True)
             write_json(path / "manifest.json", manifest)
         except OSError as error:
             raise UserError(f"out {str(path)!r} cannot be written: {error.strerror or error}") from None
         return RunDirectory(path)
 
     @staticmethod
-    def open(path: Path) -> RunDirectory:
+    def open(path: AnyPath) -> RunDirectory:
         """Open an existing run directory.
 
         Raises:
@@ -102,12 +91,16 @@ class RunDirectory:
         return RunDirectory(path)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory; the kernel lets go of it however this process ends.
+    def locked(self, say: Callable[[str], None] = print) -> Iterator[None]:
+        """Hold the directory: on a disk the kernel lets go of it however this process ends, elsewhere a lease expires.
 
         Raises:
             UserError: another process holds it.
         """
+        if isinstance(self.path, Location):
+            with held(self.path / "lease.json", say) as self.lease:
+                yield
+            return
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -115,7 +108,7 @@ class RunDirectory:
                 raise UserError(f"{self.path} is in use by another cqlray process; wait for it or stop it first") from None
             yield
 
-    def __truediv__(self, name: str) -> Path:
+    def __truediv__(self, name: str) -> AnyPath:
         return self.path / name
 
     def manifest(self) -> dict[str, Any]:
@@ -124,32 +117,23 @@ class RunDirectory:
 
     def update_manifest(self, **values: Any) -> None:
         """Set keys of the manifest."""
+        if self.lease is not None:
+            self.lease.check()
         write_json(self / "manifest.json", {**self.manifest(), **values})
 
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Append JSON lines in one write."""
-        path = self / name
-        text = "".join(json.dumps(finite(row)) + "\n" for row in rows)
-        with path.open("ab") as file:
-            if file.tell() and not _ends_with_newline(path):
-                text = "\n" + text  # the last line was cut off by a kill; readers pass over it
-            file.write(text.encode())
+        if self.lease is not None:
+            self.lease.check()
+        if rows:
+            Location.parse(self / name).append("".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The JSON lines of a file; lines that a kill cut off are passed over. No file is no lines."""
-        path = self / name
-        if not path.exists():
-            return []
         rows = []
-        for line in path.read_text().splitlines():
+        for line in Location.parse(self / name).read_appended().splitlines():
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
         return rows
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

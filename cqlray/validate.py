@@ -15,7 +15,6 @@ import re
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
@@ -23,6 +22,7 @@ import yaml
 
 from cqlray.config import TIERS, CQLConfig, RunConfig, to_dict
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath
 
 _BOUNDS = ("gt", "ge", "lt", "le", "min_length")
 _REQUIREMENTS = {
@@ -102,7 +102,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: AnyPath) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
     Raises UserError with one line: no such file, not readable, not YAML (line and column), not a mapping.

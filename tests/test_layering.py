@@ -11,14 +11,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cqlray"
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"config", "errors", "seeding"}
+BASE = {"config", "errors", "seeding", "filesystem"}
 MAY_IMPORT = {
     **{name: set() for name in ("config", "errors", "seeding")},
+    "filesystem": {"errors", "object_store"},
+    "object_store": {"errors", "parts"},
+    "parts": set(),
+    "lease": {"errors", "filesystem"},
     "algorithms": {"config"},
-    "data": {"errors", "storage"},
+    "data": {"errors", "filesystem", "storage"},
     "envs": {"config", "errors", "data"},
     "evaluation": BASE,
-    "storage": BASE,
+    "storage": BASE | {"lease"},
     "checkpoint": BASE,
     "validate": BASE,
     "placement": BASE,

@@ -44,7 +44,8 @@ class GraphedWork:
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
+            # Other threads, such as the one that sends batches ahead, go on with the device meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.work()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ import numpy as np
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import Array, Shard
+from cqlray.data.loading import iterate_shards
 from cqlray.data.source import Source
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath
 from cqlray.storage import write_bytes, write_json
 
 # Large enough that a file's overhead vanishes, small enough that several are in memory at once.
@@ -70,7 +71,7 @@ def _closed(shard: Shard) -> Shard:
     return dataclasses.replace(shard, truncations=truncations)
 
 
-def write_dataset(source: Source, directory: Path, append: bool = False) -> dict[str, Any]:
+def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> dict[str, Any]:
     """Write the source as a native dataset; its description. With `append`, behind the episodes that are there already.
 
     Raises:
@@ -85,7 +86,7 @@ def write_dataset(source: Source, directory: Path, append: bool = False) -> dict
     if there:
         before = datasets.read_description(directory)
         description.environment = _same_environment(before["environment"], source, directory)
-        for shard in datasets.iterate(directory, before):
+        for shard in iterate_shards(directory, before):
             description.add(shard)
     for shard in native_shards(source):
         name = description.add(shard)
@@ -104,7 +105,7 @@ def _provenance(source: Source) -> dict[str, Any]:
     return {"source": source.name, "format": source.format, **source.provenance}
 
 
-def _same_environment(before: dict[str, Any], source: Source, directory: Path) -> dict[str, Any]:
+def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath) -> dict[str, Any]:
     """The environment of the dataset that is there.
 
     Raises:

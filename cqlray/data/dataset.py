@@ -6,14 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cqlray.data import shards as shard_files
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath
 
 FORMAT = 1
 HISTOGRAM_BINS = 20
@@ -130,11 +129,12 @@ def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
     used = np.zeros((actions.shape[1], HISTOGRAM_BINS), bool)
     for dimension in range(actions.shape[1]):
         share = (actions[:, dimension] - low[dimension]) / (high[dimension] - low[dimension])
-        used[dimension, np.clip((share * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)] = True
+        bins = (share[np.isfinite(share)] * HISTOGRAM_BINS).clip(0, HISTOGRAM_BINS - 1).astype(int)
+        used[dimension, bins] = True
     return used
 
 
-def dataset_directory(path: Path) -> Path:
+def dataset_directory(path: AnyPath) -> AnyPath:
     """The directory that holds dataset.json: `path`, or path/dataset when `path` is a run directory.
 
     Raises:
@@ -150,7 +150,7 @@ def dataset_directory(path: Path) -> Path:
     raise UserError(f"dataset {str(path)!r} has no dataset.json; it should be a dataset or run directory made by cqlray")
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_description(path: AnyPath) -> dict[str, Any]:
     """What dataset.json says.
 
     Raises:
@@ -181,29 +181,13 @@ def wrong_keys(description: Any) -> Iterator[str]:
                 yield f"shards[{index}].{key}"
 
 
-def load(path: Path) -> tuple[dict[str, Any], list[Shard]]:
+def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:
     """Description and shards of a dataset directory, the digests checked.
 
     Raises:
         UserError: something is missing, damaged or not what the description says.
     """
     directory, description = dataset_directory(path), read_description(path)
-    loaded = list(iterate(directory, description))
-    if not loaded:
-        raise UserError(f"dataset {str(path)!r} has no shards")
-    return description, loaded
+    from cqlray.data.loading import iterate_shards
 
-
-def iterate(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
-    """The shards one by one, the digests checked. Raises as `load`."""
-    for entry in description["shards"]:
-        source = directory / Path(entry["file"]).name
-        try:
-            shard = shard_files.from_parquet(source.read_bytes(), str(source))
-        except FileNotFoundError:
-            raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
-        except (OSError, ValueError) as error:  # a directory, no permission, a name that no file can have
-            raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({error})") from None
-        if shard.digest() != entry["digest"]:
-            raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
-        yield shard
+    return description, list(iterate_shards(directory, description))

@@ -101,5 +101,5 @@ class Shard:
         for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds"):
             array = np.ascontiguousarray(getattr(self, name))
             hasher.update(f"{name}{array.dtype.str}{array.shape}".encode())
-            hasher.update(array.tobytes())
+            hasher.update(array.reshape(-1).view(np.uint8).data)
         return hasher.hexdigest()

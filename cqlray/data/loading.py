@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import Columns, dataset_directory, read_description
 from cqlray.data.episode import Array, Shard
-from cqlray.data.moments import BLOCK_ROWS, Moments, blocks
-from cqlray.data.normalizer import SMALLEST_STD
+from cqlray.data.moments import blocks
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath
 
 # A file being read takes several times its shard's size. So many files there must be for each thread that reads ahead of
 # the one that is being copied, so that what they hold stays below a tenth of the data.
@@ -32,7 +32,7 @@ FILES_PER_READER = 100
 
 
 @contextmanager
-def _reading(source: Path) -> Iterator[None]:
+def _reading(source: AnyPath) -> Iterator[None]:
     """What goes wrong with the file as a UserError."""
     try:
         yield
@@ -43,16 +43,16 @@ def _reading(source: Path) -> Iterator[None]:
         raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})") from None
 
 
-def _read_table(source: Path) -> pa.Table:
+def _read_table(source: AnyPath) -> pa.Table:
     """A shard's file. Columns are read one by one: beside what is read, only one of them is held undecoded."""
-    with _reading(source), pq.ParquetFile(source) as file:
+    with _reading(source), pq.ParquetFile(source if isinstance(source, Path) else pa.BufferReader(source.read_bytes())) as file:
         names = file.schema_arrow.names
         if any(names.count(column) != 1 for column in shard_files.COLUMNS):
             return file.schema_arrow.empty_table()  # from_table says what is wrong
         return pa.table({name: file.read(columns=[name], use_threads=False)[name] for name in shard_files.COLUMNS})
 
 
-def iterate_shards(directory: Path, description: dict[str, Any]) -> Iterator[Shard]:
+def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[Shard]:
     """The shards of a dataset in their order, their digests checked; the next ones are read while one is used.
 
     Raises:
@@ -131,7 +131,7 @@ def check_dimensions(shard: Shard, observation_dim: int, action_dim: int) -> Non
         raise UserError(f"a shard's observations and actions have {found[0]} and {found[1]} dimensions, {of_others}")
 
 
-def load_columns(path: Path) -> tuple[dict[str, Any], Columns]:
+def load_columns(path: AnyPath) -> tuple[dict[str, Any], Columns]:
     """Description and columns of a dataset directory; the dimensions are the first shard's.
 
     Raises:
@@ -145,7 +145,7 @@ def load_columns(path: Path) -> tuple[dict[str, Any], Columns]:
     return description, fill_columns(chain([first], shards), transitions, episodes, *dimensions)
 
 
-def _sum(directory: Path, description: dict[str, Any], key: str) -> int:
+def _sum(directory: AnyPath, description: dict[str, Any], key: str) -> int:
     """Of all shards, by dataset.json."""
     total = 0
     for index, entry in enumerate(description["shards"]):
@@ -168,35 +168,3 @@ def scale_in_place(actions: Array, to_unit: Callable[[Array], Array]) -> None:
     """to_unit(actions) over [N, A] float32, block by block into the same array."""
     for _, rows in blocks(actions):
         rows[:] = to_unit(rows)
-
-
-def fit_normalizer(pieces: Iterable[Array]) -> tuple[Array, Array]:
-    """Mean and standard deviation, float32 each, of observations [R, observation_dim] that come in pieces.
-
-    The result is the same to the bit however the rows are divided into pieces, and that of `normalizer.fit` to the last
-    places of a float32: numpy adds float64 numbers in another order. Rows with a value that is not finite are left out.
-    """
-    moments: Moments | None = None
-    for block in _equal_blocks(pieces):
-        moments = moments or Moments(block.shape[1])
-        moments.add(block)
-    assert moments is not None, "there must be one row at least"
-    return moments.mean.astype(np.float32), np.maximum(moments.std, SMALLEST_STD).astype(np.float32)
-
-
-def _equal_blocks(pieces: Iterable[Array]) -> Iterator[Array]:
-    """The pieces' rows, BLOCK_ROWS at a time; each block is overwritten by the next."""
-    block, filled = np.empty((0, 0)), 0
-    for piece in pieces:
-        if not block.size:
-            block = np.empty((BLOCK_ROWS, piece.shape[1]), piece.dtype)
-        taken = 0
-        while taken < len(piece):
-            count = min(BLOCK_ROWS - filled, len(piece) - taken)
-            block[filled : filled + count] = piece[taken : taken + count]
-            filled, taken = filled + count, taken + count
-            if filled == BLOCK_ROWS:
-                yield block
-                filled = 0
-    if filled:
-        yield block[:filled]

@@ -90,7 +90,7 @@ def from_table(table: pa.Table, name: str) -> Shard:
     lengths = np.diff(np.flatnonzero(~is_step), prepend=-1) - 1
     if is_step[-1] or (lengths <= 0).any():
         raise UserError(f"{name}: an episode has no closing row; the file was cut or is not a cqlray shard")
-    steps = table.filter(pa.array(is_step))
+    steps = table.select(["action", "reward", "termination", "truncation"]).filter(pa.array(is_step))
     _check_rows(table, steps, lengths, name)
 
     def vectors(source: pa.Table, column: str) -> Array:

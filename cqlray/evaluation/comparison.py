@@ -114,18 +114,18 @@ def performance_profile(
 
     Args:
         scores: [members, episodes] or, with `stratified`, [members, environments]; one column for a share of members.
-        thresholds: [thresholds], rising.
+        thresholds: [thresholds], not falling.
         generator: source of the resamples.
         num_samples: resamples.
         level: share of the resamples within the band.
         resample: `two_stage` or `stratified`.
 
     Raises:
-        ValueError: scores are empty or not two-dimensional, or the thresholds do not rise.
+        ValueError: scores are empty or not two-dimensional, or the thresholds are not numbers that do not fall.
     """
     values, taus = score_matrix(scores), np.asarray(thresholds, dtype=np.float64)
-    if taus.ndim != 1 or taus.size == 0 or not (np.diff(taus) > 0).all():
-        raise ValueError("thresholds should be a list of rising numbers, at least one")
+    if taus.ndim != 1 or taus.size == 0 or np.isnan(taus).any() or (np.diff(taus) < 0).any():
+        raise ValueError("thresholds should be a list of numbers that do not fall, at least one")
     if np.isnan(values).any():
         nothing = np.full(taus.shape, np.nan)
         return Profile(taus, nothing, nothing, nothing)

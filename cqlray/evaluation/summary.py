@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cqlray import seeding
 from cqlray.evaluation.statistics import iqm, iqm_interval
+from cqlray.filesystem import AnyPath
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ class RunRecord:
     A return or mean that was not finite is NaN or None.
     """
 
-    directory: Path
+    directory: AnyPath
     config: dict[str, Any]
     manifest: dict[str, Any]
     teacher: dict[str, Any] | None

@@ -6,13 +6,13 @@ import base64
 import html
 import shlex
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, summarize
+from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.record import load_run
 from cqlray.reporting.words import NOTHING, count, duration, interval, number, option_name, setting_name, setting_value
@@ -75,7 +75,7 @@ summary { cursor: pointer; color: var(--accent) }
 """
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: AnyPath) -> AnyPath:
     """Write DIRECTORY/report.html from what the run directory holds now, finished or not.
 
     Raises:

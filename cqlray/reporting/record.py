@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import Row, RunRecord
+from cqlray.filesystem import AnyPath
 from cqlray.storage import RunDirectory
 
 SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, that reports look into
 ROW_KEY = ("stage", "policy", "member", "updates", "round")
 
 
-def load_run(directory: Path) -> RunRecord:
+def load_run(directory: AnyPath) -> RunRecord:
     """Read a run directory. It may be running or interrupted: what is not there yet is empty or None in the record.
 
     Raises:
@@ -36,7 +36,7 @@ def load_run(directory: Path) -> RunRecord:
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: AnyPath) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -49,7 +49,7 @@ def _config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _json(path: Path) -> Any:
+def _json(path: AnyPath) -> Any:
     """A JSON file's value; None where the run has not come to it yet."""
     try:
         return json.loads(path.read_text())

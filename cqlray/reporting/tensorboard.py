@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cqlray.evaluation.summary import Row, RunRecord, observed_return
+from cqlray.filesystem import AnyPath, Location
 from cqlray.reporting.record import load_run
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
@@ -18,7 +19,7 @@ NOT_METRICS = {"stage", "member", "round", "updates"}
 Scalar = tuple[str, float, int]  # tag, value, step in updates
 
 
-def write_tensorboard(directory: Path) -> bool:
+def write_tensorboard(directory: AnyPath) -> bool:
     """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for the teacher.
 
     Returns:
@@ -30,6 +31,14 @@ def write_tensorboard(directory: Path) -> bool:
     if importlib.util.find_spec("tensorboard") is None:
         return False
     run = load_run(directory)
+    if isinstance(directory, Location):
+        with tempfile.TemporaryDirectory() as temporary:
+            for name, scalars in _folders(run):
+                _write(Path(temporary, name), scalars)
+            (directory / "tensorboard").remove()
+            for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
+                (directory / "tensorboard" / str(file.relative_to(temporary))).write(file.read_bytes())
+        return True
     # Built aside and moved in whole: what stands there is always from one reading of the run.
     fresh = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=directory))
     try:

@@ -23,10 +23,11 @@ from cqlray.config import CQLConfig, Member, Precision
 from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, discounted_returns, read_description
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import fill_columns, fit_normalizer, iterate_shards
+from cqlray.data.loading import fill_columns, iterate_shards
 from cqlray.data.store import ColumnFile, HostColumns, data_bytes, fingerprint, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath
 from cqlray.workers.staging import StagedBatches
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
@@ -49,7 +50,7 @@ class Advance:
 class DataOnDisk:
     """A dataset larger than memory: its directory, and the file that learners of one machine make of it and share."""
 
-    directory: Path
+    directory: AnyPath
     file: Path
 
 
@@ -105,7 +106,7 @@ class Learner:
         transitions, episodes = sum(s.num_transitions for s in shards), sum(s.num_episodes for s in shards)
         dimensions = shards[0].observations.shape[1], shards[0].actions.shape[1]
         columns = fill_columns(shards, transitions, episodes, *dimensions)
-        self.mean, self.std = fit_normalizer([columns.observations]) if normalize else normalizer.identity(dimensions[0])
+        self.mean, self.std = normalizer.fit([columns.observations]) if normalize else normalizer.identity(dimensions[0])
         self.rows = HostColumns(columns, self.mean, self.std, scaling.to_unit)
 
     def _batches(self, configs: Sequence[CQLConfig], noise: NoiseStream) -> Gather:
@@ -178,7 +179,7 @@ def _from_disk(data: DataOnDisk, scaling: ActionScaling, normalize: bool) -> tup
     first = next(iterate_shards(data.directory, description))
     mean, std = normalizer.identity(first.observations.shape[1])
     if normalize:
-        mean, std = fit_normalizer(shard.observations for shard in iterate_shards(data.directory, description))
+        mean, std = normalizer.fit(shard.observations for shard in iterate_shards(data.directory, description))
     of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
     shards = iterate_shards(data.directory, description)
     return write_store(data.file, shards, of, mean, std, scaling.to_unit), (mean, std)

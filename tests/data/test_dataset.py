@@ -81,7 +81,7 @@ def test_what_is_not_a_dataset_is_said(tmp_path: Path) -> None:
 def test_normalizer_statistics_and_constant_columns() -> None:
     rng = np.random.default_rng(0)
     values = np.column_stack([rng.normal(5, 2, 4000), np.full(4000, 7.0)]).astype(np.float32)
-    mean, std = normalizer.fit(values)
+    mean, std = normalizer.fit([values])
     np.testing.assert_allclose(mean, [5, 7], atol=0.1)
     np.testing.assert_allclose(std, [2, normalizer.SMALLEST_STD], atol=0.1)
 

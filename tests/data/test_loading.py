@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data import dataset as datasets
-from cqlray.data import loading, normalizer
+from cqlray.data import loading, moments, normalizer
 from cqlray.data.shards import to_parquet
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
@@ -26,7 +28,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from cqlray.data import loading
+from cqlray.data import loading, moments, normalizer
 
 def bytes_of(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024
@@ -35,7 +37,7 @@ loading.load_columns(Path(sys.argv[2]))  # libraries load their own code at the 
 open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
 before = bytes_of("VmRSS")
 data = loading.load_columns(Path(sys.argv[1]))[1]
-mean, std = loading.fit_normalizer([data.observations])
+mean, std = normalizer.fit([data.observations])
 loading.normalize_in_place(data.observations, mean, std)
 loading.scale_in_place(data.actions, lambda actions: np.clip(actions / 2, -1, 1))
 size = sum(getattr(data, name).nbytes for name in data.__dataclass_fields__)
@@ -118,9 +120,9 @@ def test_load_columns_trusts_no_count(tmp_path: Path) -> None:
 
 def test_in_place_is_what_a_copy_gives_to_the_bit() -> None:
     rng = np.random.default_rng(0)
-    rows = loading.BLOCK_ROWS * 2 + 17
+    rows = moments.BLOCK_ROWS * 2 + 17
     observations, actions = (rng.normal(3, 2, (rows, width)).astype(np.float32) for width in (5, 2))
-    mean, std = normalizer.fit(observations)
+    mean, std = normalizer.fit([observations])
     scaling = ActionScaling(np.array([-2, 0], np.float32), np.array([2, 5], np.float32))
     normalised, unit = (observations - mean) / std, scaling.to_unit(actions)
     loading.normalize_in_place(observations, mean, std)
@@ -135,9 +137,17 @@ def test_the_normaliser_does_not_depend_on_the_pieces(cuts: list[int], width: in
     observations = np.random.default_rng(width).normal(offset, 2, (100_000, width)).astype(np.float32)
     observations[:, 0] = 7.0
     pieces = [piece for piece in np.split(observations, sorted(cuts)) if len(piece)]
-    mean, std = loading.fit_normalizer(pieces)
-    whole, by_numpy = loading.fit_normalizer([observations]), normalizer.fit(observations)
-    for one, other, numpys in zip((mean, std), whole, by_numpy, strict=True):
+
+    def by_numpy(statistic: Callable[..., Any]) -> np.ndarray[Any, Any]:
+        result: np.ndarray[Any, Any] = statistic(observations, 0, dtype=np.float64).astype(np.float32)
+        return result
+
+    mean, std = normalizer.fit(pieces)
+    whole, numpys_own = (
+        normalizer.fit([observations]),
+        (by_numpy(np.mean), np.maximum(by_numpy(np.std), normalizer.SMALLEST_STD)),
+    )
+    for one, other, numpys in zip((mean, std), whole, numpys_own, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_array_max_ulp(one, numpys, 1)
     assert std[0] == np.float32(normalizer.SMALLEST_STD)
@@ -154,4 +164,4 @@ def test_peak_memory_is_little_more_than_the_data(tmp_path: Path) -> None:
     (tmp_path / "large" / "dataset.json").write_text(json.dumps(description))
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "large"), str(tmp_path / "small")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 0.9 < float(done.stdout) <= 1.2
+    assert 0.9 < float(done.stdout) <= 1.25

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data import dataset as datasets
+from cqlray.data import normalizer
 from cqlray.data import store as stores
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import fill_columns, fit_normalizer
+from cqlray.data.loading import fill_columns
 from cqlray.data.store import ColumnFile, HostColumns, fingerprint, open_store, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
@@ -205,8 +206,8 @@ def test_data_bytes_are_the_columns(tmp_path: Path) -> None:
 
 def test_the_same_normaliser_for_every_place() -> None:
     shards = [random_shard([9, 4], seed) for seed in range(3)]
-    of_shards = fit_normalizer(shard.observations for shard in shards)
-    of_columns = fit_normalizer([datasets.columns(shards).observations])
+    of_shards = normalizer.fit(shard.observations for shard in shards)
+    of_columns = normalizer.fit([datasets.columns(shards).observations])
     assert all(np.array_equal(one, other) for one, other in zip(of_shards, of_columns, strict=True))
 
 

@@ -1,6 +1,11 @@
-"""The IQM and its interval: against numbers by hand, scipy's, and what must hold whatever the scores."""
+"""Statistics and their intervals: against numbers by hand, scipy's, rliable's, and what must hold whatever the scores."""
 
 from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +15,29 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cqlray.evaluation import statistics
-from cqlray.evaluation.statistics import iqm, iqm_interval
+from cqlray.evaluation.statistics import (
+    Statistic,
+    estimate,
+    interquartile_mean,
+    interval,
+    iqm,
+    iqm_interval,
+    mean,
+    median,
+    median_of_environments,
+    optimality_gap,
+    stratified,
+    two_stage,
+)
+
+RLIABLE: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "reference" / "rliable_figures.json").read_text())
+RLIABLES_NAMES: dict[str, Statistic] = {
+    "iqm": interquartile_mean,
+    "mean": mean,
+    "median": median_of_environments,
+    "optimality_gap": partial(optimality_gap, threshold=1.0),
+}
+STATISTICS: list[Statistic] = [interquartile_mean, mean, median, median_of_environments, optimality_gap]
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -111,3 +138,95 @@ def test_wrong_shapes_are_refused(scores: list[float]) -> None:
         iqm_interval(scores, generator())
     with pytest.raises(ValueError, match="no scores"):
         iqm([])
+
+
+def test_statistics_by_hand() -> None:
+    scores = [[0.0, 50.0, 200.0], [20.0, 90.0, 100.0]]
+    assert estimate(scores, mean) == 460.0 / 6
+    assert estimate(scores, median) == 70.0
+    assert estimate(scores, median_of_environments) == 70.0  # of 10, 70 and 150
+    assert estimate(scores, interquartile_mean) == (20.0 + 50.0 + 90.0 + 100.0) / 4
+    assert estimate(scores, optimality_gap) == pytest.approx((100.0 + 50.0 + 0.0 + 80.0 + 10.0 + 0.0) / 6)
+    assert estimate(scores, partial(optimality_gap, threshold=0.0)) == 0.0
+    assert estimate([[1.0, 2.0], [3.0, 90.0]], median) == 2.5
+    assert estimate([[1.0, 2.0], [3.0, 90.0]], median_of_environments) == 24.0  # of 2 and 46
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_batch_of_matrices_is_each_by_itself(statistic: Statistic) -> None:
+    batch = generator().normal(60.0, 50.0, size=(7, 5, 6))
+    batch[3, 2, 1] = np.nan
+    together = statistic(batch)
+    assert together.shape == (7,)
+    np.testing.assert_array_equal(np.isnan(together), np.arange(7) == 3)
+    np.testing.assert_allclose(together, [estimate(one, statistic) for one in batch], rtol=1e-12)
+
+
+@pytest.mark.parametrize("resample", [two_stage, stratified])
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_intervals_follow_shift_and_scale(statistic: Statistic, resample: statistics.Resampling) -> None:
+    """The same draws of scores that were stretched and moved give the interval stretched and moved."""
+    scores = generator().normal(size=(4, 6))
+    low, high = interval(scores, statistic, generator(1), 300, resample=resample)
+    if statistic is optimality_gap:  # its threshold goes along
+        moved = interval(3.0 * scores + 5.0, partial(optimality_gap, threshold=305.0), generator(1), 300, resample=resample)
+        np.testing.assert_allclose(moved, [3.0 * low, 3.0 * high], rtol=1e-9)
+    else:
+        moved = interval(3.0 * scores + 5.0, statistic, generator(1), 300, resample=resample)
+        np.testing.assert_allclose(moved, [3.0 * low + 5.0, 3.0 * high + 5.0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (mean, np.mean),
+        (median, np.median),
+        (partial(optimality_gap, threshold=2.0), lambda x, axis: 2.0 - np.minimum(x, 2.0).mean(axis=axis)),
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 25), (25, 1)])
+def test_one_row_or_column_agrees_with_scipys_bootstrap(ours: Statistic, theirs: Any, shape: tuple[int, int]) -> None:
+    scores = generator(5).gamma(2.0, size=25)
+    own = interval(scores.reshape(shape), ours, generator(1), num_samples=20_000)
+    reference = scipy.stats.bootstrap((scores,), theirs, n_resamples=20_000, method="percentile", rng=generator(2))
+    ends = reference.confidence_interval
+    np.testing.assert_allclose(own, ends, atol=0.04 * (ends.high - ends.low))
+
+
+@pytest.mark.parametrize("name", RLIABLE)
+@pytest.mark.parametrize("metric", RLIABLES_NAMES)
+def test_rliables_estimates_and_intervals(name: str, metric: str) -> None:
+    """Within 4% of the interval's width: what 20,000 resamples leave open on each side, four times over."""
+    figures, statistic = RLIABLE[name], RLIABLES_NAMES[metric]
+    point, low, high = figures["estimates"][metric]
+    assert estimate(figures["first"], statistic) == pytest.approx(point, rel=1e-12)
+    own = interval(figures["first"], statistic, generator(), num_samples=20_000, resample=stratified)
+    np.testing.assert_allclose(own, [low, high], atol=0.04 * (high - low))
+
+
+def test_strata_are_not_mixed() -> None:
+    """Members who all score the same in each environment leave nothing open, however the environments differ."""
+    scores = np.tile([1.0, 50.0, 90.0], (5, 1))
+    assert interval(scores, mean, generator(), 200, resample=stratified) == (47.0, 47.0)
+    low, high = interval(scores, mean, generator(), 200)
+    assert low < 46.0
+    assert high > 48.0
+
+
+def test_resamples_hold_what_was_there() -> None:
+    scores = np.arange(12.0).reshape(3, 4)  # the entry in member m and column c is 4 m + c
+    episodes = two_stage(scores, generator(), 50)
+    assert episodes.shape == (50, 3, 4)
+    assert all(len(set(row // 4)) == 1 for sample in episodes for row in sample)  # a row is of one member
+    environments = stratified(scores, generator(), 50)
+    assert (environments % 4 == np.arange(4)).all()
+    assert any(len(set(row // 4)) > 1 for sample in environments for row in sample)
+
+
+def test_intervals_refuse_and_pass_on_what_iqms_does() -> None:
+    with pytest.raises(ValueError, match=r"shape \(0,\)"):
+        estimate([], mean)
+    for resample in (two_stage, stratified):
+        assert np.isnan(interval([[1.0, np.nan], [2.0, 3.0]], median, generator(), resample=resample)).all()
+        with pytest.raises(ValueError, match="scores have shape"):
+            interval(np.ones((0, 3)), median, generator(), resample=resample)

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from rliable import library, metrics
 
-REPETITIONS = 50_000
-PROFILE_REPETITIONS = 10_000
+REPETITIONS = 20_000
+IMPROVEMENT_REPETITIONS = 3_000
+PROFILE_REPETITIONS = 5_000
 METRICS: dict[str, Callable[[np.ndarray], float]] = {
     "iqm": metrics.aggregate_iqm,
     "mean": metrics.aggregate_mean,
@@ -33,7 +34,7 @@ def matrices() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Two groups' scores [members, environments], in shapes and of kinds that differ."""
     draw = np.random.default_rng(0)
     skewed = draw.gamma(1.0, 0.6, (10, 8)), draw.gamma(1.2, 0.6, (6, 8))
-    few = draw.normal(0.5, 0.3, (3, 20)), draw.normal(0.6, 0.3, (4, 20))
+    few = draw.normal(0.5, 0.3, (3, 7)), draw.normal(0.6, 0.3, (4, 7))
     tied = draw.integers(0, 4, (8, 5)) / 2.0, draw.integers(0, 4, (8, 5)) / 2.0
     one_environment = draw.normal(0.0, 1.0, (12, 1)), draw.normal(0.5, 1.0, (9, 1))
     pairs = {"skewed": skewed, "few members": few, "tied": tied, "one environment": one_environment}
@@ -46,7 +47,9 @@ def figures(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
         {"first": first}, lambda x: np.array([metric(x) for metric in METRICS.values()]), reps=REPETITIONS
     )
     improvement, improvement_ends = library.get_interval_estimates(
-        {"pair": [first, second]}, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]), reps=PROFILE_REPETITIONS
+        {"pair": [first, second]},
+        lambda x, y: np.array([metrics.probability_of_improvement(x, y)]),
+        reps=IMPROVEMENT_REPETITIONS,
     )
     thresholds = np.quantile(first, [0.1, 0.3, 0.5, 0.7, 0.9]).round(2)
     profile, band = library.create_performance_profile({"first": first}, thresholds, reps=PROFILE_REPETITIONS)
@@ -64,4 +67,4 @@ def figures(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 if __name__ == "__main__":
     np.random.seed(1)  # rliable draws from numpy's global generator
     results = {name: figures(*pair) for name, pair in matrices().items()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(json.dumps(results) + "\n")
