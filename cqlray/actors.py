@@ -71,6 +71,11 @@ def _init() -> None:
         raise UserError(f"{where} cannot be joined: {str(error).strip().splitlines()[0]}; {hint}") from None
 
 
+def put(value: Any) -> Any:
+    """A reference to the value in the object store."""
+    return ray.put(value)
+
+
 def _listens(address: str) -> bool:
     """Whether somebody answers at HOST:PORT; Ray itself would try for minutes. Other forms of address are left to Ray."""
     host, _, port = address.rpartition(":")

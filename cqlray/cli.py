@@ -176,7 +176,7 @@ def _benchmark(words: list[str]) -> int:
     kinds = {
         "learner": "cqlray.algorithms.benchmark",
         "rollout": "cqlray.benchmarks.rollout",
-        "data": "cqlray.data.benchmark",
+        "data": "cqlray.benchmarks.object_store",
         "actor": "cqlray.benchmarks.learner_actor",
         "peers": "cqlray.benchmarks.peers",
     }

@@ -222,6 +222,11 @@ def text(found: dict[str, Any]) -> str:
         f"{found['transitions']:,} transitions {sizes}",
         line("memory copied", "memcpy_bytes_per_s", " MB/s"),
         line("shards to columns", "shards_to_columns_bytes_per_s", " MB/s", f"{of_copy:.0%} of a copy"),
+        *(
+            [line("object store to columns", "object_store_bytes_per_s", " MB/s")]
+            if "object_store_bytes_per_s" in found
+            else []
+        ),
         line("pyarrow alone", "pyarrow_bytes_per_s", " MB/s"),
         line("Parquet to columns", "parquet_to_columns_bytes_per_s", " MB/s", f"{of_pyarrow:.0%} of pyarrow"),
         line("disk in order", "disk_bytes_per_s", " MB/s"),
@@ -235,8 +240,12 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
-    """The command `cqlray benchmark data`."""
+def main(
+    argv: Sequence[str] | None = None,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+    measure_more: Callable[[Sizes], dict[str, float]] = lambda _: {},
+) -> int:
+    """The command `cqlray benchmark data`; `measure_more` adds what needs more than this folder may import."""
     parser = parser_class("cqlray benchmark data", description="Rates of loading and of looking up batches.")
     parser.add_argument("--transitions", type=int, default=1_000_000)
     parser.add_argument("--observation-dim", type=int, default=17)
@@ -252,7 +261,7 @@ def main(argv: Sequence[str] | None = None, parser_class: type[argparse.Argument
         parser.error(f"--directory {options.directory}: no such directory")
     sizes = Sizes(options.transitions, options.observation_dim, options.action_dim, options.batch_size * options.members)
     with tempfile.TemporaryDirectory(prefix="cqlray-benchmark-", dir=options.directory) as directory:
-        found = measure(sizes, Path(directory))
+        found = measure(sizes, Path(directory)) | measure_more(sizes)
     print(json.dumps(found) if options.json else text(found))
     return 0
 

@@ -56,8 +56,9 @@ class BoundCheck:
 
     conservative_weight: float
     overall: Excess
-    """Mean over members; the interval resamples members, then episodes, so members that disagree leave it open. With
-    one member it is that member's own."""
+    """Mean over members; the interval resamples members, then episodes, so members that disagree leave it open. Two or
+    three members that agree settle it: the verdict is then about these members more than about training. With one member
+    it is that member's own."""
     members: dict[int, Excess]
     """Of each member that has been tested. Its interval is about this one policy and critic."""
 

@@ -106,7 +106,8 @@ def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
     tested = description.get("reference_returns")
     if isinstance(tested, Mapping) and tested.get("random") and tested.get("teacher"):
         random, teacher = (sum(tested[policy]) / len(tested[policy]) for policy in ("random", "teacher"))
-        return ReferenceScores(random, teacher, "the random policy and the teacher of this data set")
+        if teacher > random:  # else a better policy would have a lower score
+            return ReferenceScores(random, teacher, "the random policy and the teacher of this data set")
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -146,7 +145,3 @@ def test_the_largest_array_is_still_one() -> None:
     env.observation_space = Box(-1.0, 1.0, (2, LARGEST_ARRAY // 2), np.float32)
     flat: Array = with_flat_observations(env, "env").reset(seed=0)[0]
     assert flat.shape == (LARGEST_ARRAY,)
-
-
-def test_metadata_is_text_as_minari_writes_it() -> None:
-    assert json.loads(serialize_space(SPACES["Tuple"]))["type"] == "Tuple"

@@ -140,6 +140,13 @@ def test_members_interval_is_students() -> None:
         member_excess([])
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_episode_has_no_interval() -> None:
+    alone = member_excess([-3.0])
+    assert (alone.mean, alone.episodes, alone.held) == (-3.0, 1, None)
+    assert np.isnan(alone.interval).all()
+
+
 @pytest.mark.parametrize("episodes", [2, 5, 20])
 def test_a_critic_that_is_right_is_seldom_blamed(episodes: int) -> None:
     """5% of the verdicts on noise alone say something, half of them that the bound did not hold."""

@@ -104,6 +104,7 @@ def test_what_a_data_set_is_normalised_by(description: dict[str, Any], random: f
         {"provenance": [*FILE["provenance"], {"source": "my.csv", "format": "csv"}]},
         {"provenance": [{"source": "m", "format": "minari", "minari_id": "somebody/hopper-medium-v2"}]},
         {"reference_returns": {"teacher": [1.0]}},
+        {"reference_returns": {"teacher": [1.0], "random": [2.0]}},
         {"reference_returns": {"teacher": [], "random": []}},
         {"reference_scores": {"random": 1.0}},
     ],

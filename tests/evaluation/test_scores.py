@@ -24,12 +24,12 @@ def rows_of(member: int, means: list[float], spread: float = 2.0) -> list[dict[s
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunRecord:
-    """Two settings of two members; the first member is two tests ahead, and these are its best."""
+    """Two settings of two members; the first member is two tests ahead, the second setting one, and these are their best."""
     rows = [
         *rows_of(0, [1.0, 9.0, 3.0, 4.0, 5.0, 99.0, 100.0]),
         *rows_of(1, [2.0, 2.0, 8.0, 8.0, 4.0]),
-        *rows_of(2, [50.0, 40.0, 30.0, 20.0, 10.0]),
-        *rows_of(3, [10.0, 20.0, 30.0, 40.0, 50.0]),
+        *rows_of(2, [50.0, 40.0, 30.0, 20.0, 10.0, 98.0]),
+        *rows_of(3, [10.0, 20.0, 30.0, 40.0, 50.0, 97.0]),
         reference("teacher", [1000.0]),
     ]
     return load_run(make_run(tmp_path / "run", SWEEP, evaluations=rows))

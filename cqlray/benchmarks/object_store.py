@@ -1,0 +1,44 @@
+"""`cqlray benchmark data` with the way that data takes in a run: shards in Ray's object store, columns in an actor."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+
+from cqlray.data import benchmark, loading
+from cqlray.data.benchmark import ROUNDS, Sizes
+from cqlray.data.episode import Shard
+from cqlray.data.store import data_bytes
+
+
+class Filler:
+    """An actor that makes columns of shards as a learner does."""
+
+    def fill(self, shape: tuple[int, int, int, int], *shards: Shard) -> float:
+        """Seconds that it took; the shards are mapped already, not read."""
+        started = time.perf_counter()
+        loading.fill_columns(shards, *shape)
+        return time.perf_counter() - started
+
+
+def measure(sizes: Sizes) -> dict[str, float]:
+    """Bytes of columns per second; the median over rounds."""
+    from cqlray.actors import Loop, connect, put
+
+    with connect():
+        loop = Loop(print)
+        references, episodes = [], 0
+        for shard in sizes.shards():
+            references.append(put(shard))
+            episodes += shard.num_episodes
+        shape = (sizes.transitions, episodes, sizes.observation_dim, sizes.action_dim)
+        filler = loop.create(Filler, cpus=0.5)
+        seconds = [loop.get(filler.fill.remote(shape, *references)) for _ in range(ROUNDS)]
+    return {"object_store_bytes_per_s": data_bytes(*shape) / statistics.median(seconds)}
+
+
+def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
+    """The command `cqlray benchmark data`."""
+    return benchmark.main(argv, parser_class, measure)
