@@ -28,7 +28,7 @@ def _per_member(default: Any, **bounds: Any) -> Any:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The environment: any Gymnasium id with a one-dimensional Box of observations and of actions."""
+    """The environment: any Gymnasium id with a one-dimensional Box of actions; observations are flattened to vectors."""
 
     id: str = "Pendulum-v1"
     """Gymnasium id; `package.module:Name-v0` imports the module that registers it; `none` for logged data without one."""

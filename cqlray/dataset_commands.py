@@ -70,11 +70,12 @@ def _open(options: argparse.Namespace) -> Any:
 def _info(options: argparse.Namespace) -> int:
     from cqlray.data.card import card
     from cqlray.reporting.card import card_lines, write_card
+    from cqlray.storage import finite
 
     dataset = _open(options)
     description = dataset.description
     if options.json:
-        print(json.dumps(description))
+        print(json.dumps(finite(description)))
         return 0
     drawn = card(description, dataset.shards)
     print("\n".join(card_lines(drawn, description)))

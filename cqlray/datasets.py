@@ -54,7 +54,7 @@ class Dataset:
             description.add(shard)
         if not description.entries:
             raise UserError(f"dataset {self.source.name!r} holds no episode")
-        return description.finish()
+        return {**convert.of_origin(self.source), **description.finish()}
 
     def shards(self) -> Iterator[Shard]:
         """Whole episodes, many at a time."""

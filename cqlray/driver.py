@@ -233,7 +233,8 @@ class Driver:
         teacher = read_json(self.directory / "teacher" / "teacher.json")
         (random,) = [row for row in self.directory.rows("evaluations.jsonl") if row["policy"] == "random"][-1:]
         lowest = sum(random["returns"]) / len(random["returns"])
-        threshold = lowest + (teacher["best_return"] - lowest) / 3
+        # A teacher that never got past the random policy has no such snapshot: then its best one.
+        threshold = min(lowest + (teacher["best_return"] - lowest) / 3, teacher["best_return"])
         return self._teacher_snapshot(next(test["round"] for test in teacher["tests"] if test["mean_return"] >= threshold))
 
     def _expert(self) -> bytes:

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from cqlray import UserError, api, checkpoint, load_policy
-from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig
+from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
-from cqlray.storage import RunDirectory, read_json
+from cqlray.driver import Driver
+from cqlray.placement import ClusterResources, make_plan
+from cqlray.storage import RunDirectory, read_json, write_json
 from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 
@@ -274,3 +276,18 @@ def test_evaluate_command_tests_fresh_episodes_and_writes_nothing(finished_run: 
     assert result["iqm_low"] <= result["iqm"] <= result["iqm_high"]
     assert result["run_dir"] == str(finished_run)
     assert (finished_run / "evaluations.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("best", "medium"), [(-10.0, 4), (-70.0, 2), (-120.0, 2)])
+def test_the_medium_snapshot(tmp_path: Path, best: float, medium: int) -> None:
+    """The first past a third of the way from random to best; the best itself where the teacher never got past random."""
+    (tmp_path / "config.yaml").write_text("")
+    run, config = RunDirectory(tmp_path), small_config(tmp_path)
+    tests = [{"round": 2, "mean_return": min(best, -70.0)}, {"round": 4, "mean_return": best}]
+    write_json(run / "teacher" / "teacher.json", {"best_return": best, "best_round": 4, "tests": tests})
+    run.append("evaluations.jsonl", [{"policy": "random", "member": None, "updates": None, "returns": [-90.0, -110.0]}])
+    for rounds in (2, 4):
+        (run / "teacher" / f"snapshot-{rounds:05d}.safetensors").write_bytes(bytes([rounds]))
+    plan = make_plan(config, members(config), ClusterResources(2.0))
+    driver = Driver(config, run, plan, None, None, None)  # type: ignore[arg-type]
+    assert driver._medium() == bytes([medium])

@@ -23,6 +23,7 @@ from cqlray.storage import write_bytes, write_json
 
 # Large enough that a file's overhead vanishes, small enough that several are in memory at once.
 TRANSITIONS_PER_SHARD = 50_000
+_OF_THEMSELVES = ("licence", "reference_returns", "reference_scores")  # keys that do not stand in provenance alone
 DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "truncations": np.bool_}
 
 
@@ -93,16 +94,17 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         write_bytes(directory / name, shard_files.to_parquet(shard))
     if not description.entries:
         raise UserError(f"dataset {source.name!r} holds no episode")
-    written = {**before, **description.finish(), "provenance": [*before.get("provenance", []), _provenance(source)]}
-    for key in ("licence", "reference_returns", "reference_scores"):
-        if key in source.provenance:
-            written.setdefault(key, source.provenance[key])
+    provenance = [*before.get("provenance", []), {"source": source.name, "format": source.format, **source.provenance}]
+    written = {**of_origin(source), **before, **description.finish(), "provenance": provenance}
     write_json(directory / "dataset.json", written)
     return written
 
 
-def _provenance(source: Source) -> dict[str, Any]:
-    return {"source": source.name, "format": source.format, **source.provenance}
+def of_origin(source: Source) -> dict[str, Any]:
+    """What a description says of where the data is from: as dataset.json does, or would for data that is not cqlray's yet."""
+    kept = {key: source.provenance[key] for key in _OF_THEMSELVES if key in source.provenance}
+    own = [{"source": source.name, "format": source.format, **source.provenance}]
+    return {**kept, "provenance": source.provenance.get("sources", []) if source.format == "cqlray" else own}
 
 
 def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath) -> dict[str, Any]:

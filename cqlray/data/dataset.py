@@ -97,7 +97,7 @@ class Description:
     def finish(self) -> dict[str, Any]:
         """The description of all shards; there must be one at least."""
         returns = np.concatenate([of_shard for _, of_shard in self.returns])
-        counts, edges = np.histogram(returns, bins=HISTOGRAM_BINS)
+        counts, edges = np.histogram(returns[np.isfinite(returns)], bins=HISTOGRAM_BINS)  # what is not, validation tells
         assert self.used is not None
         return {
             "format": FORMAT,
@@ -126,11 +126,11 @@ def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
     if environment.get("action_low") is None or environment.get("action_high") is None:
         return np.zeros((0, HISTOGRAM_BINS), bool)
     low, high = np.array(environment["action_low"]), np.array(environment["action_high"])
+    actions = actions[np.isfinite(actions).all(axis=1)]
     used = np.zeros((actions.shape[1], HISTOGRAM_BINS), bool)
     for dimension in range(actions.shape[1]):
         share = (actions[:, dimension] - low[dimension]) / (high[dimension] - low[dimension])
-        bins = (share[np.isfinite(share)] * HISTOGRAM_BINS).clip(0, HISTOGRAM_BINS - 1).astype(int)
-        used[dimension, bins] = True
+        used[dimension, np.clip((share * HISTOGRAM_BINS).astype(int), 0, HISTOGRAM_BINS - 1)] = True
     return used
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cqlray import seeding
+from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.evaluation.statistics import iqm, iqm_interval
 from cqlray.filesystem import AnyPath
 
@@ -93,8 +94,10 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
         for swept, own in settings(run)
         if swept
     ]
+    aggregate = _aggregate(final, num_samples, seed)
     return {
-        **_aggregate(final, num_samples, seed),
+        **aggregate,
+        "normalized": _normalized(run, aggregate),
         "members": [_member_result(run, entry, final) for entry in run.members],
         "teacher": reference_return(run, "teacher"),
         "dataset": dataset_return(run),
@@ -157,6 +160,15 @@ def calibrations(run: RunRecord) -> list[Calibration]:
         )
         for weight, found in sorted(excesses.items())
     ]
+
+
+def _normalized(run: RunRecord, aggregate: Row) -> Row | None:
+    """IQM and interval where `random` is 0 and `reference` is 100, and whose these are; None where the data has none."""
+    scores = None if run.dataset is None else reference_scores(run.dataset)
+    if scores is None or aggregate["iqm"] is None:
+        return None
+    own = {key: normalized(aggregate[key], scores.random, scores.reference) for key in ("iqm", "iqm_low", "iqm_high")}
+    return {**own, "random": scores.random, "reference": scores.reference, "source": scores.source}
 
 
 def _narrowed(rows: dict[int, Row], members: Sequence[int]) -> dict[int, Row]:

@@ -15,7 +15,17 @@ from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, summ
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.record import load_run
-from cqlray.reporting.words import NOTHING, count, duration, interval, number, option_name, setting_name, setting_value
+from cqlray.reporting.words import (
+    NOTHING,
+    count,
+    duration,
+    interval,
+    normalized_by,
+    number,
+    option_name,
+    setting_name,
+    setting_value,
+)
 from cqlray.storage import write_bytes
 
 # The policy forbids every load but the figures, which are in the file: a report can be mailed and opened without worry.
@@ -150,6 +160,8 @@ def _results(run: RunRecord, result: dict[str, Any]) -> str:
         return ""
     lines = [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
     lines.append(_aggregate_line("IQM of all members", result))
+    if scores := result["normalized"]:
+        lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
     lines += [[name, number(result[key]), "", ""] for name, key in references]
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
@@ -174,10 +186,11 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
     """How the numbers were made."""
     tested = result["members"][0]["returns"]
     what = f"{len(run.members)} members' {len(tested)} episodes each" if result["iqm"] is not None else "all members' episodes"
+    by = f" Normalised: {_escape(normalized_by(result['normalized']))}." if result["normalized"] else ""
     one = " With one member the interval is about this one policy, not about training." if len(run.members) == 1 else ""
     return (
         f'<p class="soft">IQM: mean of the middle half of {what} at the last test that all have. Interval: bootstrap over '
-        f"members, then over their episodes (Agarwal et al. 2021).{one}</p>"
+        f"members, then over their episodes (Agarwal et al. 2021).{one}{by}</p>"
     )
 
 

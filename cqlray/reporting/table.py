@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cqlray.evaluation.summary import RunRecord
-from cqlray.reporting.words import NOTHING, count, interval, number, option_name, setting_value
+from cqlray.reporting.words import NOTHING, count, interval, normalized_by, number, option_name, setting_value
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
@@ -48,6 +48,9 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
     for group in summary["groups"]:
         add_line("IQM [95%]", group["swept"], group["iqm"], interval(group))
     add_line("IQM [95%]" if not swept else "all [95%]", {}, summary["iqm"], interval(summary))
+    if scores := summary["normalized"]:
+        add_line("normalised", {}, scores["iqm"], interval(scores))
+        table.caption, table.caption_justify = Text(f"normalised: {normalized_by(scores)}"), "left"
     table.add_section()
     for name, key in (("teacher", "teacher"), ("dataset", "dataset"), ("random", "random")):
         add_line(name, {}, summary[key])

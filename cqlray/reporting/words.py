@@ -29,6 +29,11 @@ def interval(summary: dict[str, Any]) -> str:
     return NOTHING if summary["iqm"] is None else f"[{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
 
 
+def normalized_by(scores: dict[str, Any]) -> str:
+    """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published reference scores)."""
+    return f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])} ({scores['source']})"
+
+
 def option_name(name: str) -> str:
     """An option of the config in words: conservative weight."""
     return name.replace("_", " ")

@@ -15,7 +15,7 @@ from cqlray.evaluation.summary import RunRecord, calibrations, common_updates, c
 from cqlray.reporting.record import load_run
 from tests.reporting.run_directories import make_run, reference, student
 
-KEYS = {"iqm", "iqm_low", "iqm_high", "worst_member", "members", "teacher", "dataset", "random", "groups"}
+KEYS = {"iqm", "iqm_low", "iqm_high", "worst_member", "members", "teacher", "dataset", "random", "groups", "normalized"}
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def test_summary_by_hand(run: RunRecord) -> None:
         {"member": 1, "seed": 1, "mean_return": 29.5, "returns": [5.0, 6.0, 7.0, 100.0], "updates": 200},
     ]
     assert result["groups"] == []
+
+
+def test_normalised_by_the_scores_of_the_data(run: RunRecord) -> None:
+    assert summarize(run, 500, 0)["normalized"] is None
+    assert run.dataset is not None
+    d4rl = {**run.dataset, "provenance": [{"format": "d4rl", "source": "hopper_medium-v2.hdf5"}]}
+    scores = summarize(dataclasses.replace(run, dataset=d4rl), 500, 0)["normalized"]
+    assert scores["iqm"] == 100 * (4.0 + 20.272305) / (3234.3 + 20.272305)
+    assert scores["iqm_low"] <= scores["iqm"] <= scores["iqm_high"]
+    assert scores["source"] == "D4RL's published reference scores"
 
 
 def test_interval_is_drawn_from_the_runs_named_stream(run: RunRecord) -> None:
