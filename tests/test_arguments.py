@@ -151,7 +151,9 @@ def test_the_dataset_names_the_environment_and_with_it_the_preset(tmp_path: Path
     assert config.cql == PRESETS["general"].cql
     assert parse(f"--dataset {pendulum}", "train").cql == PRESETS["pendulum"].cql
     assert parse(f"--dataset {hopper} --env Walker2d-v5", "train").env.id == "Walker2d-v5"
-    assert refused(f"--dataset {tmp_path / 'none'}", "train").endswith("no such directory")
+    assert refused(f"--dataset {tmp_path / 'none'}", "train").startswith(
+        f"dataset {str(tmp_path / 'none')!r}: no such file or directory"
+    )
 
 
 # One line for each mistake

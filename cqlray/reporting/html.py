@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from cqlray.evaluation.calibration import BoundCheck, check_bounds
+from cqlray.evaluation.scores import Aggregate, group_scores
 from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, summarize
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
@@ -107,8 +109,9 @@ def render(run: RunRecord) -> str:
         _banner(run),
         f'<p class="lead">{_escape(_sentence(run, result))}</p>',
         _results(run, result),
+        _three_ways(run, samples, seed),
         _figures(run, result, samples, seed),
-        _values(run),
+        _values(run, samples, seed),
         _dataset(run),
         _timeline(run),
         _again(run),
@@ -236,12 +239,39 @@ def _figure(svg: str, alt: str, caption: str) -> str:
     return f"<figure>{image}<figcaption>{_escape(caption)}</figcaption></figure>\n"
 
 
-def _values(run: RunRecord) -> str:
+def _three_ways(run: RunRecord, samples: int, seed: int) -> str:
+    """Last, best and mean-over-last-third scores side by side: papers report one or the other."""
+    groups = [group for group in group_scores(run, samples, seed) if len(group.updates) > 1]
+    if not groups:
+        return ""
+    rows = [
+        [setting_name(group.swept) or "all members", *(_aggregate(a) for a in (group.last, group.last_third, group.best))]
+        for group in groups
+    ]
+    head = ["setting", "last test", "mean over last third", "each member's best test"]
+    note = "IQM and its 95% interval. The best test is chosen by the returns that it is then measured by, so it flatters."
+    return f'<h2>Last, mean over last third, best</h2>\n{_table(head, rows)}\n<p class="soft">{_escape(note)}</p>'
+
+
+def _aggregate(score: Aggregate) -> str:
+    return f"{number(score.iqm)} [{number(score.interval.low)}, {number(score.interval.high)}]"
+
+
+def _bound(check: BoundCheck) -> str:
+    """Whether the lower bound held for a conservative weight, in a sentence."""
+    weight, size = f"Conservative weight {check.conservative_weight:g}", len(check.members)
+    if check.overall.held is None:
+        return f"{weight}: whether the lower bound held {check.overall.verdict}."
+    counts = f"it held in {check.count(True)}, did not hold in {check.count(False)}, cannot be told in {check.count(None)}"
+    return f"{weight}: the lower bound {check.overall.verdict}; {counts} of {size} member{'s' * (size != 1)}."
+
+
+def _values(run: RunRecord, samples: int, seed: int) -> str:
     """Whether values stayed below observed returns: what CQL is for."""
     found = calibrations(run)
     if not found:
         return ""
-    lines = [_verdict(calibration) for calibration in found]
+    lines = [_bound(check) for check in check_bounds(run, samples, seed)] + [_verdict(calibration) for calibration in found]
     if run.config["cql"]["entropy_backup"]:
         lines.append("Here values hold the entropy bonus (cql.entropy_backup), which returns do not.")
     paragraphs = "\n".join(f"<p>{_escape(line)}</p>" for line in lines)

@@ -27,7 +27,8 @@ class Evaluator:
 
         Every member plays the same episode seeds. Without a snapshot uniform actions are tested. `value` is the mean of
         min_i Q_i at the first state and action; `discounted_return` is what was then seen, of the rewards as trained on;
-        `tail_value` is the discounted min_i Q_i at the end of truncated episodes, which the time limit hid.
+        `tail_value` is the discounted min_i Q_i at the end of truncated episodes, which the time limit hid. `excesses` has
+        value - discounted return - tail value of each episode.
 
         Raises:
             EnvironmentFailure: the environment raised.
@@ -53,7 +54,7 @@ class Evaluator:
             row["seconds"] = time.monotonic() - started
         return rows
 
-    def _calibration(self, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]) -> dict[str, float]:
+    def _calibration(self, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]) -> dict[str, Any]:
         discount, scale, shift = (float(arrays[name][member]) for name in ("discount", "reward_scale", "reward_shift"))
         lengths = np.array([len(e) for e in episodes])
         seen = [float(((e.rewards * scale + shift) * discount ** np.arange(len(e))).sum()) for e in episodes]
@@ -61,8 +62,10 @@ class Evaluator:
         last = np.stack([e.observations[-1] for e in episodes])[None]
         truncated = np.array([e.truncations[-1] for e in episodes])
         tails = policy.value(last, policy.act(last))[0] * discount**lengths * truncated
+        values = policy.value(first, policy.act(first))[0]
         return {
-            "value": float(policy.value(first, policy.act(first)).mean()),
+            "value": float(values.mean()),
             "discounted_return": float(np.mean(seen)),
             "tail_value": float(tails.mean()),
+            "excesses": (values - seen - tails).tolist(),
         }

@@ -157,6 +157,9 @@ def test_evaluations_in_parts_are_the_evaluation(shards: list[Shard]) -> None:
         assert one["lengths"] == other["lengths"]
         for name in ("returns", "value", "discounted_return", "tail_value"):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-4)
+        np.testing.assert_allclose(one["excesses"], other["excesses"], rtol=1e-3, atol=1e-4)
+        assert len(one["excesses"]) == 6
+        assert np.mean(one["excesses"]) == pytest.approx(one["value"] - one["discounted_return"] - one["tail_value"], abs=1e-4)
 
 
 def test_tails_count_for_truncations_alone(shards: list[Shard]) -> None:
