@@ -19,22 +19,36 @@ def fenced(markdown: str) -> str:
 
 
 def simple_commands(script: str) -> Iterator[list[str]]:
-    """The words of each simple command of a shell script: comments, variables set before it and redirections left out."""
-    script = re.sub(r"\\\n\s*", " ", script)
-    for line in script.splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
-        lexer.whitespace_split = True
-        lexer.commenters = ""
+    """The words of each simple command of a shell script, without comments.
+
+    Raises:
+        ValueError: a quotation that does not end.
+    """
+    pending = ""
+    lines = re.sub(r"\\\n\s*", " ", script).splitlines()
+    for number, line in enumerate(lines):
+        pending += line
+        try:
+            tokens = _words(pending)
+        except ValueError:  # a quotation that goes on in the next line
+            if number == len(lines) - 1:
+                raise
+            pending += "\n"
+            continue
+        pending = ""
         words: list[str] = []
-        for word in [*lexer, ";"]:
-            if word == "#":
-                break
-            if word in SEPARATORS:
-                yield from [words] if words else []
+        for token in [*tokens, ";"]:
+            if token not in SEPARATORS:
+                words.append(token)
+            elif words:
+                yield words
                 words = []
-            else:
-                words.append(word)
-        yield from [words] if words else []
+
+
+def _words(line: str) -> list[str]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()")
+    lexer.whitespace_split = True
+    return list(lexer)
 
 
 def of_program(script: str, *program: str) -> list[list[str]]:

@@ -38,7 +38,7 @@ sys.exit(subprocess.run(sys.argv[sys.argv.index("--") + 1 :]).returncode)
 """
 # The command on this node alone, without srun's own options.
 SRUN = '#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
-SCONTROL = '#!/usr/bin/env bash\necho "$*" >"$(dirname "$0")/scontrol"\n'
+SCONTROL = '#!/usr/bin/env bash\necho "$*" >"$(dirname "$0")/requeued"\n'
 
 
 def program(name: str) -> str:
@@ -155,7 +155,7 @@ def test_slurm_starts_what_ray_takes(place: Place) -> None:
     status, errors = place.run(SBATCH, "/runs/x", "--num-seeds", "8", resume=2, run=0)
     assert status == 0, errors
     assert place.calls() == ["resume /runs/x", "run --out /runs/x --num-seeds 8"]
-    assert not (place.path / "scontrol").exists()
+    assert not (place.path / "requeued").exists()
     words = json.loads((place.path / "ray.json").read_text())
     assert words.pop(0) == "symmetric-run"
     options = words[: words.index("--")]
@@ -169,13 +169,13 @@ def test_slurm_starts_what_ray_takes(place: Place) -> None:
 def test_slurm_stops_in_order_and_goes_on_later(place: Place) -> None:
     process = place.start(SBATCH, "/runs/x", resume="wait")
     assert place.terminate_when_waiting(process) == 130
-    assert (place.path / "scontrol").read_text() == "requeue 7\n"
+    assert (place.path / "requeued").read_text() == "requeue 7\n"
 
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_slurm_does_not_repeat_a_failure(place: Place, status: int) -> None:
     assert place.run(SBATCH, "/runs/x", resume=2, run=status)[0] == status
-    assert not (place.path / "scontrol").exists()
+    assert not (place.path / "requeued").exists()
 
 
 def test_slurm_wants_a_token_and_the_working_tree(place: Place) -> None:
