@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from cqlray.errors import UserError
 from cqlray.storage import RunDirectory, read_json
 from cqlray.validate import dump_yaml
 from tests.conftest import small_config
+from tests.data.formats.test_foreign import collected, minari_root, replay_buffer_file  # noqa: F401
 from tests.test_datasets import COLUMNS, frame
 from tests.test_driver import ROOT, outcome
 
@@ -134,3 +136,19 @@ def test_a_dataset_that_changed_is_not_gone_on_with(finished_run: Path, tmp_path
         api.resume(run, quiet=True)
     assert json.loads((run / "manifest.json").read_text())["dataset_digest"] == data.description["digest"]
     assert dataclasses.asdict(config)["columns"]["action_low"] == (-1.0,)
+
+
+def test_what_minari_and_stable_baselines3_recorded_trains(
+    ray_cluster: str,
+    minari_root: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    made, _ = collected(gymnasium.make("Pendulum-v1", max_episode_steps=30), "hdf5", 12)
+    replay_buffer_file(tmp_path / "buffer.h5")
+    for number, data in enumerate((f"minari:{made.spec.dataset_id}", str(tmp_path / "buffer.h5"))):
+        config = small_config(tmp_path / f"run-{number}", dataset=data, env=EnvConfig("Pendulum-v1"))
+        run = api.run(config, quiet=True)
+        assert run.iqm is not None and np.isfinite(run.iqm)
+        assert updates(run.run_dir) == 330
+        described = read_json(run.run_dir / "dataset" / "dataset.json")
+        assert described["environment"]["id"] == "Pendulum-v1" and described["environment"]["action_high"] == [2.0]

@@ -120,7 +120,7 @@ def test_minari_data_collector(minari_root: Path, data_format: str, nested: bool
     expected |= {"max_episode_steps": None if nested else 30, "observation_dim": 14 if nested else 3, "action_dim": 1}
     assert {key: source.environment[key] for key in expected} == expected
     assert source.provenance["algorithm"] == "random"
-    assert "error" not in {finding.kind.severity for finding in validate(source, 8).findings}
+    assert validate(source, 8).errors == []
     directory = minari_root / made.spec.dataset_id
     require_equal(read(open_source(str(directory))), shard)
     require_equal(read(open_source(f"file://{directory}")), shard)
@@ -143,8 +143,8 @@ def replay_buffer(steps: int) -> tuple[ReplayBuffer, int]:
     return buffer, episodes
 
 
-def test_replay_buffer_of_stable_baselines3_as_hdf5(tmp_path: Path) -> None:
-    """Its arrays have an axis for environments, and flags are float32: [steps, 1, dim] and [steps, 1]."""
+def replay_buffer_file(path: Path) -> tuple[ReplayBuffer, int]:
+    """The buffer as an HDF5 file. Its arrays have an axis for environments, and flags are float32: [steps, 1, dim]."""
     buffer, episodes = replay_buffer(200)
     arrays = {
         "observations": buffer.observations[:, 0],
@@ -154,9 +154,14 @@ def test_replay_buffer_of_stable_baselines3_as_hdf5(tmp_path: Path) -> None:
         "terminals": buffer.dones * (1 - buffer.timeouts),
         "timeouts": buffer.timeouts,
     }
-    with h5py.File(tmp_path / "buffer.h5", "w") as file:
+    with h5py.File(path, "w") as file:
         for key, values in arrays.items():
             file.create_dataset(key, data=values, compression="gzip")
+    return buffer, episodes
+
+
+def test_replay_buffer_of_stable_baselines3_as_hdf5(tmp_path: Path) -> None:
+    buffer, episodes = replay_buffer_file(tmp_path / "buffer.h5")
     source = open_source(str(tmp_path / "buffer.h5"), environment={"action_low": [-2], "action_high": [2]})
     shard = read(source)
     assert (shard.num_episodes, shard.num_transitions) == (episodes, 200)
