@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -152,9 +153,16 @@ class Loop:
         else:
             then(result)
 
-    def create(self, role: type[Any], *args: Any, cpus: float, gpus: int = 0, retried: bool = False) -> Any:
-        """An actor of a plain class. `retried` ones keep nothing: Ray makes them and their calls again after a death."""
+    def create(
+        self, role: type[Any], *args: Any, cpus: float, gpus: int = 0, retried: bool = False, name: str | None = None
+    ) -> Any:
+        """An actor of a plain class. `retried` ones keep nothing: Ray makes them and their calls again after a death.
+
+        `name` is what the dashboard calls it, made unique by what follows it there.
+        """
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+        if name is not None:
+            options["name"] = f"{name} ({uuid.uuid4().hex[:6]})"
         if retried:
             options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
         actor = ray.remote(**options)(role).remote(*args)
@@ -181,8 +189,11 @@ class Loop:
 class Team:
     """Equal actors that keep nothing: each takes the next call when it is free."""
 
-    def __init__(self, loop: Loop, actors: Sequence[Any]) -> None:
-        self.loop = loop
+    def __init__(
+        self, loop: Loop, actors: Sequence[Any], watch: Callable[[int, int, int], None] = lambda waiting, at_work, size: None
+    ) -> None:
+        """`watch` is told the calls that wait, the actors at work, and all actors, whenever that changes."""
+        self.loop, self.watch = loop, watch
         self.actors = list(actors)
         self.idle = deque(actors)
         self.waiting: deque[tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = deque()
@@ -196,9 +207,10 @@ class Team:
         while self.idle and self.waiting:
             actor = self.idle.popleft()
             submit, then = self.waiting.popleft()
-            self._watch(actor, submit(actor), then)
+            self._expect(actor, submit(actor), then)
+        self.watch(len(self.waiting), len(self.actors) - len(self.idle), len(self.actors))
 
-    def _watch(self, actor: Any, ref: Any, then: Callable[[Any, Any], None]) -> None:
+    def _expect(self, actor: Any, ref: Any, then: Callable[[Any, Any], None]) -> None:
         def finished(result: Any) -> None:
             self.idle.append(actor)
             self._start()

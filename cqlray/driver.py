@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, UserError
 from cqlray.evaluation.rows import merge_rows
 from cqlray.filesystem import AnyPath, Location, any_path
+from cqlray.metrics import RunMetrics
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
@@ -66,6 +68,7 @@ class Driver:
         self.deaths = [0] * len(plan.populations)  # of its learners, since the last progress
         self.queue: deque[int] = deque()  # populations that no learner has yet
         self.newest = "no test yet"
+        self.metrics = RunMetrics()
 
     def run(self) -> None:
         """All stages, from wherever the directory stands."""
@@ -91,7 +94,7 @@ class Driver:
         seen = [ray.put(self._read_shard(f"teacher/replay-{index:05d}.parquet")) for index in range(done)]
         dimension, seed = self.spec.observation_dim, self.config.seed
         teacher = self.loop.create(
-            Teacher, config, seed, self.spec.scaling, dimension, saved, *seen, cpus=self.plan.cpus["teacher"]
+            Teacher, config, seed, self.spec.scaling, dimension, saved, *seen, cpus=self.plan.cpus["teacher"], name="teacher"
         )
         self.progress.stage("teacher", config.rounds, "rounds", done)
         while done < config.rounds and not _reached(tests, config.stop_return, config.stop_tests):
@@ -334,7 +337,7 @@ class Driver:
         learner = self.loop.create(
             Learner, own, self.config.seed, self.spec.scaling, self.config.evaluation.interval,
             "cuda" if self.plan.gpu else "cpu", self.plan.threads, self.config.precision, saved, *self.data,
-            cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu),
+            cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu), name=f"learner of population {population}",
         )  # fmt: skip
         self._advance(population, learner, time.monotonic())
 
@@ -343,6 +346,8 @@ class Driver:
         due = time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
         def advanced(result: Advance) -> None:
+            members = len(self.plan.populations[population])
+            self.metrics.advanced(population, (result.updates - self.done[population]) * members, result.seconds)
             self.done[population] = result.updates
             self.deaths[population] = 0
             if result.updates < self.members_of(population)[0].cql.num_updates:
@@ -404,6 +409,8 @@ class Driver:
             places = zip(self.plan.populations[population], rows, strict=True)
             keyed = [{"policy": "student", "member": member, "updates": updates, **row} for member, row in places]
             self.directory.append("evaluations.jsonl", keyed)
+            for row in keyed:
+                self.metrics.tested(str(row["member"]), row["returns"])
             returns = [value for row in rows for value in row["returns"]]
             self.newest = f"mean return {sum(returns) / len(returns):.0f} at {updates:,}"
 
@@ -436,6 +443,7 @@ class Driver:
 
         def arrived(part: int, rows: list[Row]) -> None:
             results[part] = rows
+            self.metrics.played("evaluator", sum(sum(row["lengths"]) for row in rows))
             if len(results) == len(parts):
                 then(merge_rows([results[index] for index in range(len(parts))]))
 
@@ -470,6 +478,8 @@ class Driver:
 
         def arrived(place: int, shard: Shard, reference: Any) -> None:
             references[place] = reference
+            self.metrics.shards.inc()
+            self.metrics.played("rollout_worker", shard.num_transitions)
             if then is not None:
                 then(tasks[place][0], shard, reference)
 
@@ -485,8 +495,11 @@ class Driver:
         """The role's actors, started when first needed."""
         if role not in self.teams:
             cpus = self.plan.cpus[share]
-            actors = [self.loop.create(role, self.config.env, self.spec, cpus=cpus, retried=True) for _ in range(size)]
-            self.teams[role] = Team(self.loop, actors)
+            actors = [
+                self.loop.create(role, self.config.env, self.spec, cpus=cpus, retried=True, name=f"{share} {number}")
+                for number in range(size)
+            ]
+            self.teams[role] = Team(self.loop, actors, partial(self.metrics.team, share))
         return self.teams[role]
 
     def _dismiss(self, role: type[Any]) -> None:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "validate": BASE,
     "placement": BASE,
     "actors": BASE | {"placement"},
+    "metrics": BASE,
     "policies": BASE | {"algorithms", "envs", "storage", "checkpoint"},
     "workers": BASE | {"algorithms", "data", "envs", "evaluation", "checkpoint"},
     "reporting": BASE | {"data", "evaluation", "storage"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "arguments": BASE | {"validate", "datasets"},
     "driver": BASE
     | {"actors", "placement", "policies", "workers", "data", "datasets", "envs", "evaluation", "storage", "checkpoint"}
-    | {"reporting"},
+    | {"metrics", "reporting"},
     "session": BASE
     | {"actors", "driver", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
     "benchmarks": BASE | {"actors", "algorithms", "data", "driver", "envs", "placement", "workers"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
     "api": BASE | {"session", "reporting", "storage"},
 }
 THIRD_PARTY_ONLY_IN = {
-    "ray": {"actors", "driver"},
+    "ray": {"actors", "driver", "metrics"},
     "torch": {"algorithms", "benchmarks", "workers", "doctor", "reporting"},
     "gymnasium": {"envs"},
     "tyro": {"arguments", "cli"},

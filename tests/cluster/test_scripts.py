@@ -172,6 +172,13 @@ def test_slurm_stops_in_order_and_goes_on_later(place: Place) -> None:
     assert (place.path / "requeued").read_text() == "requeue 7\n"
 
 
+def test_slurm_stops_a_cluster_that_is_still_starting(place: Place) -> None:
+    (place.path / "ray").write_text('#!/usr/bin/env bash\ntouch "$(dirname "$0")/waiting"\nexec sleep 20\n')
+    assert place.terminate_when_waiting(place.start(SBATCH, "/runs/x", resume=0)) == 128 + signal.SIGTERM
+    assert not (place.path / "calls").exists()
+    assert (place.path / "requeued").exists()
+
+
 @pytest.mark.parametrize("status", [1, 2])
 def test_slurm_does_not_repeat_a_failure(place: Place, status: int) -> None:
     assert place.run(SBATCH, "/runs/x", resume=2, run=status)[0] == status
