@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cqlray.api import RunResult, resume, run
+    from cqlray.api import RunResult, load_run, resume, run
     from cqlray.config import (
         PRESETS,
         CollectionConfig,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cqlray.policies import LoadedPolicy, load_policy
 
 _HOMES = {
-    "cqlray.api": ("RunResult", "resume", "run"),
+    "cqlray.api": ("RunResult", "load_run", "resume", "run"),
     "cqlray.config": (
         "PRESETS",
         "CQLConfig",
@@ -71,6 +71,7 @@ __all__ = [
     "UserError",
     "load_dataset",
     "load_policy",
+    "load_run",
     "resume",
     "run",
 ]

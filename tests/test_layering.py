@@ -40,7 +40,7 @@ MAY_IMPORT = {
     | {"actors", "driver", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
     "benchmarks": BASE | {"actors", "algorithms", "data", "driver", "envs", "placement", "workers"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
-    "api": BASE | {"session", "reporting", "storage"},
+    "api": BASE | {"session", "evaluation", "reporting", "storage"},
 }
 THIRD_PARTY_ONLY_IN = {
     "ray": {"actors", "driver", "metrics"},

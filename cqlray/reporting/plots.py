@@ -50,27 +50,33 @@ SETTINGS = {
 def learning_curves(run: RunRecord, num_samples: int, seed: int) -> str:
     """Mean return of every member over its updates; for each setting of the sweep the IQM and its 95% interval."""
     with _figure() as (figure, svg):
-        axes = figure.add_subplot(xlabel="updates", ylabel="return")
-        for index, (swept, members) in enumerate(settings(run)):
-            colour, style = _look(index)
-            for member in members:
-                rows = student_rows(run, member)
-                means = [np.mean(row["returns"]) for row in rows.values()]
-                axes.plot(list(rows), means, style, color=colour, alpha=0.35, linewidth=0.8)
-            points = curve(run, members, num_samples, seed)
-            updates = [p["updates"] for p in points]
-            low, high = ([p[key] for p in points] for key in ("iqm_low", "iqm_high"))
-            axes.fill_between(updates, low, high, color=colour, alpha=0.18, linewidth=0)
-            name = setting_name(swept) if swept else "IQM of all members, 95% interval"
-            axes.plot(updates, [p["iqm"] for p in points], style, color=colour, linewidth=2.2, label=name)
-        references = (reference_return(run, "teacher"), dataset_return(run), reference_return(run, "random"))
-        for (name, style), value in zip(REFERENCES.items(), references, strict=True):
-            if value is not None:
-                axes.axhline(value, color="black", linestyle=style, linewidth=1.1, label=f"{name} {number(value)}")
-        axes.margins(y=0.08)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes = figure.add_subplot()
+        draw_learning_curves(axes, run, num_samples, seed)
         _legend_below(figure, axes)
     return svg.getvalue()
+
+
+def draw_learning_curves(axes: Any, run: RunRecord, num_samples: int, seed: int) -> None:
+    """What learning_curves shows, into matplotlib axes of anybody's."""
+    axes.set(xlabel="updates", ylabel="return")
+    for index, (swept, members) in enumerate(settings(run)):
+        colour, style = _look(index)
+        for member in members:
+            rows = student_rows(run, member)
+            means = [np.mean(row["returns"]) for row in rows.values()]
+            axes.plot(list(rows), means, style, color=colour, alpha=0.35, linewidth=0.8)
+        points = curve(run, members, num_samples, seed)
+        updates = [p["updates"] for p in points]
+        low, high = ([p[key] for p in points] for key in ("iqm_low", "iqm_high"))
+        axes.fill_between(updates, low, high, color=colour, alpha=0.18, linewidth=0)
+        name = setting_name(swept) if swept else "IQM of all members, 95% interval"
+        axes.plot(updates, [p["iqm"] for p in points], style, color=colour, linewidth=2.2, label=name)
+    references = (reference_return(run, "teacher"), dataset_return(run), reference_return(run, "random"))
+    for (name, style), value in zip(REFERENCES.items(), references, strict=True):
+        if value is not None:
+            axes.axhline(value, color="black", linestyle=style, linewidth=1.1, label=f"{name} {number(value)}")
+    axes.margins(y=0.08)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def value_calibration(run: RunRecord) -> str:
