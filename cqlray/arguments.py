@@ -37,7 +37,7 @@ _ABOUT = {
 _HIDDEN = {
     "run": ("dataset", "columns"),
     "train": ("teacher", "collection"),
-    "collect": ("dataset", "columns", "num_seeds", "cql", "sweep", "evaluation"),
+    "collect": ("dataset", "columns", "num_seeds", "baselines", "cql", "sweep", "evaluation"),
 }
 _BOUNDS = ("action_low", "action_high")
 _FLAG = re.compile(r"--?(?!(?:inf|infinity|nan)$)[A-Za-z]", re.IGNORECASE)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 INFINITY = float("inf")
 Precision = Literal["float32", "tf32", "bf16"]
+Baseline = Literal["bc", "sac"]
 NO_ENVIRONMENT = "none"  # env.id of data that was logged without one
 TIERS = ("replay", "random", "medium", "expert")
 
@@ -260,6 +261,8 @@ class RunConfig:
     """Seed that every random stream of the run is derived from."""
     num_seeds: int = _bounded(4, ge=1)
     """Students with different seeds, for each setting of the sweep."""
+    baselines: tuple[Baseline, ...] = ()
+    """Trained beside CQL, with the same seeds and data: bc (behaviour cloning), sac (offline SAC: no conservative term)."""
     precision: Precision = "tf32"
     """Matrix products of the students' networks; tf32 is float32 on a CPU, bf16 is for GPUs and CPUs with AMX."""
     dataset: str | None = None
@@ -290,12 +293,21 @@ class Member:
 
 
 def members(config: RunConfig) -> list[Member]:
-    """Seeds times the product of the sweep's lists; members with one setting stand together."""
+    """Seeds times the product of the sweep's lists, then the baselines; members with one setting stand together."""
     swept = {f.name: getattr(config.sweep, f.name) for f in dataclasses.fields(config.sweep) if getattr(config.sweep, f.name)}
     settings = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+    chosen = [(dataclasses.replace(config.cql, **setting), setting) for setting in settings]
+    if config.baselines:
+        chosen = [(cql, {"algorithm": "cql", **setting}) for cql, setting in chosen]
+    for name in dict.fromkeys(config.baselines):
+        changed: dict[str, Any] = (
+            {"conservative_weight": 0.0} if name == "sac" else {"bc_warmup_updates": config.cql.num_updates}
+        )
+        cql = dataclasses.replace(config.cql, **changed)
+        chosen.append((cql, {"algorithm": name, **{key: getattr(cql, key) for key in swept}}))
     return [
-        Member(index, seed, dataclasses.replace(config.cql, **setting), setting)
-        for index, (setting, seed) in enumerate(itertools.product(settings, range(config.num_seeds)))
+        Member(index, seed, cql, setting)
+        for index, ((cql, setting), seed) in enumerate(itertools.product(chosen, range(config.num_seeds)))
     ]
 
 

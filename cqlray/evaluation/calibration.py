@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from cqlray import seeding
 from cqlray.evaluation.statistics import Floats, Interval, interval, mean
-from cqlray.evaluation.summary import Row, RunRecord, observed_return, student_rows
+from cqlray.evaluation.summary import Row, RunRecord, conservative_weight, observed_return, student_rows
 
 MIN_RESAMPLED = 5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
 NOTHING = Interval(float("nan"), float("nan"))
@@ -79,9 +79,9 @@ def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck
     """
     tested: dict[float, dict[int, Row]] = {}
     for entry in run.members:
-        weight = float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+        weight = conservative_weight(run, entry)
         rows = [row for row in student_rows(run, entry["member"]).values() if "value" in row]
-        if rows:
+        if rows and weight is not None:
             tested.setdefault(weight, {})[entry["member"]] = rows[-1]
     generators = (np.random.default_rng(seeding.stream(seed, "calibration", index)) for index in range(len(tested)))
     return [

@@ -75,19 +75,34 @@ def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
     return found
 
 
+def is_cql(entry: Row) -> bool:
+    """Whether a member is CQL's, and not a baseline."""
+    return bool(entry["swept"].get("algorithm", "cql") == "cql")
+
+
+def conservative_weight(run: RunRecord, entry: Row) -> float | None:
+    """A member's; None of behaviour cloning, whose policy no critic made."""
+    if entry["swept"].get("algorithm") == "bc":
+        return None
+    if entry["swept"].get("algorithm") == "sac":
+        return 0.0
+    return float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+
+
 def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     """The results of a run, as `--json` prints them.
 
     The aggregate is the IQM over members x episodes at the last update count that all members were tested at; without
     such a count (no tests, or a member that was not tested yet) its numbers are None, and each member stands with its
-    own last test. `groups` holds the same aggregate for each setting of a sweep, over that setting's members.
+    own last test. Baselines are no part of it. `groups` holds the same aggregate for each setting of a sweep and each
+    baseline, over its own members.
 
     Args:
         run: the record.
         num_samples: bootstrap resamples of each interval.
         seed: the run's seed.
     """
-    everyone = [entry["member"] for entry in run.members]
+    everyone = [entry["member"] for entry in run.members if is_cql(entry)]
     final = final_rows(run, everyone)
     groups = [
         {"swept": swept, "members": own, **_aggregate(_narrowed(final, own) or final_rows(run, own), num_samples, seed)}
@@ -143,7 +158,9 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     """One for each conservative weight of the run, rising; weights without a test that can be compared are left out."""
     excesses: dict[float, list[list[float]]] = {}  # weight -> for each member, the excess at each test
     for entry in run.members:
-        weight = float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+        weight = conservative_weight(run, entry)
+        if weight is None:
+            continue
         excess = []
         for row in student_rows(run, entry["member"]).values():
             value, observed = row.get("value"), observed_return(row)

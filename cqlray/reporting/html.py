@@ -13,7 +13,7 @@ import yaml
 
 from cqlray.evaluation.calibration import BoundCheck, check_bounds
 from cqlray.evaluation.scores import Aggregate, group_scores
-from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, summarize
+from cqlray.evaluation.summary import Calibration, RunRecord, calibrations, is_cql, summarize
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.record import load_run
@@ -135,7 +135,7 @@ def _banner(run: RunRecord) -> str:
 
 def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
     """The run in one sentence."""
-    environment, size = run.config["env"]["id"], len(run.members)
+    environment, size = run.config["env"]["id"], sum(is_cql(entry) for entry in run.members)
     data = f"{run.dataset['transitions']:,} transitions of {environment}" if run.dataset else environment
     students = f"{size} student{'s' if size != 1 else ''}"
     if result["iqm"] is not None:
@@ -162,7 +162,8 @@ def _results(run: RunRecord, result: dict[str, Any]) -> str:
     if not run.members:
         return ""
     lines = [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
-    lines.append(_aggregate_line("IQM of all members", result))
+    everyone = all(is_cql(entry) for entry in run.members)
+    lines.append(_aggregate_line(f"IQM of all {'' if everyone else 'CQL '}members", result))
     if scores := result["normalized"]:
         lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))

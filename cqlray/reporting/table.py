@@ -47,7 +47,8 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
     table.add_section()
     for group in summary["groups"]:
         add_line("IQM [95%]", group["swept"], group["iqm"], interval(group))
-    add_line("IQM [95%]" if not swept else "all [95%]", {}, summary["iqm"], interval(summary))
+    everyone = "all cql [95%]" if "algorithm" in swept else "all [95%]" if swept else "IQM [95%]"
+    add_line(everyone, {}, summary["iqm"], interval(summary))
     if scores := summary["normalized"]:
         add_line("normalised", {}, scores["iqm"], interval(scores))
         table.caption, table.caption_justify = Text(f"normalised: {normalized_by(scores)}"), "left"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cqlray import seeding
+from cqlray.config import RunConfig, members, to_dict
+from cqlray.evaluation.calibration import check_bounds
 from cqlray.evaluation.statistics import iqm_interval
 from cqlray.evaluation.summary import RunRecord, calibrations, common_updates, curve, final_rows, summarize
 from cqlray.reporting.record import load_run
@@ -121,3 +123,32 @@ def test_returns_that_were_not_finite_are_not_passed_over(tmp_path: Path) -> Non
     record = load_run(make_run(tmp_path / "run", evaluations=rows))
     assert np.isnan(summarize(record, 200, 0)["iqm"])
     assert calibrations(record) == []
+
+
+def test_baselines_are_beside_cql_and_no_part_of_its_result(tmp_path: Path) -> None:
+    config = RunConfig(num_seeds=2, baselines=("bc", "sac", "bc"))
+    chosen = members(config)
+    assert [(m.swept["algorithm"], m.seed) for m in chosen] == [(a, s) for a in ("cql", "bc", "sac") for s in (0, 1)]
+    assert [m.cql.conservative_weight for m in chosen] == [5.0, 5.0, 5.0, 5.0, 0.0, 0.0]
+    assert [m.cql.bc_warmup_updates for m in chosen] == [0, 0, 100_000, 100_000, 0, 0]
+    assert len({m.structure for m in chosen}) == 1, "one population holds them all"
+    rows = [
+        {"policy": "student", "member": m.index, "updates": 10, "returns": [10.0 * m.index], "value": 1.0 + m.index}
+        | {"discounted_return": 2.0, "tail_value": 0.0}
+        for m in chosen
+    ]
+    record = RunRecord(
+        directory=tmp_path,
+        config=to_dict(config),
+        manifest={},
+        teacher=None,
+        dataset=None,
+        members=[{"member": m.index, "seed": m.seed, "swept": m.swept} for m in chosen],
+        metrics=[],
+        evaluations=rows,
+    )
+    result = summarize(record, 200, 0)
+    assert result["iqm"] == 5.0 and result["worst_member"] == 0.0
+    assert [(g["swept"]["algorithm"], g["iqm"]) for g in result["groups"]] == [("cql", 5.0), ("bc", 25.0), ("sac", 45.0)]
+    assert [(c.conservative_weight, c.last_excess) for c in calibrations(record)] == [(0.0, 3.5), (5.0, -0.5)]
+    assert [check.conservative_weight for check in check_bounds(record, 200, 0)] == [0.0, 5.0]
