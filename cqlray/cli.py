@@ -27,6 +27,7 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies on fresh episodes
   report RUN           write report.html (and TensorBoard files) of a run, finished or not
+  video RUN            a GIF of an episode of its policies, side by side
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
   dataset validate DATA, dataset convert DATA --out PLACE
                        check it; write it as cqlray's own, Minari's or a log
@@ -90,6 +91,7 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "resume": _resume,
         "evaluate": _evaluate,
         "report": _report,
+        "video": _video,
         "dataset": _dataset,
         "doctor": _doctor,
         "benchmark": _benchmark,
@@ -146,6 +148,23 @@ def _report(words: list[str]) -> int:
     options = _Parser("report", "RUN", "Write report.html and TensorBoard files of a run.").with_output().parse_args(words)
     path = _write_report(options.path)
     print(json.dumps({"report": str(path)}) if options.json else path)
+    return 0
+
+
+def _video(words: list[str]) -> int:
+    parser = _Parser("video", "RUN", "Write a GIF of one episode of each policy, side by side.")
+    parser.add_argument("--policy", nargs="+", default=["student"], metavar="NAME", help="student, teacher, random [student]")
+    parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
+    parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
+    parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/video.gif]")
+    options = parser.parse_args(words)
+    from cqlray.video import CannotRender, record
+
+    member = int(options.member) if options.member.isdecimal() else options.member
+    try:
+        print(record(options.path, options.policy, member, options.seed, options.out))
+    except CannotRender as error:
+        print(f"no video: {error}")
     return 0
 
 

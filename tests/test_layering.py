@@ -39,13 +39,14 @@ MAY_IMPORT = {
     "session": BASE
     | {"actors", "driver", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
     "benchmarks": BASE | {"actors", "algorithms", "data", "driver", "envs", "placement", "workers"},
+    "video": BASE | {"algorithms", "checkpoint", "envs", "filesystem", "policies", "storage", "validate"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
     "api": BASE | {"session", "evaluation", "reporting", "storage"},
 }
 THIRD_PARTY_ONLY_IN = {
     "ray": {"actors", "driver", "metrics"},
     "torch": {"algorithms", "benchmarks", "workers", "doctor", "reporting"},
-    "gymnasium": {"envs"},
+    "gymnasium": {"envs", "video"},
     "tyro": {"arguments", "cli"},
     "pydantic": {"validate"},
 }

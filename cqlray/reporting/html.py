@@ -111,6 +111,7 @@ def render(run: RunRecord) -> str:
         _results(run, result),
         _three_ways(run, samples, seed),
         _figures(run, result, samples, seed),
+        _video(run),
         _values(run, samples, seed),
         _dataset(run),
         _timeline(run),
@@ -294,6 +295,16 @@ def _verdict(calibration: Calibration) -> str:
         f"{number(abs(excess))} on average; they were {always}at or below them in {calibration.below} of "
         f"{calibration.tests} tests.{advice}"
     )
+
+
+def _video(run: RunRecord) -> str:
+    """The episodes that `cqlray video` recorded, if it did."""
+    path = run.directory / "video.gif"
+    if not path.is_file():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = "One episode of each policy, side by side; above each stand its name and return."
+    return f'<h2>An episode</h2>\n<figure><img alt="{alt}" src="data:image/gif;base64,{data}"></figure>'
 
 
 def _dataset(run: RunRecord) -> str:

@@ -352,3 +352,10 @@ def test_numbers_for_people() -> None:
     words = [number(v) for v in (None, float("nan"), -0.0, -0.0001, 0.5, -3.14159, 145.67, -1226.4, 123456.7, 2e9)]
     assert words == ["-", "-", "0.000", "0.000", "0.500", "-3.14", "145.7", "-1,226", "123,457", "2e+09"]
     assert [duration(s) for s in (0.31, 48.2, 59.7, 723, 19200)] == ["0.3 s", "48 s", "1 min 0 s", "12 min 3 s", "5 h 20 min"]
+
+
+def test_a_recorded_video_is_in_the_report(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "An episode" not in write_report(run).read_text()
+    (run / "video.gif").write_bytes(b"GIF89a...")
+    assert "data:image/gif;base64,R0lGODlhLi4u" in write_report(run).read_text()
