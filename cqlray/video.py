@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def _episode(config: EnvConfig, act: Act, seed: int) -> tuple[list[Array], float
     Raises:
         CannotRender: the environment has no rgb_array, or drawing failed.
     """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen otherwise, and complains
     describe_env(config)  # that it can be made at all, with its own messages
     try:
         env = make_env(dataclasses.replace(config, kwargs={**config.kwargs, "render_mode": "rgb_array"}))
