@@ -131,6 +131,14 @@ def held(place: Location, say: Callable[[str], None]) -> Iterator[Lease]:
         lease.release()
 
 
+def is_held(place: Location) -> bool:
+    """Whether there is a lease at `place` that has been renewed lately; one that just died looks held for a while."""
+    lease = Lease(place)._read()
+    if lease is None or _is_over(lease):
+        return False
+    return (datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])).total_seconds() < EXPIRES_AFTER
+
+
 def _is_over(lease: dict[str, Any]) -> bool:
     """Whether its holder is certainly gone: a dead process of this machine, or not renewed for very long."""
     if lease["machine"] == _machine() and not Path(f"/proc/{lease['pid']}").exists():

@@ -14,7 +14,7 @@ from typing import Any
 
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath, Location
-from cqlray.lease import Lease, held
+from cqlray.lease import Lease, held, is_held
 
 FORMAT = 1
 
@@ -107,6 +107,19 @@ class RunDirectory:
             except BlockingIOError:
                 raise UserError(f"{self.path} is in use by another cqlray process; wait for it or stop it first") from None
             yield
+
+    def in_use(self) -> bool:
+        """Whether a process holds the directory now."""
+        if isinstance(self.path, Location):
+            return is_held(self.path / "lease.json")
+        try:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
 
     def __truediv__(self, name: str) -> AnyPath:
         return self.path / name

@@ -578,3 +578,11 @@ def test_of_several_that_begin_at_once_one_holds(remote: Location, monkeypatch: 
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == [False, False, False, True]
+
+
+def test_a_lease_that_is_renewed_is_held(tmp_path: Path) -> None:
+    place = Location.parse(tmp_path / "lease.json")
+    assert not leases.is_held(place)
+    with leases.held(place, print):
+        assert leases.is_held(place)
+    assert not leases.is_held(place)

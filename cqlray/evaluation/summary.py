@@ -32,6 +32,7 @@ class RunRecord:
     members: list[Row]
     metrics: list[Row]
     evaluations: list[Row]
+    running: bool = False  # a process was at work on it when it was read
 
 
 def student_rows(run: RunRecord, member: int) -> dict[int, Row]:

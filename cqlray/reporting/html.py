@@ -123,12 +123,11 @@ def render(run: RunRecord) -> str:
 def _banner(run: RunRecord) -> str:
     """What a reader must know first: a run that is not finished, members that were frozen."""
     lines = []
-    if not run.manifest.get("finished"):
+    if run.running:
+        lines.append("This run is under way; the report shows what there is so far.")
+    elif not run.manifest.get("finished"):
         resume = f"cqlray resume {shlex.quote(str(run.directory))}"
-        lines.append(
-            "This run has not finished; the report shows what there is so far. If it was interrupted, go on with "
-            f"<code>{_escape(resume)}</code>"
-        )
+        lines.append(f"This run was interrupted; the report shows what there is. Go on with <code>{_escape(resume)}</code>")
     for member, updates in run.manifest.get("frozen", {}).items():
         lines.append(_escape(f"Member {member} became non-finite and is frozen as it was after {updates:,} updates."))
     return "\n".join(f'<p class="warn" role="status">{line}</p>' for line in lines)

@@ -33,6 +33,7 @@ def load_run(directory: AnyPath) -> RunRecord:
         members=_json(directory / "members.json") or [],
         metrics=_latest(run.rows("metrics.jsonl")),
         evaluations=[{**row, "returns": [_number(value) for value in row["returns"]]} for row in evaluations],
+        running=run.in_use(),
     )
 
 

@@ -24,6 +24,7 @@ from cqlray.reporting.record import load_run
 from cqlray.reporting.table import results_table
 from cqlray.reporting.tensorboard import write_tensorboard
 from cqlray.reporting.words import duration, number
+from cqlray.storage import RunDirectory
 from tests.reporting.run_directories import make_run, reference, student
 
 HOSTILE = "<script>alert('&')</script>"
@@ -214,7 +215,7 @@ def test_sweep_has_a_line_for_each_setting(tmp_path: Path) -> None:
 def test_unfinished_runs_say_so_and_how_to_go_on(tmp_path: Path) -> None:
     directory = interrupted(tmp_path / "a run")
     found = page(directory)
-    assert "This run has not finished" in found.text
+    assert "This run was interrupted" in found.text
     assert f"cqlray resume '{directory}'" in found.text
     assert "Member 1 became non-finite and is frozen as it was after 4,000 updates" in found.text
     assert "not all of them have been tested yet" in found.text
@@ -359,3 +360,13 @@ def test_a_recorded_video_is_in_the_report(tmp_path: Path) -> None:
     assert "An episode" not in write_report(run).read_text()
     (run / "video.gif").write_bytes(b"GIF89a...")
     assert "data:image/gif;base64,R0lGODlhLi4u" in write_report(run).read_text()
+
+
+def test_a_run_under_way_is_told_from_an_interrupted_one(tmp_path: Path) -> None:
+    run = RunDirectory(make_run(tmp_path / "run"))
+    run.update_manifest(finished=False)
+    assert "This run was interrupted" in write_report(run.path).read_text()
+    with run.locked():
+        assert run.in_use()
+        assert "This run is under way" in write_report(run.path).read_text()
+    assert not run.in_use()
