@@ -235,7 +235,9 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any])
         key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()
     }
     named = {key: value for key, value in {**values.get("columns", {}), **columns}.items() if key not in _BOUNDS}
-    return recorded_environment(data, named)
+    typed_limit = given.get("--env.max-episode-steps", [""])[0]
+    limit = int(typed_limit) if typed_limit.isdecimal() else (values.get("env") or {}).get("max_episode_steps")
+    return recorded_environment(data, named, limit)
 
 
 def _check_yaml(values: Mapping[str, Any], source: str, command: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cqlray.config import ColumnsConfig, EnvConfig
+from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.errors import UserError
 
 _ABOUT = {
@@ -36,6 +36,7 @@ def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argpar
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     parser.add_argument("--env", metavar="ID", help="the environment, where the data does not say it")
+    parser.add_argument("--max-episode-steps", type=int, metavar="INT", help="time limit, for D4RL files without timeouts")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with a section `columns`")
     defaults = ColumnsConfig()
     for field in dataclasses.fields(ColumnsConfig):
@@ -64,7 +65,7 @@ def _open(options: argparse.Namespace) -> Any:
         given = getattr(options, f"columns.{field.name}")
         if given is not None:
             columns[field.name] = given
-    return load_dataset(options.data, columns, options.env and EnvConfig(options.env))
+    return load_dataset(options.data, columns, EnvConfig(options.env or NO_ENVIRONMENT, options.max_episode_steps))
 
 
 def _info(options: argparse.Namespace) -> int:

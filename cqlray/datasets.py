@@ -110,9 +110,7 @@ def load_dataset(
 def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Source:
     """The source, its environment completed by `env` and by the bounds in `columns`. Raises as load_dataset."""
     name = str(data) if isinstance(data, Path) else data
-    limit = env.max_episode_steps if env is not None and str(name).endswith((".hdf5", ".h5")) else None
-    # A D4RL file without timeouts is cut into episodes by the environment's time limit.
-    source = open_source(name, _column_names(columns), {"max_episode_steps": limit} if limit else None)
+    source = open_source(name, _column_names(columns), _limit(name, env.max_episode_steps if env else None))
     said = source.environment
     complete = dict(said)
     if env is not None and env.id != NO_ENVIRONMENT and (said.get("id") is None or any(said.get(k) is None for k in _BOUNDS)):
@@ -128,19 +126,27 @@ def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Sourc
 _BOUNDS = ("action_low", "action_high")
 
 
+def _limit(data: Any, limit: int | None) -> dict[str, Any] | None:
+    """A D4RL file without timeouts is cut into episodes by the environment's time limit; other data says its own."""
+    return {"max_episode_steps": limit} if limit and str(data).endswith((".hdf5", ".h5")) else None
+
+
 def open_configured(config: RunConfig) -> Source:
     """The data that `train` is to use. Raises as load_dataset."""
     assert config.dataset is not None
     return open_data(config.dataset, config.columns, config.env)
 
 
-def recorded_environment(data: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_environment(data: str, columns: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:
     """What the data says of its environment, in EnvConfig's words: so that training on it needs no --env.
+
+    `limit` is the time limit, if it was given: a D4RL file without timeouts cannot be opened without it.
 
     Raises:
         UserError: the data cannot be opened.
     """
-    said = open_source(data, _column_names(build({"columns": columns}, "columns").columns)).environment
+    names = _column_names(build({"columns": columns}, "columns").columns)
+    said = open_source(data, names, _limit(data, limit)).environment
     if said.get("id") is None:
         return {"id": NO_ENVIRONMENT}
     return {key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 import cqlray
 from cqlray import cli, datasets
+from cqlray.arguments import parse_config
 from cqlray.config import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
 from cqlray.errors import UserError
@@ -199,3 +201,19 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) 
     assert "no column matches 'observation*'" in mistake(capsys, "dataset", "info", log)
     assert "batch-size is 0" in mistake(capsys, "dataset", "validate", log, *FLAGS, "--batch-size", "0")
     assert "invalid choice: 'tfds'" in mistake(capsys, "dataset", "convert", log, "--to", "tfds", "--out", "x")
+
+
+def test_a_d4rl_file_without_timeouts_needs_the_time_limit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rng, file = np.random.default_rng(0), str(tmp_path / "old_medium.hdf5")
+    with h5py.File(file, "w") as arrays:
+        arrays["observations"] = rng.normal(size=(300, 3)).astype(np.float32)
+        arrays["actions"] = rng.uniform(-1, 1, (300, 1)).astype(np.float32)
+        arrays["rewards"] = rng.normal(size=300).astype(np.float32)
+        arrays["terminals"] = np.zeros(300, bool)
+    assert "name the limit with --max-episode-steps" in mistake(capsys, "dataset", "info", file)
+    assert cli.main(["dataset", "info", file, "--max-episode-steps", "30", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 10
+    words = ["--dataset", file, "--env.max-episode-steps", "30", *BOUNDS]
+    config, _ = parse_config(words, "train")
+    assert (config.env.id, config.env.max_episode_steps) == ("none", 30)
+    assert datasets.open_configured(config).environment["max_episode_steps"] == 30

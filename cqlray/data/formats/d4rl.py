@@ -116,7 +116,7 @@ def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array
     if "next_observations" not in arrays:
         raise UserError(
             f"{file.name}: neither timeouts nor next_observations, so where a time limit ended an episode cannot be known;"
-            " add timeouts (all false where there was no limit)"
+            " name the limit with --max-episode-steps (in train --env.max-episode-steps), or add timeouts"
         )
     timeouts = np.zeros(len(terminals), bool)
     for start in range(0, len(terminals) - 1, TRANSITIONS):
