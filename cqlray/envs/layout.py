@@ -1,0 +1,50 @@
+"""Which numbers of a flat observation are which part of the environment's own, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from cqlray.config import EnvConfig
+from cqlray.envs.make import make_env
+
+
+def observation_layout(config: EnvConfig) -> list[str]:
+    """A line for each part of the observation that `envs.observations` flattens; none where it is a vector already.
+
+    Raises:
+        UserError: the environment cannot be made. What its own code raises passes through.
+    """
+    env = make_env(config)
+    try:
+        if not isinstance(env, gymnasium.wrappers.FlattenObservation):
+            return []
+        return list(_lines(env.env.observation_space, "", 0))
+    finally:
+        env.close()
+
+
+def _lines(space: gymnasium.Space[Any], name: str, start: int) -> Iterator[str]:
+    """The parts in the order of gymnasium.spaces.flatten, from number `start` of the vector on."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from _lines(part, f"{name}[{key!r}]", start)
+            start += spaces.flatdim(part)
+        return
+    stop = start + spaces.flatdim(space) - 1
+    numbers = f"numbers {start} to {stop}" if stop > start else f"number {start}"
+    yield f"{numbers}: observation{name}, {_how(space)}"
+
+
+def _how(space: gymnasium.Space[Any]) -> str:
+    if isinstance(space, spaces.Discrete):
+        return f"one-hot, the first stands for {space.start}"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"one-hot each, one behind the other: sizes {space.nvec.ravel().tolist()}, from {space.start.ravel().tolist()}"
+    if isinstance(space, spaces.Box) and len(space.shape) > 1:
+        return f"the array {list(space.shape)} row by row"
+    return "as it is"
