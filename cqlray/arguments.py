@@ -83,8 +83,10 @@ class _Flag:
         return typing.get_origin(self.hint) in (tuple, dict)
 
 
-def parse_config(argv: Sequence[str], command: str) -> tuple[RunConfig, Options]:
+def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[RunConfig, Options]:
     """The config and options of `cqlray COMMAND ARGV...`: a preset, below the YAML file, below the flags.
+
+    Without `look` the dataset is not looked at for its environment: it need not be on this machine.
 
     Raises UserError with one line for each mistake, and SystemExit(0) after it printed the page for --help.
     """
@@ -92,7 +94,7 @@ def parse_config(argv: Sequence[str], command: str) -> tuple[RunConfig, Options]
         print(help_text(command, _help_defaults(argv, command)))
         raise SystemExit(0)
     given = _split(argv, command)
-    options, base = _base(given, command)
+    options, base = _base(given, command, look)
     parsed = _parse(given, base)
     config = RunConfig(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(RunConfig)})
     config = dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs={**base.env.kwargs, **config.env.kwargs}))
@@ -193,7 +195,7 @@ def _check_count(name: str, words: Sequence[str]) -> None:
         raise UserError(f"{_SOURCE}: {name} takes one value, and {words[1]!r} follows it")
 
 
-def _base(given: Mapping[str, Sequence[str]], command: str) -> tuple[Options, RunConfig]:
+def _base(given: Mapping[str, Sequence[str]], command: str, look: bool = True) -> tuple[Options, RunConfig]:
     """The options, and the config below the flags: the YAML file over its preset.
 
     Raises UserError for a mistake in the YAML file, and for a preset that is not there.
@@ -211,7 +213,7 @@ def _base(given: Mapping[str, Sequence[str]], command: str) -> tuple[Options, Ru
     if options.preset is not None and options.preset not in PRESETS:
         hint = validate.nearest(options.preset, list(PRESETS)) or f"; the presets are {', '.join(PRESETS)}"
         raise UserError(f"{_SOURCE}: there is no preset {options.preset!r}{hint}")
-    recorded = _recorded_env(given, values) if command == "train" else {}
+    recorded = _recorded_env(given, values) if command == "train" and look else {}
     flag = given.get("--env.id")
     env = flag[0] if flag else {**recorded, **values.get("env", {})}.get("id", "Pendulum-v1")
     chosen = options.preset or (_FIRST_PRESET if env == "Pendulum-v1" else "general")

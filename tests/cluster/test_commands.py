@@ -10,6 +10,7 @@ import yaml
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
+import cqlray.submit
 from cqlray import arguments, cli
 from cqlray.errors import UserError
 from tests.cluster.commands import CLUSTER, REPOSITORY, fenced, of_program, simple_commands, strings
@@ -34,6 +35,8 @@ def cqlray_commands(script: str) -> list[list[str]]:
 def check(words: list[str]) -> None:
     """Raises UserError where cqlray would not take these words."""
     cli._command(words[0])
+    if words[0] == "submit":
+        cqlray.submit._checked(cqlray.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine)
     if words[0] in ("run", "train", "collect"):
         arguments.parse_config(words[1:], words[0])
 
@@ -62,6 +65,8 @@ def test_cqlray_takes_the_commands_that_are_shown(path: Path) -> None:
         "ray job submit --address http://a:8265 -- cqlray run --out s3://b/c --resources.workers 3",
         "run-or-resume.sh run /runs/x --resources.gpus two",
         "cqlray trian --dataset x",
+        "cqlray submit --adress http://a:8265 run --out /x",
+        "cqlray submit --address http://a:8265 run --out /x --num-seed 4",
     ],
 )
 def test_a_stale_option_is_seen(line: str) -> None:

@@ -1,0 +1,90 @@
+"""Runs on clusters of three nodes with separate object stores: shards from everywhere, nodes lost, another machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cqlray.config import EnvConfig, ResourcesConfig
+from cqlray.validate import dump_yaml
+from tests.conftest import small_config
+from tests.distributed.nodes import HEAD, Driver, Nodes, cluster
+from tests.test_driver import assert_same
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """Two nodes of two CPUs, one of which each test replaces, and a head that only the driver uses."""
+    with cluster(head_cpus=0, cpus=(2, 2)) as started:
+        yield started
+
+
+def begin(nodes: Nodes, out: Path, **changes: object) -> Driver:
+    config = out.with_suffix(".yaml")
+    config.write_text(dump_yaml(small_config(out, **changes)))
+    return nodes.start("run", "--config", str(config), "--quiet")
+
+
+def test_shards_come_from_all_nodes(finished_run: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "run", tmp_path / "environment.log"
+    where: dict[int, str] = {}
+    with cluster(head_cpus=2, cpus=(2, 2)) as three:
+        env = EnvConfig("tests.toy_envs:Point-v0", kwargs={"log": str(log)})
+        run = begin(three, out, env=env, resources=ResourcesConfig(rollout_workers=6, evaluators=1, learners=2))
+
+        def played() -> bool:
+            where.update(three.processes("RolloutWorker"))
+            return (out / "dataset" / "dataset.json").exists()
+
+        run.wait_for(played)
+        run.finish()
+    players = {int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("reset")}
+    assert {where[process] for process in players & where.keys()} == {HEAD, "a", "b"}
+    assert_same(finished_run, out)
+
+
+@pytest.mark.parametrize(
+    ("role", "sign"),
+    [
+        ("Teacher", "teacher/replay-00002.parquet"),
+        ("RolloutWorker", "teacher/checkpoint.safetensors"),
+        ("RolloutWorker", "dataset/shard-00006.parquet"),
+        ("Learner", "snapshots/population-0/000000110.safetensors"),
+        ("Evaluator", "snapshots/population-0/000000110.safetensors"),
+    ],
+    ids=["teacher", "teacher's workers", "collection", "students", "evaluation"],
+)
+def test_a_killed_node_changes_nothing(finished_run: Path, nodes: Nodes, tmp_path: Path, role: str, sign: str) -> None:
+    """The node that the stage's process is on dies, and another one joins."""
+    out = tmp_path / "run"
+    run = begin(nodes, out)
+    run.wait_for((out / sign).exists)
+    victim = run.wait_for(lambda: sorted(nodes.processes(role).values()))[0]
+    nodes.kill(victim)
+    assert run.process.poll() is None, run.said()
+    replacement = f"after {victim}"
+    nodes.add(replacement, 2)
+    if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
+        run.wait_for(lambda: replacement in nodes.workers().values())
+    run.finish()
+    assert_same(finished_run, out)
+
+
+@pytest.mark.parametrize("sign", ["teacher/checkpoint.safetensors", "checkpoints/population-0.safetensors"])
+def test_a_run_is_resumed_from_another_machine(finished_run: Path, nodes: Nodes, tmp_path: Path, sign: str) -> None:
+    """There the directory has another path, and the driver another working directory and another node of the cluster."""
+    out, there = tmp_path / "run", tmp_path / "mounted elsewhere" / "run"
+    run = begin(nodes, out)
+    run.wait_for((out / sign).exists)
+    run.kill()
+    there.parent.mkdir()
+    shutil.move(out, there)
+    other = next(name for name in nodes.raylets if name != HEAD)
+    nodes.start("resume", "run", "--quiet", node=other, cwd=there.parent).finish()
+    assert not out.exists()
+    assert_same(finished_run, there)
