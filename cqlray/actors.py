@@ -5,6 +5,7 @@ This file and driver.py are the only ones that import ray.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -16,19 +17,30 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, TypeAlias
 
 import ray
 from ray._private.services import find_bootstrap_address
-from ray.exceptions import RayActorError, RayTaskError
+from ray._private.state import state
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cqlray.errors import EnvironmentFailure, Interrupted, UserError
 from cqlray.placement import ClusterResources
 
+# What comes of a dead process or node: its actors, and the objects that were there alone.
+Lost: TypeAlias = RayActorError | ObjectLostError
+LOST = (RayActorError, ObjectLostError)
 # A shard or test that kills its process this often is not bad luck.
 TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
 SECONDS_TO_ANSWER = 5.0
+SECONDS_TO_PROBE = 60.0
+# A call is made again elsewhere when it takes so many times the median of its team's, and so many seconds.
+SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
 
 
 @contextmanager
@@ -42,12 +54,42 @@ def connect() -> Iterator[ClusterResources]:
     if ours:
         _init()
     try:
-        total = ray.cluster_resources()
-        alive = sum(node["Alive"] for node in ray.nodes())
-        yield ClusterResources(total.get("CPU", 1.0), total.get("GPU", 0.0), alive, total.get("memory", math.inf))
+        yield _resources()
     finally:
         if ours:
             ray.shutdown()
+
+
+def _resources() -> ClusterResources:
+    """What there is, and what an autoscaler would bring."""
+    total = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    grows, limits = _autoscaler()
+    return ClusterResources(
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        nodes=len(nodes),
+        memory=total.get("memory", math.inf),
+        node_cpus=tuple(sorted(node.get("CPU", 0.0) for node in nodes)),
+        grows=grows,
+        most_cpus=limits.get("CPU", 0.0) if limits else math.inf,
+        most_gpus=limits.get("GPU", 0.0) if limits else math.inf,
+    )
+
+
+def _autoscaler() -> tuple[bool, dict[str, float] | None]:
+    """Whether nodes come when they are asked for, and the most of each resource, where the autoscaler says it.
+
+    Ray has no call for this. Version 2 (KubeRay's) leaves its limits in the cluster's state; version 1 (`ray up`) only
+    names its node types in its status, where a cluster of plain `ray start` has names made of node ids.
+    """
+    limits = state.get_max_resources_from_cluster_config()
+    if limits:
+        return True, {kind: float(most) for kind, most in limits.items()}
+    status = internal_kv._internal_kv_get(b"__autoscaling_status")
+    report = json.loads(status).get("autoscaler_report") if status else None
+    types = ((report or {}).get("node_type_mapping") or {}).values()
+    return any(not name.startswith("node_") for name in types), None
 
 
 def _init() -> None:
@@ -77,6 +119,32 @@ def put(value: Any) -> Any:
     return ray.put(value)
 
 
+def fetch(reference: Any) -> Any:
+    """The value, waited for without an end to it: for what is there already. Raises ray's errors."""
+    return ray.get(reference)
+
+
+def kill(actor: Any) -> None:
+    """End an actor's process."""
+    ray.kill(actor)
+
+
+def seen_by_all(probe: Callable[[], bool]) -> bool:
+    """Whether `probe`, called on every node, is true everywhere."""
+
+    def there() -> bool:  # Ray takes no bound method
+        return probe()
+
+    task = ray.remote(num_cpus=0, max_retries=1)(there)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    asked = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes]
+    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=SECONDS_TO_PROBE)
+    try:
+        return len(ready) == len(asked) and all(ray.get(ready))
+    except (RayError, OSError):
+        return False
+
+
 def _listens(address: str) -> bool:
     """Whether somebody answers at HOST:PORT; Ray itself would try for minutes. Other forms of address are left to Ray."""
     host, _, port = address.rpartition(":")
@@ -96,40 +164,60 @@ class Loop:
         self.say = say
         self.stop = threading.Event()
         self.starting: list[Any] = []
-        self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[RayActorError], None] | None]] = {}
+        self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[Lost], None] | None]] = {}
+        self.watches: list[Callable[[], None]] = []  # called now and then
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM stop the loop. To be entered after ray.init, which sets handlers of its own."""
+        """Let Ctrl-C and SIGTERM stop the loop. To be entered after ray.init, which sets handlers of its own.
+
+        The first asks for an end in order, with a last checkpoint; the second does not wait for that.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        asked = 0
+
+        def ask(number: int, _: Any) -> None:
+            nonlocal asked
+            asked += 1
+            self.stop.set()
+            if asked > 2:
+                raise KeyboardInterrupt
+
         numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, lambda *_: self.stop.set()) for number in numbers]
+        before = [signal.signal(number, ask) for number in numbers]
         try:
             yield
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
 
-    def on(self, ref: Any, then: Callable[[Any], None], died: Callable[[RayActorError], None] | None = None) -> None:
-        """Call `then` with the result, or `died` if the actor did (without `died` the error goes up)."""
-        self.pending[ref] = (then, died)
+    def on(self, ref: Any, then: Callable[[Any], None], lost: Callable[[Lost], None] | None = None) -> None:
+        """Call `then` with the result, or `lost` if a process that it needs is gone (without `lost` the error goes up)."""
+        self.pending[ref] = (then, lost)
+
+    def keep_only(self, refs: Sequence[Any]) -> None:
+        """Forget all calls but these."""
+        self.pending = {ref: self.pending[ref] for ref in refs if ref in self.pending}
 
     def run(self) -> None:
         """Until nothing is in flight.
 
         Raises:
-            Interrupted: asked to stop. EnvironmentFailure, UserError: raised in an actor. RayActorError: an actor died.
+            Interrupted: asked to stop; what was in flight still is. EnvironmentFailure, UserError: raised in an actor.
+            RayActorError, ObjectLostError: of a dead process or node.
         """
         heard = time.monotonic()
         while self.pending:
             if self.stop.is_set():
-                self.pending.clear()
                 raise Interrupted
             ready, _ = ray.wait(list(self.pending), timeout=0.5)
             for ref in ready:
-                self._finish(ref)
+                if ref in self.pending:  # else it was forgotten in the meantime
+                    self._finish(ref)
+            for watch in list(self.watches):
+                watch()
             if ready:
                 heard = time.monotonic()
             elif time.monotonic() - heard > SECONDS_BETWEEN_COMPLAINTS:
@@ -137,15 +225,15 @@ class Loop:
                 self._complain()
 
     def _finish(self, ref: Any) -> None:
-        then, died = self.pending.pop(ref)
+        then, lost = self.pending.pop(ref)
         try:
             result = ray.get(ref)
-        except RayActorError as error:
-            if died is None:
-                self.pending.clear()
-                raise
-            died(error)
+        except LOST as error:
+            self._lost(error, lost)
         except RayTaskError as error:
+            if isinstance(error.cause, LOST):  # of an argument
+                self._lost(error.cause, lost)
+                return
             self.pending.clear()
             if isinstance(error.cause, EnvironmentFailure | UserError):
                 raise error.cause from None
@@ -153,16 +241,31 @@ class Loop:
         else:
             then(result)
 
+    def _lost(self, error: Lost, then: Callable[[Lost], None] | None) -> None:
+        if then is None:
+            self.pending.clear()
+            raise error
+        then(error)
+
     def create(
-        self, role: type[Any], *args: Any, cpus: float, gpus: int = 0, retried: bool = False, name: str | None = None
+        self,
+        role: type[Any],
+        *args: Any,
+        cpus: float,
+        gpus: int = 0,
+        retried: bool = False,
+        spread: bool = False,
+        name: str | None = None,
     ) -> Any:
         """An actor of a plain class. `retried` ones keep nothing: Ray makes them and their calls again after a death.
 
-        `name` is what the dashboard calls it, made unique by what follows it there.
+        `spread` ones go to the nodes in turn. `name` is what the dashboard calls it, made unique by what follows it there.
         """
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
         if name is not None:
             options["name"] = f"{name} ({uuid.uuid4().hex[:6]})"
+        if spread:
+            options["scheduling_strategy"] = "SPREAD"
         if retried:
             options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
         actor = ray.remote(**options)(role).remote(*args)
@@ -170,7 +273,7 @@ class Loop:
         return actor
 
     def _complain(self) -> None:
-        """Long silence is either work or a cluster that is full; say so where it is the latter."""
+        """Long silence is either work or a cluster that is full or still growing; say so where it is the latter."""
         if self.starting:
             _, self.starting = ray.wait(self.starting, num_returns=len(self.starting), timeout=0)
         if self.starting:
@@ -186,8 +289,23 @@ class Loop:
         return results[0]
 
 
+@dataclass
+class _Call:
+    """A call that one of a team's actors is to make; of a slow one, two are in flight for a while."""
+
+    submit: Callable[[Any], Sequence[Any]]
+    then: Callable[[Any, Sequence[Any]], None]
+    lost: Callable[[Lost], None] | None
+    actors: dict[Any, Any]  # first reference -> the actor at it
+    began: float = 0.0
+
+
 class Team:
-    """Equal actors that keep nothing: each takes the next call when it is free."""
+    """Equal actors that keep nothing: each takes the next call when it is free.
+
+    Their calls are pure functions: one that takes far longer than the others' (a node that is slow, or hangs) is made by a
+    free actor as well, and whichever ends first counts.
+    """
 
     def __init__(
         self, loop: Loop, actors: Sequence[Any], watch: Callable[[int, int, int], None] = lambda waiting, at_work, size: None
@@ -196,29 +314,78 @@ class Team:
         self.loop, self.watch = loop, watch
         self.actors = list(actors)
         self.idle = deque(actors)
-        self.waiting: deque[tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = deque()
+        self.waiting: deque[_Call] = deque()
+        self.at_work: list[_Call] = []
+        self.durations: deque[float] = deque(maxlen=100)
+        self.busy_seconds = 0.0
+        loop.watches.append(self.relieve)
 
-    def call(self, submit: Callable[[Any], Any], then: Callable[[Any, Any], None]) -> None:
-        """`submit` makes the call on the actor it is given; `then` gets the result and its reference."""
-        self.waiting.append((submit, then))
+    def call(
+        self,
+        submit: Callable[[Any], Any],
+        then: Callable[[Any, Sequence[Any]], None],
+        lost: Callable[[Lost], None] | None = None,
+    ) -> None:
+        """`submit` makes the call on the actor it is given, and gives one reference or several.
+
+        `then` gets the first one's value and all references, or `lost` the error of an argument that is gone.
+        """
+
+        def listed(actor: Any) -> Sequence[Any]:
+            references = submit(actor)
+            return references if isinstance(references, list) else [references]
+
+        self.waiting.append(_Call(listed, then, lost, {}))
         self._start()
 
     def _start(self) -> None:
         while self.idle and self.waiting:
-            actor = self.idle.popleft()
-            submit, then = self.waiting.popleft()
-            self._expect(actor, submit(actor), then)
+            call = self.waiting.popleft()
+            call.began = time.monotonic()
+            self.at_work.append(call)
+            self._give(self.idle.popleft(), call)
         self.watch(len(self.waiting), len(self.actors) - len(self.idle), len(self.actors))
 
-    def _expect(self, actor: Any, ref: Any, then: Callable[[Any, Any], None]) -> None:
-        def finished(result: Any) -> None:
-            self.idle.append(actor)
-            self._start()
-            then(result, ref)
+    def _give(self, actor: Any, call: _Call) -> None:
+        references = call.submit(actor)
+        call.actors[references[0]] = actor
 
-        self.loop.on(ref, finished)
+        def finished(result: Any) -> None:
+            self._end(call, actor)
+            call.then(result, references)
+
+        def lost(error: Lost) -> None:
+            self._end(call, actor)
+            if call.lost is None:
+                raise error
+            call.lost(error)
+
+        self.loop.on(references[0], finished, lost)
+
+    def _end(self, call: _Call, by: Any) -> None:
+        """Its actors are free. One that is still at it comes last; what it is given waits behind, which `relieve` sees."""
+        seconds = time.monotonic() - call.began
+        self.durations.append(seconds)
+        self.busy_seconds += seconds * len(call.actors)
+        self.idle.appendleft(by)
+        for reference, actor in call.actors.items():
+            self.loop.pending.pop(reference, None)
+            if actor is not by:
+                self.idle.append(actor)
+        self.at_work.remove(call)
+        self._start()
+
+    def relieve(self) -> None:
+        """Have a free actor make the call that takes far too long, too."""
+        if self.waiting or not self.idle or not self.durations:
+            return
+        limit = max(SLOW_SECONDS, SLOW_FACTOR * median(self.durations))
+        slow = [call for call in self.at_work if len(call.actors) == 1 and time.monotonic() - call.began > limit]
+        for call in slow[: len(self.idle)]:
+            self._give(self.idle.popleft(), call)
 
     def dismiss(self) -> None:
         """End the actors' processes."""
+        self.loop.watches.remove(self.relieve)
         for actor in self.actors:
             ray.kill(actor)

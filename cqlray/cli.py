@@ -23,11 +23,13 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
 
   run                  teacher, dataset, students, evaluation and report; Pendulum-v1 unless told otherwise
   resume RUN           go on with a run exactly where it stopped
+  submit COMMAND ...   run, train, collect or resume as a job on a Ray cluster
   collect              teacher and dataset alone
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies on fresh episodes
   report RUN           write report.html (and TensorBoard files) of a run, finished or not
   video RUN            a GIF of an episode of its policies, side by side
+  export RUN           a policy as TorchScript, ONNX or safetensors, with a model card
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
   dataset validate DATA, dataset convert DATA --out PLACE
                        check it; write it as cqlray's own, Minari's or a log
@@ -89,9 +91,11 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "train": lambda words: _start(words, "train"),
         "collect": lambda words: _start(words, "collect"),
         "resume": _resume,
+        "submit": _submit,
         "evaluate": _evaluate,
         "report": _report,
         "video": _video,
+        "export": _export,
         "dataset": _dataset,
         "doctor": _doctor,
         "benchmark": _benchmark,
@@ -128,6 +132,12 @@ def _resume(words: list[str]) -> int:
     return _print_dataset(directory.path, options.json) if dataset_only else _print_run(directory, options.json)
 
 
+def _submit(words: list[str]) -> int:
+    from cqlray import submit
+
+    return submit.main(words, _OneLine)
+
+
 def _evaluate(words: list[str]) -> int:
     parser = _Parser("evaluate", "RUN", "Test a run's last policies on fresh episodes.").with_output()
     parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
@@ -145,9 +155,17 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    options = _Parser("report", "RUN", "Write report.html and TensorBoard files of a run.").with_output().parse_args(words)
+    parser = _Parser("report", "RUN", "Write report.html and TensorBoard files of a run.").with_output()
+    parser.add_argument("--to", nargs="+", default=[], metavar="NAME", help="show it there too: tensorboard, wandb, mlflow")
+    options = parser.parse_args(words)
+    from cqlray.reporting.trackers import send_to
+
     path = _write_report(options.path)
-    print(json.dumps({"report": str(path)}) if options.json else path)
+    sent = send_to(options.path, options.to) if options.to else {}
+    if options.json:
+        print(json.dumps({"report": str(path), **sent}))
+    else:
+        print(path, *(f"{name}: {where}" for name, where in sent.items()), sep="\n")
     return 0
 
 
@@ -165,6 +183,21 @@ def _video(words: list[str]) -> int:
         print(record(options.path, options.policy, member, options.seed, options.out))
     except CannotRender as error:
         print(f"no video: {error}")
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    parser = _Parser("export", "RUN", "Write a student's policy as a file that needs no cqlray, with a model card beside it.")
+    parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
+    parser.add_argument("--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]")
+    parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
+    options = parser.parse_args(words)
+    from cqlray.export import export
+
+    member = int(options.member) if options.member.isdecimal() else options.member
+    exported = export(options.path, member, options.format, options.out)
+    print(json.dumps(vars(exported), default=str) if options.json else exported.path)
     return 0
 
 

@@ -263,6 +263,8 @@ class RunConfig:
     """Students with different seeds, for each setting of the sweep."""
     baselines: tuple[Baseline, ...] = ()
     """Trained beside CQL, with the same seeds and data: bc (behaviour cloning), sac (offline SAC: no conservative term)."""
+    non_finite: Literal["freeze", "fail"] = "freeze"
+    """A student whose numbers are no longer finite: freeze it at its last good state, or fail the run."""
     precision: Precision = "tf32"
     """Matrix products of the students' networks; tf32 is float32 on a CPU, bf16 is for GPUs and CPUs with AMX."""
     dataset: str | None = None

@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what would be right."""
 
 
+class StorageFailure(UserError):
+    """A write was refused: the disk is full, or the storage is away for good. What is there is whole and can be resumed."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM); what is on disk is whole and can be resumed."""
 

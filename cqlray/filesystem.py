@@ -90,6 +90,13 @@ class Location:
         """The file's bytes. Raises FileNotFoundError."""
         return self._store.read(str(self.path)) if self.scheme else self._local.read_bytes()
 
+    def read_start(self, count: int) -> bytes:
+        """The file's first `count` bytes, or all there are. Raises FileNotFoundError."""
+        if self.scheme:
+            return self._store.read(str(self.path), count)
+        with self._local.open("rb") as file:
+            return file.read(count)
+
     def read_text(self, encoding: str = "utf-8") -> str:
         """The file's text. Raises FileNotFoundError, UnicodeDecodeError."""
         return self.read_bytes().decode(encoding)
@@ -127,12 +134,15 @@ class Location:
         else:
             self._local.mkdir(parents=True, exist_ok=True)
 
-    def write(self, data: bytes) -> None:
-        """Make or replace the file: readers see all of the old or all of the new. Directories above it are made."""
+    def write(self, data: bytes, writer: str = "") -> None:
+        """Make or replace the file: readers see all of the old or all of the new. Directories above it are made.
+
+        Where several processes may write one file at a time, each needs a name of its own as `writer`.
+        """
         if self.scheme:
             self._store.write(str(self.path), data)
         else:
-            _write_local(self._local, data)
+            _write_local(self._local, data, writer)
 
     def remove(self) -> None:
         """Remove a file, or a directory with all that is in it; nothing there is nothing to do."""
@@ -193,11 +203,11 @@ def _object_store(scheme: str, bucket: str) -> ObjectStore:
     return ObjectStore(scheme, bucket)
 
 
-def _write_local(path: Path, data: bytes) -> None:
+def _write_local(path: Path, data: bytes, writer: str) -> None:
     """Under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same other name: what a kill leaves behind is overwritten when the file is written again.
-    temporary = path.with_name(f".{path.name}.tmp")
+    # A writer's other name is always the same: what a kill leaves behind is overwritten when it writes the file again.
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -102,13 +102,14 @@ class ObjectStore:
         self.name = f"{scheme}://{bucket}"
         self.scheme, self.bucket = scheme, bucket
 
-    def read(self, path: str) -> bytes:
-        """An object's bytes, all of one version of it. Raises FileNotFoundError, too."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """An object's bytes, or the first `most`, all of one version of it. Raises FileNotFoundError, too."""
 
         def get() -> bytes | None:
             filesystem = self._filesystem()
             with filesystem.open_input_file(path) as file:
-                data: bytes = file.read(file.size())  # one request; `read()` would make several
+                size = file.size()
+                data: bytes = file.read(size if most is None else min(size, most))  # one request; `read()` makes several
                 with filesystem.open_input_file(path) as now:
                     return data if now.metadata() == file.metadata() else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cqlray.config import Member, RunConfig
 from cqlray.errors import UserError
@@ -22,7 +22,19 @@ class ClusterResources:
     cpus: float
     gpus: float = 0.0
     nodes: int = 1
-    memory: float = float("inf")  # bytes that Ray has for tasks and actors
+    memory: float = math.inf  # bytes that Ray has for tasks and actors
+    node_cpus: tuple[float, ...] = ()  # of each node; empty where one node is as good as another
+    grows: bool = False  # an autoscaler brings nodes when they are asked for
+    most_cpus: float = math.inf  # that it would bring, where it says so
+    most_gpus: float = math.inf
+
+    def grown(self, cpus: float, gpus: float) -> ClusterResources:
+        """As it is once an autoscaler, if there is one, has brought so much."""
+        if not self.grows:
+            return self
+        return replace(
+            self, cpus=max(self.cpus, min(cpus, self.most_cpus)), gpus=max(self.gpus, min(gpus, self.most_gpus)), node_cpus=()
+        )
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,18 @@ class Plan:
         nodes = max(1, self.cluster.nodes)
         return self.cluster.memory / nodes / math.ceil(max(1, self.learners) / nodes)
 
+    def needs(self) -> str:
+        """What all processes of the larger stage ask for."""
+        teaching = self.cpus["teacher"] + self.rollout_workers * self.cpus["rollout_worker"]
+        training = self.learners * self.cpus["learner"]
+        cpus = max(teaching, training) + self.evaluators * self.cpus["evaluator"]
+        return f"{math.ceil(cpus)} CPUs, {self.learners if self.gpu else 0} GPUs"
+
     def lines(self, offline_only: bool) -> list[str]:
         """The plan for people."""
         where = f"{self.cluster.cpus:g} CPUs, {self.cluster.gpus:g} GPUs on {_count(self.cluster.nodes, 'node')}"
+        if self.cluster.grows:
+            where += f"; the autoscaler is asked for what this plan needs beyond that ({self.needs()})"
         sizes = " + ".join(str(len(population)) for population in self.populations)
         device = "a GPU each" if self.gpu else f"{_count(self.threads, 'CPU thread')} each"
         lines = [f"cluster      {where}"]
@@ -66,37 +87,38 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
     Raises:
         UserError: the config asks for what the cluster does not have.
     """
-    wanted = config.resources
+    wanted, present = config.resources, cluster
+    threads = wanted.threads_per_learner or 1
+    cluster = cluster.grown(max(wanted.rollout_workers or 1, (wanted.learners or 1) * threads), wanted.gpus or 0)
     gpus = int(cluster.gpus) if wanted.gpus is None else wanted.gpus
     if gpus > cluster.gpus:
-        raise UserError(
-            f"resources.gpus is {gpus}, but the cluster has {cluster.gpus:g} GPUs; ask for at most that, or add nodes"
-        )
+        what = "its autoscaler brings at most" if cluster.grows else "the cluster has"
+        raise UserError(f"resources.gpus is {gpus}, but {what} {cluster.gpus:g} GPUs; ask for at most that, or add nodes")
     cores = max(1, int(cluster.cpus))
     structures = [[m.index for m in group] for _, group in itertools.groupby(sorted(members, key=_order), key=_order)]
-    slots = gpus or cores // (wanted.threads_per_learner or 1)
+    slots = gpus or sum(int(cpus) // threads for cpus in cluster.node_cpus or (cores,))
     learners = wanted.learners or max(1, min(slots, len(members)))
-    if learners > max(1, slots):
-        what = f"{gpus} GPUs" if gpus else f"{cores} CPUs with {wanted.threads_per_learner or 1} threads for each learner"
-        raise UserError(f"resources.learners is {learners}, but there are {what}; ask for at most {max(1, slots)}")
-    threads = wanted.threads_per_learner or 1
-    if threads > cores:
+    largest = int(max(cluster.node_cpus, default=cores)) or 1
+    if threads > largest:
         raise UserError(
-            f"resources.threads_per_learner is {threads}, but the cluster has {cores} CPUs; ask for at most {cores}"
+            f"resources.threads_per_learner is {threads}, but the largest node has {largest} CPUs; ask for at most {largest}"
         )
+    if learners > max(1, slots):
+        what = f"{gpus} GPUs" if gpus else f"{cores} CPUs with {_count(threads, 'thread')} for each learner"
+        raise UserError(f"resources.learners is {learners}, but there are {what}; ask for at most {max(1, slots)}")
     populations = tuple(tuple(part) for part in _split(structures, learners))
     learners = min(learners, len(populations))
     workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)
     evaluators = wanted.evaluators or min(learners, MAX_EVALUATORS)
     return Plan(
-        cluster=cluster,
+        cluster=present,
         rollout_workers=workers,
         evaluators=evaluators,
         populations=populations,
         learners=learners,
         gpu=gpus > 0,
         threads=threads,
-        cpus=_shares(workers, evaluators, learners, threads, cluster.cpus),
+        cpus=_shares(workers, evaluators, learners, 0 if gpus else threads, cluster),
     )
 
 
@@ -120,15 +142,26 @@ def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
     return sorted(populations)
 
 
-def _shares(workers: int, evaluators: int, learners: int, threads: int, cpus: float) -> dict[str, float]:
-    """CPUs for each process of a role, scaled down where a stage's processes together would ask for more than there is."""
+def _shares(workers: int, evaluators: int, learners: int, threads: int, cluster: ClusterResources) -> dict[str, float]:
+    """CPUs for each process of a role, scaled down where a stage's processes together would ask for more than there is.
+
+    A learner with a GPU (no `threads`) is held by that: CPUs that others have on its node must not keep it from there.
+    On several nodes so much stays free that whatever stands where, one of them has room for the largest share: what finds
+    none would wait for ever.
+    """
+    cpus = max(cluster.cpus, 1.0)
+    nodes = sum(of_node > 0 for of_node in cluster.node_cpus)
     teaching = {"teacher": (1, 1.0), "rollout_worker": (workers, 0.5), "evaluator": (evaluators, 0.25)}
     training = {"learner": (learners, float(threads)), "evaluator": (evaluators, 0.25)}
     shares: dict[str, float] = {}
     for stage in (teaching, training):
-        scale = min(1.0, cpus / sum(count * weight for count, weight in stage.values()))
+        spare = nodes * max(weight for _, weight in stage.values()) if nodes > 1 else 0.0
+        scale = min(1.0, cpus / (sum(count * weight for count, weight in stage.values()) + spare))
         for role, (_, weight) in stage.items():
             share = int(weight * scale / SMALLEST_SHARE) * SMALLEST_SHARE
+            if role == "learner" and threads == 0:
+                shares[role] = SMALLEST_SHARE
+                continue
             if share < SMALLEST_SHARE:
                 most = max(stage, key=lambda name: stage[name][0])
                 raise UserError(f"{stage[most][0]} processes of role {most} are too many for {cpus:g} CPUs; ask for fewer")

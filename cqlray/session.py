@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
+import socket
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -17,9 +20,10 @@ from cqlray.config import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.findings import require_valid
 from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
-from cqlray.errors import ActorLost, Interrupted, UserError
+from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.evaluation.summary import RunRecord, summarize
 from cqlray.filesystem import AnyPath, any_path
+from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
@@ -36,6 +40,8 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         Interrupted: asked to stop; the directory can be resumed.
     """
     config = _without_tests(validate.check(config, "config"))
+    if inside_job():
+        require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         RunDirectory.create(path, {})  # says why not
@@ -45,6 +51,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         plan = make_plan(config, members(config), cluster)
         manifest = {
             "format": FORMAT,
+            "id": uuid.uuid4().hex,
             "command": shlex.join(["cqlray", *sys.argv[1:]]),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
@@ -116,19 +123,34 @@ def _drive(
             for line in [f"run          {directory.path}", *plan.lines(config.dataset is not None)]:
                 progress.say(line)
             loop = Loop(progress.say)
-            with loop.handling_signals():
-                driver = Driver(config, directory, plan, spec, loop, progress)
+            driver = Driver(config, directory, plan, spec, loop, progress)
+            with loop.handling_signals(), driver.crew as crew, _saying_how_to_go_on(directory.path):
+                crew.event(
+                    "session", what="resumed" if "seconds" in directory.manifest() else "began", host=socket.gethostname()
+                )
                 try:
                     driver.make_dataset() if dataset_only else driver.run()
+                    crew.event("session", what="finished")
+                    crew.note(finished=True)
                 except Interrupted:
-                    raise Interrupted(f"stopped; go on with: cqlray resume {directory.path}") from None
-                except ActorLost as error:
-                    raise ActorLost(f"{error}; go on with: cqlray resume {directory.path}") from None
+                    crew.event("session", what="stopped")
+                    raise
                 finally:
                     before = directory.manifest().get("seconds", 0.0)
-                    directory.update_manifest(seconds=round(before + time.monotonic() - started, 2))
-            directory.update_manifest(finished=True)
+                    crew.note(seconds=round(before + time.monotonic() - started, 2))
+                    crew.writer.flush()
     return directory
+
+
+@contextmanager
+def _saying_how_to_go_on(path: AnyPath) -> Iterator[None]:
+    """Nothing that is on disk is lost by these; their message says so."""
+    try:
+        yield
+    except Interrupted:
+        raise Interrupted(f"stopped; go on with: cqlray resume {path}") from None
+    except (ActorLost, StorageFailure) as error:
+        raise type(error)(f"{error}; go on with: cqlray resume {path}") from None
 
 
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:

@@ -5,23 +5,46 @@ JSON lines are the one kind of file that grows; a line that a kill cut off is dr
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cqlray.errors import UserError
+from cqlray.errors import StorageFailure, UserError
 from cqlray.filesystem import AnyPath, Location
 from cqlray.lease import Lease, held, is_held
 
 FORMAT = 1
 
 
+@contextmanager
+def writing_to(place: AnyPath) -> Iterator[None]:
+    """What goes wrong with a write as one line.
+
+    Raises:
+        StorageFailure: the disk is full, gone, or refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailure(f"{place} cannot be written: {error.strerror or error}") from None
+
+
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a file whole: its old content or all of the new is there, however this process ends."""
-    Location.parse(path).write(data)
+    """Write a file whole: its old content or all of the new is there, however this process ends.
+
+    Raises:
+        StorageFailure: the disk is full, gone, or refuses.
+    """
+    with writing_to(path):
+        Location.parse(path).write(data)
 
 
 def write_json(path: AnyPath, value: Any) -> None:
@@ -55,6 +78,46 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+@dataclass(frozen=True)
+class SharedDirectory:
+    """A run directory as its actors have it, where every node sees the same storage."""
+
+    path: AnyPath
+    run_id: str  # as its manifest has it: a directory of the same name on another machine's own disk is not it
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file of the run whole; several processes may be at the same one, with the same bytes.
+
+        Raises:
+            StorageFailure: it cannot be written.
+            UserError: this node has another directory there, or none.
+        """
+        self.require()
+        with writing_to(self.path / name):
+            Location.parse(self.path / name).write(data, writer=f".{os.urandom(4).hex()}")
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises UserError where this node does not see the run directory."""
+        self.require()
+        return (self.path / name).read_bytes()
+
+    def require(self) -> None:
+        """Raises UserError unless this node sees the run directory."""
+        if not self.is_here():
+            raise UserError(
+                f"{self.path} is not on node {socket.gethostname()}, though other nodes share it; mount it there too, or use s3://"
+            )
+
+    def is_here(self) -> bool:
+        """Whether this node sees the run directory."""
+        if isinstance(self.path, Location):
+            return True
+        try:
+            return bool(read_json(self.path / "manifest.json").get("id", "") == self.run_id)
+        except UserError:
+            return False
+
+
 class RunDirectory:
     """A run's directory, held by this process alone while it writes."""
 
@@ -73,8 +136,8 @@ class RunDirectory:
             raise UserError(f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume {path}")
         try:
             write_json(path / "manifest.json", manifest)
-        except OSError as error:
-            raise UserError(f"out {str(path)!r} cannot be written: {error.strerror or error}") from None
+        except StorageFailure as error:
+            raise UserError(f"out {str(path)!r} cannot be written: {str(error).rpartition(': ')[2]}") from None
         return RunDirectory(path)
 
     @staticmethod
@@ -106,7 +169,15 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.path} is in use by another cqlray process; wait for it or stop it first") from None
+            self._sweep()
             yield
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what processes that were killed while they wrote have left."""
+        for left in Path(str(self.path)).rglob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                left.unlink()
 
     def in_use(self) -> bool:
         """Whether a process holds the directory now."""
@@ -138,7 +209,9 @@ class RunDirectory:
         """Append JSON lines in one write."""
         if self.lease is not None:
             self.lease.check()
-        if rows:
+        if not rows:
+            return
+        with writing_to(self / name):
             Location.parse(self / name).append("".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def rows(self, name: str) -> list[dict[str, Any]]:

@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "object_store": {"errors", "parts"},
     "parts": set(),
     "lease": {"errors", "filesystem"},
+    "jobs": {"errors", "filesystem"},
+    "submit": {"arguments", "errors", "jobs"},
     "algorithms": {"config"},
     "data": {"errors", "filesystem", "storage"},
     "envs": {"config", "errors", "data"},
@@ -29,23 +31,29 @@ MAY_IMPORT = {
     "actors": BASE | {"placement"},
     "metrics": BASE,
     "policies": BASE | {"algorithms", "envs", "storage", "checkpoint"},
-    "workers": BASE | {"algorithms", "data", "envs", "evaluation", "checkpoint"},
+    "workers": BASE | {"algorithms", "data", "envs", "evaluation", "checkpoint", "storage", "writer"},
+    "writer": set(),
+    "crew": BASE
+    | {"actors", "data", "envs", "evaluation", "metrics", "placement", "reporting", "storage", "workers", "writer"},
+    "students": BASE | {"actors", "checkpoint", "crew", "workers"},
     "reporting": BASE | {"data", "evaluation", "storage"},
     "datasets": BASE | {"data", "envs", "validate"},
     "arguments": BASE | {"validate", "datasets"},
     "driver": BASE
-    | {"actors", "placement", "policies", "workers", "data", "datasets", "envs", "evaluation", "storage", "checkpoint"}
-    | {"metrics", "reporting"},
+    | {"actors", "crew", "students", "placement", "policies", "workers", "data", "datasets", "envs", "storage", "checkpoint"}
+    | {"reporting"},
+    "policy_files": BASE | {"algorithms", "checkpoint", "policies"},
+    "export": BASE | {"algorithms", "data", "envs", "evaluation", "policies", "policy_files", "reporting", "storage"},
     "session": BASE
-    | {"actors", "driver", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
-    "benchmarks": BASE | {"actors", "algorithms", "data", "driver", "envs", "placement", "workers"},
+    | {"actors", "driver", "jobs", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
+    "benchmarks": BASE | {"actors", "algorithms", "crew", "data", "students", "envs", "placement", "workers"},
     "video": BASE | {"algorithms", "checkpoint", "envs", "filesystem", "policies", "storage", "validate"},
     "doctor": BASE | {"actors", "algorithms", "envs"},
     "api": BASE | {"session", "evaluation", "reporting", "storage"},
 }
 THIRD_PARTY_ONLY_IN = {
-    "ray": {"actors", "driver", "metrics"},
-    "torch": {"algorithms", "benchmarks", "workers", "doctor", "reporting"},
+    "ray": {"actors", "metrics", "jobs"},
+    "torch": {"algorithms", "benchmarks", "workers", "doctor", "reporting", "policy_files"},
     "gymnasium": {"envs", "video"},
     "tyro": {"arguments", "cli"},
     "pydantic": {"validate"},
@@ -89,6 +97,8 @@ def test_every_module_has_a_rule() -> None:
     [
         ("cqlray", ["ray", "torch", "numpy"]),
         ("cqlray.cli", ["ray", "torch", "gymnasium"]),
+        ("cqlray.submit", ["ray", "torch"]),
+        ("cqlray.session", ["ray", "torch"]),
         ("cqlray.workers.rollout_worker", ["ray", "torch", "pydantic"]),
         ("cqlray.workers.evaluator", ["ray", "torch", "pydantic"]),
         ("cqlray.workers.learner", ["ray", "gymnasium", "pydantic"]),

@@ -81,3 +81,50 @@ def test_the_plan_is_told() -> None:
     assert lines[0] == "cluster      2 CPUs, 0 GPUs on 1 node"
     assert lines[1] == "teaching     1 teacher, 2 rollout workers"
     assert lines[2] == "training     2 learners (1 CPU thread each) for 2 + 2 members, 2 evaluators"
+
+
+GROWING = ClusterResources(0, nodes=1, node_cpus=(0.0,), grows=True)
+
+
+def test_what_an_autoscaler_brings_may_be_asked_for() -> None:
+    """The head has no CPU, all groups are empty: the demands themselves bring the nodes."""
+    plan = plan_of(GROWING, 64, rollout_workers=64, gpus=2, learners=2)
+    assert (plan.rollout_workers, plan.learners, plan.gpu) == (64, 2, True)
+    assert [len(p) for p in plan.populations] == [32, 32]
+    assert plan.cpus["rollout_worker"] == 0.5, "as on a cluster of that size"
+    assert "the autoscaler is asked for what this plan needs beyond that (34 CPUs, 2 GPUs)" in plan.lines(False)[0]
+
+
+def test_what_an_autoscaler_never_brings_is_refused() -> None:
+    limited = dataclasses.replace(GROWING, most_cpus=16.0, most_gpus=1.0)
+    with pytest.raises(UserError, match=r"resources.gpus is 2, but its autoscaler brings at most 1 GPUs"):
+        plan_of(limited, 4, gpus=2)
+    with pytest.raises(UserError, match=r"resources.learners is 20, but there are 16 CPUs"):
+        plan_of(limited, 64, learners=20)
+
+
+def test_without_demands_a_growing_cluster_is_used_as_it_is() -> None:
+    plan = plan_of(dataclasses.replace(GROWING, cpus=4.0, node_cpus=()), 8)
+    assert (plan.rollout_workers, plan.learners) == (4, 4)
+
+
+def test_learners_fit_on_single_nodes() -> None:
+    """Three nodes of three CPUs have room for three learners of two threads, not for four."""
+    cluster = ClusterResources(9, nodes=3, node_cpus=(3.0, 3.0, 3.0))
+    assert plan_of(cluster, 8, threads_per_learner=2).learners == 3
+    with pytest.raises(UserError, match="the largest node has 3 CPUs; ask for at most 3"):
+        plan_of(cluster, 8, threads_per_learner=4)
+
+
+@pytest.mark.parametrize("nodes", [(2.0, 2.0), (1.0, 1.0, 1.0), (4.0, 60.0), (8.0,) * 16, (0.0, 2.0)])
+def test_all_learners_find_room_wherever_the_evaluators_are(nodes: tuple[float, ...]) -> None:
+    cluster = ClusterResources(sum(nodes), nodes=len(nodes), node_cpus=nodes)
+    plan = plan_of(cluster, 64)
+    share, taken = plan.cpus["learner"], plan.evaluators * plan.cpus["evaluator"]
+    for crowded in range(len(nodes)):
+        free = [max(0.0, cpus - taken) if node == crowded else cpus for node, cpus in enumerate(nodes)]
+        assert sum(int((cpus + 1e-6) / share) for cpus in free) >= plan.learners
+
+
+def test_a_learner_on_a_gpu_waits_for_no_cpu() -> None:
+    assert plan_of(ClusterResources(8, gpus=4), 8).cpus["learner"] <= 0.01

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cqlray import checkpoint, seeding
-from cqlray.errors import UserError
-from cqlray.storage import RunDirectory, read_json, write_bytes, write_json
+from cqlray.errors import StorageFailure, UserError
+from cqlray.storage import RunDirectory, SharedDirectory, read_json, write_bytes, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -76,6 +76,44 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
         other.kill()
     with directory.locked():
         pass
+
+
+def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run", {"id": "a"})
+    (tmp_path / "run" / "dataset").mkdir()
+    (tmp_path / "run" / "dataset" / ".shard-00000.parquet.0badcafe.tmp").write_bytes(b"half")
+    write_bytes(run / "dataset" / "shard-00000.parquet", b"whole")
+    with run.locked():
+        assert [path.name for path in (tmp_path / "run" / "dataset").iterdir()] == ["shard-00000.parquet"]
+
+
+def test_actors_write_to_the_run_and_to_nothing_of_the_same_name(tmp_path: Path) -> None:
+    """A path that another node has on a disk of its own is not the run directory."""
+    RunDirectory.create(tmp_path / "run", {"id": "a"})
+    shared = SharedDirectory(tmp_path / "run", "a")
+    shared.write("dataset/shard-00000.parquet", b"whole")
+    assert shared.read("dataset/shard-00000.parquet") == b"whole"
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    for elsewhere in (SharedDirectory(tmp_path / "run", "b"), SharedDirectory(tmp_path / "nothing", "a")):
+        assert not elsewhere.is_here()
+        with pytest.raises(UserError, match=r"is not on node .*; mount it there too, or use s3://"):
+            elsewhere.write("dataset/shard-00001.parquet", b"")
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "run" / "snapshots").write_bytes(b"")
+    with pytest.raises(StorageFailure, match=r"snapshots/a cannot be written: (Not a directory|File exists)"):
+        shared.write("snapshots/a", b"")
+
+
+def test_metadata_is_read_without_the_arrays(tmp_path: Path) -> None:
+    """Also where the header is longer than what is read at first."""
+    for names in (3, 5_000):
+        arrays = {f"array.{index}": np.zeros(3) for index in range(names)}
+        write_bytes(tmp_path / "file", checkpoint.encode(arrays, {"updates": names, "members": [1]}))
+        assert checkpoint.read_metadata(tmp_path / "file") == {"updates": names, "members": [1]}
+    for damaged in (b"", b"short", b"\xff" * 100):
+        write_bytes(tmp_path / "file", damaged)
+        with pytest.raises(UserError, match="not a readable cqlray checkpoint"):
+            checkpoint.read_metadata(tmp_path / "file")
 
 
 @given(st.dictionaries(st.text("abc.", min_size=1), st.lists(st.floats(width=32), max_size=5)))

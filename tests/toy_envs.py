@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,34 @@ class Broken(Point):
         return super().step(action)
 
 
+class Wide(Point):
+    """As Point, with an observation of 340 kB."""
+
+    observation_space = Box(-np.inf, np.inf, (85_000,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = super().reset(seed=seed, options=options)
+        return self._widened(observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, _, info = super().step(action)
+        return self._widened(observation), reward, False, False, info
+
+    def _widened(self, observation: Any) -> Any:
+        wide = self.np_random.normal(size=85_000).astype(np.float32)
+        wide[:2] = observation
+        return wide
+
+
+class Slow(Point):
+    """Takes 2 ms for each step, and next to no CPU."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        time.sleep(0.002)
+        return super().step(action)
+
+
+gymnasium.register("Slow-v0", "tests.toy_envs:Slow", max_episode_steps=100)
 gymnasium.register("Point-v0", "tests.toy_envs:Point", max_episode_steps=25)
+gymnasium.register("Wide-v0", "tests.toy_envs:Wide", max_episode_steps=25)
 gymnasium.register("Broken-v0", "tests.toy_envs:Broken", max_episode_steps=25)

@@ -58,7 +58,7 @@ class BareLearner:
     """The learner's updates and nothing else."""
 
     def __init__(self, members: list[Member], scaling: ActionScaling, threads: int, *shards: Shard) -> None:
-        self.learner = Learner(members, 0, scaling, FOREVER, "cpu", threads, "float32", None, *shards)
+        self.learner = Learner(members, 0, scaling, FOREVER, "cpu", threads, "float32", None, None, *shards)
 
     def turn(self, seconds: float) -> Turn:
         """Updates for at least so long."""
@@ -77,13 +77,13 @@ class DrivenLearner:
     """A learner actor, called as the driver calls it, and evaluators for its snapshots."""
 
     def __init__(self, loop: Loop, learner: Any, evaluators: Team) -> None:
-        from cqlray import driver
+        from cqlray import crew, students
 
         self.loop, self.learner, self.evaluators = loop, learner, evaluators
-        self.seconds_per_advance = driver.SECONDS_PER_ADVANCE
+        self.seconds_per_advance = students.SECONDS_PER_ADVANCE
         episodes = RunConfig().evaluation.episodes
         seeds = seeding.integer_seeds(0, "benchmark", count=episodes)
-        size = driver.EPISODES_PER_CALL
+        size = crew.EPISODES_PER_CALL
         self.parts = [tuple(seeds[first : first + size]) for first in range(0, episodes, size)]
         self.updates = 0
         self.snapshot: bytes | None = None
@@ -168,7 +168,7 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
     Raises:
         UserError: the cluster has fewer CPUs than `threads`.
     """
-    from cqlray import driver
+    from cqlray import students
     from cqlray.actors import Loop, connect
 
     spec = describe_env(ENV)
@@ -180,7 +180,7 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
         plan = make_plan(asked, population, cluster)
         with Apart(BareLearner, population, spec.scaling, threads, *shards) as bare:
             bare.call("turn", 0.0)
-            in_one_call = bare.call("turn", 0.0).rate * driver.SECONDS_PER_ADVANCE
+            in_one_call = bare.call("turn", 0.0).rate * students.SECONDS_PER_ADVANCE
             interval = max(1, round(in_one_call / CHUNK)) * CHUNK
             loop = Loop(say)
             with loop.handling_signals(), driven_learner(loop, plan, spec, population, interval, shards) as driven:
@@ -198,8 +198,9 @@ def driven_learner(
     from cqlray.workers.evaluator import Evaluator
 
     learner = loop.create(
-        Learner, members, 0, spec.scaling, interval, "cpu", plan.threads, "float32", None, *shards, cpus=plan.cpus["learner"]
-    )
+        Learner, members, 0, spec.scaling, interval, "cpu", plan.threads, "float32", None, None, *shards,
+        cpus=plan.cpus["learner"],
+    )  # fmt: skip
     evaluators = [loop.create(Evaluator, ENV, spec, cpus=plan.cpus["evaluator"]) for _ in range(plan.evaluators)]
     try:
         yield DrivenLearner(loop, learner, Team(loop, evaluators))

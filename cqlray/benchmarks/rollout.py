@@ -1,8 +1,9 @@
 """How many environment steps per second the rollout workers make, beside what the environment alone allows.
 
 Three rates for each number of workers and of environments in a worker, measured in turns, three rounds:
-- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in each environment and
-  its shard comes back through the object store. Every returned step counts, over the time until the last call is back.
+- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in each environment, and
+  as in a run the shard's summary comes back and the shard stays in the object store. Every step counts, over the time until
+  the last call is back. The CPU time of this process for each call is what the driver pays.
 - in process: the same calls of a RolloutWorker in this process, without Ray.
 - bare: `env.step` of one environment with uniform actions in this process, nothing computed and nothing kept.
 """
@@ -24,7 +25,7 @@ import numpy as np
 from cqlray import seeding
 from cqlray.benchmarks.turns import Turn, ratios, timed
 from cqlray.config import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
-from cqlray.data.episode import Shard
+from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
 from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
@@ -43,6 +44,7 @@ class Calls:
         self.envs_per_worker = envs_per_worker
         self.made = 0
         self.steps = 0
+        self.cpu_seconds = 0.0
 
     def next(self) -> ShardTask:
         """The task of the next call."""
@@ -50,9 +52,9 @@ class Calls:
         self.made += 1
         return ShardTask(self.made, "random", tuple(seeds))
 
-    def count(self, shard: Shard) -> None:
+    def count(self, summary: ShardSummary) -> None:
         """Take note of what a call brought."""
-        self.steps += shard.num_transitions
+        self.steps += summary.transitions
 
 
 def bare_steps(env: EnvConfig, seconds: float) -> int:
@@ -76,28 +78,29 @@ def steps_in_process(worker: RolloutWorker, snapshot: bytes | None, envs_per_wor
     """Steps of a worker that is no actor."""
     calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
     while True:
-        calls.count(worker.collect(calls.next(), snapshot))
+        calls.count(worker.play(calls.next(), snapshot)[0])
         if time.perf_counter() >= deadline:
             return calls.steps
 
 
-def steps_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float) -> int:
-    """Steps that the team's workers returned; `snapshot` is a reference, or None for uniform actions."""
-    calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
+def calls_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float) -> Calls:
+    """What the team's workers made; `snapshot` is a reference, or None for uniform actions."""
+    calls, deadline, before = Calls(envs_per_worker), time.perf_counter() + seconds, time.process_time()
 
     def call() -> None:
         task = calls.next()
-        team.call(lambda worker: worker.collect.remote(task, snapshot), arrived)
+        team.call(lambda worker: worker.play.options(num_returns=2).remote(task, snapshot), arrived)
 
-    def arrived(shard: Shard, _: Any) -> None:
-        calls.count(shard)
+    def arrived(summary: ShardSummary, _: Any) -> None:
+        calls.count(summary)
         if time.perf_counter() < deadline:
             call()
 
     for _ in range(2 * len(team.actors)):  # one waits for each that is played, as a stage's tasks do
         call()
     loop.run()
-    return calls.steps
+    calls.cpu_seconds = time.process_time() - before
+    return calls
 
 
 def measure(
@@ -155,13 +158,19 @@ def _cell(
     reference = None if policy == "uniform" else reference
     snapshot = None if reference is None else loop.get(reference)
     own = RolloutWorker(env, spec)
-    steps_of_team(loop, team, reference, envs, 0.0)  # makes the environments
+    calls_of_team(loop, team, reference, envs, 0.0)  # makes the environments
     steps_in_process(own, snapshot, envs, 0.0)
     turns: list[tuple[Turn, Turn, Turn]] = []
+    of_rounds: list[Calls] = []
+
+    def team_steps() -> int:
+        of_rounds.append(calls_of_team(loop, team, reference, envs, seconds))
+        return of_rounds[-1].steps
+
     for _ in range(ROUNDS):
         bare = timed(lambda: bare_steps(env, seconds))
         in_process = timed(lambda: steps_in_process(own, snapshot, envs, seconds))
-        turns.append((timed(lambda: steps_of_team(loop, team, reference, envs, seconds)), in_process, bare))
+        turns.append((timed(team_steps), in_process, bare))
     of_team, in_process_rates, bare_rates = ([turn.rate for turn in column] for column in zip(*turns, strict=True))
     return {
         "policy": policy,
@@ -171,6 +180,7 @@ def _cell(
         "steps_per_s": statistics.median(of_team),
         "in_process_steps_per_s": statistics.median(in_process_rates),
         "bare_steps_per_s": statistics.median(bare_rates),
+        "driver_ms_per_call": statistics.median(1e3 * calls.cpu_seconds / calls.made for calls in of_rounds),
         "ratio": ratios(of_team, bare_rates)["median"],
         "ratio_to_in_process": ratios(of_team, in_process_rates)["median"],
     }
@@ -181,12 +191,12 @@ def text(result: dict[str, Any]) -> str:
     head = (
         f"{result['environment']}, environment steps per second; {result['cpus']:g} CPUs, of which each worker asks Ray for"
         f" {result['cpus_per_worker']:g}, so that they fit however many there are\n"
-        "policy    workers  envs each     workers  in process        bare  workers/bare  workers/in process"
+        "policy    workers  envs each     workers  in process        bare  workers/bare  workers/in process  driver ms/call"
     )
     rows = [
         f"{c['policy']:<9} {c['workers']:>7}  {c['envs_per_worker']:>9}  {c['steps_per_s']:>10,.0f}"
         f"  {c['in_process_steps_per_s']:>10,.0f}  {c['bare_steps_per_s']:>10,.0f}  {c['ratio']:>12.2f}"
-        f"  {c['ratio_to_in_process']:>18.2f}"
+        f"  {c['ratio_to_in_process']:>18.2f}  {c['driver_ms_per_call']:>14.2f}"
         for c in result["cells"]
     ]
     return "\n".join([head, *rows])

@@ -75,6 +75,28 @@ def describe(shards: Iterable[Shard], environment: dict[str, Any]) -> dict[str, 
     return description.finish()
 
 
+@dataclass(frozen=True)
+class ShardSummary:
+    """All that the description needs of a shard, so that whoever has the shard can say it to whoever has not."""
+
+    tier: str
+    transitions: int
+    digest: str
+    returns: Array  # [E] float64
+    used: Array  # [A, HISTOGRAM_BINS] bool: bins of the actions' bounds that hold an action
+
+    @staticmethod
+    def of(shard: Shard, environment: dict[str, Any]) -> ShardSummary:
+        """The summary; `environment` is the EnvSpec as a dictionary."""
+        used = used_bins(shard.actions, environment)
+        return ShardSummary(shard.tier, shard.num_transitions, shard.digest(), shard.returns(), used)
+
+
+def shard_name(index: int) -> str:
+    """The name of a dataset's file."""
+    return f"shard-{index:05d}.parquet"
+
+
 class Description:
     """What is known of a dataset whose shards pass by one at a time."""
 
@@ -82,16 +104,19 @@ class Description:
         self.environment = environment
         self.returns: list[tuple[str, Array]] = []  # tier and returns of each shard
         self.entries: list[dict[str, Any]] = []
-        self.used: Array | None = None  # [A, HISTOGRAM_BINS] bool: bins of the actions' bounds that hold an action
+        self.used: Array | None = None  # [A, HISTOGRAM_BINS] bool, of all shards together
 
     def add(self, shard: Shard) -> str:
         """Take the next shard into account; the name of its file."""
-        name = f"shard-{len(self.entries):05d}.parquet"
-        self.returns.append((shard.tier, shard.returns()))
-        entry = {"file": name, "tier": shard.tier, "episodes": shard.num_episodes}
-        self.entries.append({**entry, "transitions": shard.num_transitions, "digest": shard.digest()})
-        used = used_bins(shard.actions, self.environment)
-        self.used = used if self.used is None else self.used | used
+        return self.add_summary(ShardSummary.of(shard, self.environment))
+
+    def add_summary(self, summary: ShardSummary) -> str:
+        """As `add`, of a shard that is elsewhere."""
+        name = shard_name(len(self.entries))
+        self.returns.append((summary.tier, summary.returns))
+        entry = {"file": name, "tier": summary.tier, "episodes": len(summary.returns)}
+        self.entries.append({**entry, "transitions": summary.transitions, "digest": summary.digest})
+        self.used = summary.used if self.used is None else self.used | summary.used
         return name
 
     def finish(self) -> dict[str, Any]:

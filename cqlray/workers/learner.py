@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from cqlray.config import CQLConfig, Member, Precision
 from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, discounted_returns, read_description
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import fill_columns, iterate_shards
+from cqlray.data.loading import fill_columns, iterate_shards, load_columns
 from cqlray.data.store import ColumnFile, HostColumns, data_bytes, fingerprint, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath
+from cqlray.storage import SharedDirectory, finite
+from cqlray.workers.files import checkpoint_name, snapshot_name
 from cqlray.workers.staging import StagedBatches
+from cqlray.writer import Writer
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
 CHUNK = 100
@@ -47,11 +51,22 @@ class Advance:
 
 
 @dataclass(frozen=True)
-class DataOnDisk:
-    """A dataset larger than memory: its directory, and the file that learners of one machine make of it and share."""
+class StoredData:
+    """A dataset that learners read themselves.
+
+    What exceeds memory has a `file`, which the learners of one machine make of the shards and share.
+    """
 
     directory: AnyPath
-    file: Path
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class StudentFiles:
+    """Where a learner writes what its population leaves, where the storage is shared."""
+
+    place: SharedDirectory
+    population: int
 
 
 class Learner:
@@ -67,13 +82,16 @@ class Learner:
         threads: int,
         precision: Precision,
         saved: bytes | None,
-        *data: Shard | DataOnDisk,
+        files: StudentFiles | None = None,
+        *data: Shard | StoredData,
     ) -> None:
         """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots.
 
-        `data` are shards, or one DataOnDisk.
+        With `files` it writes them itself, and goes on from the checkpoint that is there. `data` are shards, or one
+        StoredData.
         """
         keep_freed_memory()
+        self.files, self.writer = files, Writer()
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         self.members, self.interval, self.device = list(members), interval, torch.device(device)
@@ -93,20 +111,21 @@ class Learner:
         )
         self.gather = self._batches(configs, noise)
         self.metric_sums: dict[str, list[float]] = {}
+        if files is not None and (files.place.path / checkpoint_name(files.population)).exists():
+            saved = files.place.read(checkpoint_name(files.population))
         if saved is not None:
             self._restore(saved)
 
-    def _load(self, data: Sequence[Shard | DataOnDisk], scaling: ActionScaling, normalize: bool) -> None:
+    def _load(self, data: Sequence[Shard | StoredData], scaling: ActionScaling, normalize: bool) -> None:
         """Fit the normaliser, and have the data as it is trained on, in memory or in a file."""
         self.rows: HostColumns | ColumnFile
-        if isinstance(data[0], DataOnDisk):
-            self.rows, (self.mean, self.std) = _from_disk(data[0], scaling, normalize)
+        stored = data[0] if isinstance(data[0], StoredData) else None
+        if stored is not None and stored.file is not None:
+            self.rows, (self.mean, self.std) = _from_disk(stored.directory, stored.file, scaling, normalize)
             return
-        shards = [shard for shard in data if isinstance(shard, Shard)]
-        transitions, episodes = sum(s.num_transitions for s in shards), sum(s.num_episodes for s in shards)
-        dimensions = shards[0].observations.shape[1], shards[0].actions.shape[1]
-        columns = fill_columns(shards, transitions, episodes, *dimensions)
-        self.mean, self.std = normalizer.fit([columns.observations]) if normalize else normalizer.identity(dimensions[0])
+        columns = _joined([shard for shard in data if isinstance(shard, Shard)]) if stored is None else _read(stored)
+        width = columns.observations.shape[1]
+        self.mean, self.std = normalizer.fit([columns.observations]) if normalize else normalizer.identity(width)
         self.rows = HostColumns(columns, self.mean, self.std, scaling.to_unit)
 
     def _batches(self, configs: Sequence[CQLConfig], noise: NoiseStream) -> Gather:
@@ -133,7 +152,41 @@ class Learner:
         frozen = {self.members[place].index: updates for place, updates in self.population.frozen.items()}
         if agent.updates < goal:
             return Advance(agent.updates, time.monotonic() - started, frozen, saved=self._save() if save else None)
-        return Advance(agent.updates, time.monotonic() - started, frozen, self._take_metrics(), self._snapshot(), self._save())
+        metrics = self._take_metrics()
+        return Advance(agent.updates, time.monotonic() - started, frozen, metrics, self._snapshot(metrics), self._save())
+
+    def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
+        """`advance`, in three: what it says, the snapshot, and the checkpoint where somebody else is to write it.
+
+        With `files` of its own both are written in the background, the checkpoint last: what stands before it is then there.
+
+        Raises:
+            StorageFailure: what an earlier step left could not be written.
+        """
+        result = self.advance(seconds, save)
+        said = replace(result, snapshot=None, saved=None)
+        if self.files is None:
+            return said, result.snapshot, result.saved
+        if result.snapshot is not None:
+            self._write(snapshot_name(self.files.population, result.updates), result.snapshot)
+        if result.saved is not None:
+            self._write(checkpoint_name(self.files.population), result.saved)
+        if result.updates == self.num_updates:
+            self.writer.flush()
+        return said, result.snapshot, None
+
+    def save(self) -> bytes | None:
+        """A checkpoint of now: written, or given to somebody else to write. Raises StorageFailure."""
+        saved = self._save()
+        if self.files is None:
+            return saved
+        self._write(checkpoint_name(self.files.population), saved)
+        self.writer.flush()
+        return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        assert self.files is not None
+        self.writer.submit(partial(self.files.place.write, name, data), len(data))
 
     def _accumulate(self, metrics: dict[str, list[float]], count: int) -> None:
         for name, values in metrics.items():
@@ -146,10 +199,11 @@ class Learner:
         self.metric_sums = {}
         return means
 
-    def _snapshot(self) -> bytes:
+    def _snapshot(self, metrics: dict[str, list[float]]) -> bytes:
         agent = self.population.agent
         arrays = snapshot_arrays(agent, self.scalars, self.mean, self.std)
-        return checkpoint.encode(arrays, {"updates": agent.updates, "members": [m.index for m in self.members]})
+        metadata = {"updates": agent.updates, "members": [m.index for m in self.members], "metrics": finite(metrics)}
+        return checkpoint.encode(arrays, metadata)
 
     def _save(self) -> bytes:
         agent = self.population.agent
@@ -169,20 +223,32 @@ class Learner:
         self.metric_sums = metadata["metric_sums"]
 
 
-def _from_disk(data: DataOnDisk, scaling: ActionScaling, normalize: bool) -> tuple[ColumnFile, tuple[Array, Array]]:
+def _joined(shards: Sequence[Shard]) -> Columns:
+    transitions, episodes = sum(s.num_transitions for s in shards), sum(s.num_episodes for s in shards)
+    return fill_columns(shards, transitions, episodes, shards[0].observations.shape[1], shards[0].actions.shape[1])
+
+
+def _read(data: StoredData) -> Columns:
+    _, columns = load_columns(data.directory)
+    return columns
+
+
+def _from_disk(
+    directory: AnyPath, file: Path, scaling: ActionScaling, normalize: bool
+) -> tuple[ColumnFile, tuple[Array, Array]]:
     """The file, made if it is not there yet, and the normaliser; in memory is one shard at a time.
 
     Raises:
         UserError: the directory cannot be read here, or the file cannot be written.
     """
-    description = read_description(data.directory)
-    first = next(iterate_shards(data.directory, description))
+    description = read_description(directory)
+    first = next(iterate_shards(directory, description))
     mean, std = normalizer.identity(first.observations.shape[1])
     if normalize:
-        mean, std = normalizer.fit(shard.observations for shard in iterate_shards(data.directory, description))
+        mean, std = normalizer.fit(shard.observations for shard in iterate_shards(directory, description))
     of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
-    shards = iterate_shards(data.directory, description)
-    return write_store(data.file, shards, of, mean, std, scaling.to_unit), (mean, std)
+    shards = iterate_shards(directory, description)
+    return write_store(file, shards, of, mean, std, scaling.to_unit), (mean, std)
 
 
 def _fits(data: Columns, device: torch.device) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from cqlray import checkpoint
 from cqlray.algorithms.policy import Policy, StochasticActor, UniformActor
 from cqlray.config import EnvConfig
+from cqlray.data import shards as shard_files
+from cqlray.data.dataset import ShardSummary, shard_name
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
+from cqlray.storage import SharedDirectory
+from cqlray.workers.files import read_round
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,26 @@ class ShardTask:
     seeds: tuple[int, ...]  # one an episode: seeds its reset and its action noise
 
 
+@dataclass(frozen=True)
+class ReplayTask:
+    """A shard of what the teacher saw: `episodes` of them from `first` on, in the joined files of some rounds."""
+
+    index: int
+    rounds: tuple[int, ...]
+    first: int
+    episodes: int
+
+
 class RolloutWorker:
-    """Holds environments; keeps nothing from one call to the next."""
+    """Holds environments; keeps nothing from one call to the next.
+
+    A shard comes with its summary, which is all that the driver asks for. Where the storage is shared (`place`), the
+    shard's file is written before.
+    """
 
     def __init__(self, env: EnvConfig, spec: EnvSpec) -> None:
         self.spec = spec
+        self.environment = {**dataclasses.asdict(spec), "kwargs": dict(env.kwargs)}
         self.envs = EnvPool(env)
 
     def collect(self, task: ShardTask, snapshot: bytes | None) -> Shard:
@@ -39,3 +59,34 @@ class RolloutWorker:
             actor = StochasticActor(Policy(checkpoint.decode(snapshot)[0]), task.seeds)
         envs = self.envs.take(len(task.seeds))
         return Shard.of(rollout(actor, envs, task.seeds, self.spec.scaling), task.tier)
+
+    def play(self, task: ShardTask, snapshot: bytes | None) -> tuple[ShardSummary, Shard]:
+        """`collect` for a round of the teacher, who keeps the file."""
+        shard = self.collect(task, snapshot)
+        return ShardSummary.of(shard, self.environment), shard
+
+    def contribute(self, task: ShardTask, snapshot: bytes | None, place: SharedDirectory | None) -> tuple[ShardSummary, Shard]:
+        """`collect` for the dataset.
+
+        Raises:
+            EnvironmentFailure: the environment raised. StorageFailure: the file cannot be written.
+        """
+        return self._kept(task.index, self.collect(task, snapshot), place)
+
+    def replay(self, task: ReplayTask, place: SharedDirectory | None, *rounds: Shard) -> tuple[ShardSummary, Shard]:
+        """The task's episodes, from the rounds' files, or from `rounds` where the storage is not shared."""
+        if place is not None:
+            rounds = tuple(read_round(place, index) for index in task.rounds)
+        episodes = [episode for shard in rounds for episode in shard.episodes()]
+        return self._kept(task.index, Shard.of(episodes[task.first : task.first + task.episodes], "replay"), place)
+
+    def load(self, index: int, place: SharedDirectory) -> tuple[ShardSummary, Shard]:
+        """A shard that an earlier session left in its file."""
+        name = f"dataset/{shard_name(index)}"
+        shard = shard_files.from_parquet(place.read(name), f"{place.path}/{name}")
+        return ShardSummary.of(shard, self.environment), shard
+
+    def _kept(self, index: int, shard: Shard, place: SharedDirectory | None) -> tuple[ShardSummary, Shard]:
+        if place is not None:
+            place.write(f"dataset/{shard_name(index)}", shard_files.to_parquet(shard))
+        return ShardSummary.of(shard, self.environment), shard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,10 +15,13 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.population import NoiseStream, Population
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config import TeacherConfig
+from cqlray.data import shards as shard_files
 from cqlray.data.episode import Shard
 from cqlray.data.normalizer import identity
 from cqlray.data.replay import ReplayPool
 from cqlray.envs.scaling import ActionScaling
+from cqlray.storage import SharedDirectory
+from cqlray.workers.files import read_round, round_name
 
 
 class Teacher:
@@ -30,9 +34,13 @@ class Teacher:
         scaling: ActionScaling,
         observation_dim: int,
         saved: bytes | None,
+        place: SharedDirectory | None = None,
         *seen: Shard,
     ) -> None:
-        """`saved` is a checkpoint and `seen` the shards of the rounds before it; neither for a fresh teacher."""
+        """`saved` is a checkpoint and `seen` the shards of the rounds before it; neither for a fresh teacher.
+
+        Where the storage is shared (`place`), those rounds are read there, and new ones are written there.
+        """
         keep_freed_memory()
         torch.set_num_threads(1)
         self.config, self.scaling, self.observation_dim = config, scaling, observation_dim
@@ -53,11 +61,13 @@ class Teacher:
         self.pool = ReplayPool(config.pool_capacity, observation_dim, action_dim)
         names = ("observations", "actions", "rewards", "next_observations", "terminations")
         self.columns = [torch.from_numpy(getattr(self.pool, name)) for name in names]
-        self.steps = 0
+        self.steps, self.place = 0, place
         self.add(*seen)
         if saved is not None:
             arrays, metadata = checkpoint.decode(saved, "teacher checkpoint")
             agent.load({name: torch.from_numpy(array) for name, array in arrays.items()}, metadata["updates"])
+            if place is not None:
+                self.add(*(read_round(place, index) for index in range(metadata["rounds"])))
 
     def add(self, *shards: Shard) -> None:
         """Put episodes into the pool."""
@@ -66,7 +76,13 @@ class Teacher:
             self.steps += shard.num_transitions
 
     def learn(self, round_index: int, *shards: Shard) -> dict[str, Any]:
-        """One round: its episodes, then its updates; metrics, steps and updates so far."""
+        """One round: its episodes, then its updates; metrics, steps and updates so far.
+
+        Raises:
+            StorageFailure: the round's file cannot be written.
+        """
+        if self.place is not None:
+            self.place.write(round_name(round_index), shard_files.to_parquet(joined_round(shards)))
         before = self.steps
         self.add(*shards)
         report: dict[str, Any] = {"environment_steps": self.steps}
@@ -94,3 +110,8 @@ class Teacher:
         agent = self.population.agent
         arrays = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
         return checkpoint.encode(arrays, {**progress, "updates": agent.updates})
+
+
+def joined_round(shards: Sequence[Shard]) -> Shard:
+    """A round's episodes in one shard, as its file has them."""
+    return Shard.of([episode for shard in shards for episode in shard.episodes()], "replay")

@@ -487,7 +487,7 @@ def learnt(*configs: CQLConfig) -> dict[str, Any]:
     """What a whole Learner of these members, all of one seed, holds after three updates."""
     members = [Member(index, 0, config, {}) for index, config in enumerate(configs)]
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, small_shard())
+    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, None, small_shard())
     report = learner.advance(60.0, True)
     assert report.updates == 3 and report.frozen == {} and report.saved is not None
     return checkpoint.decode(report.saved, "test")[0]
@@ -537,7 +537,7 @@ def test_calibration_needs_returns_in_trained_units() -> None:
     shifted = dataclasses.replace(calibrated, reward_scale=0.5, reward_shift=1.0, discount=0.5)
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
     members = [Member(0, 0, calibrated, {}), Member(1, 0, shifted, {})]
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, small_shard())
+    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, None, small_shard())
     steps = small_shard().num_transitions
     positions = ((torch.arange(steps) + 0.5) / steps).double().expand(2, steps)
     returns = learner.gather(positions).data_returns

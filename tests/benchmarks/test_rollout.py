@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cqlray.benchmarks import rollout
-from cqlray.benchmarks.rollout import bare_steps, steps_in_process, steps_of_team
+from cqlray.benchmarks.rollout import bare_steps, calls_of_team, steps_in_process
 from cqlray.cli import _OneLine
 from cqlray.config import EnvConfig
 from cqlray.envs.make import describe_env
@@ -35,7 +35,7 @@ def test_the_steps_counted_are_those_that_the_workers_played(ray_cluster: str, t
         loop = Loop(print)
         team = Team(loop, [loop.create(RolloutWorker, env, describe_env(env), cpus=0.5) for _ in range(2)])
         try:
-            counted = sum(steps_of_team(loop, team, None, envs, 0.3) for envs in (1, 3))
+            counted = sum(calls_of_team(loop, team, None, envs, 0.3).steps for envs in (1, 3))
         finally:
             team.dismiss()
     played = steps_by_process(tmp_path / "log")

@@ -17,7 +17,7 @@ from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 from cqlray.workers import learner as learners
-from cqlray.workers.learner import Advance, DataOnDisk, Learner
+from cqlray.workers.learner import Advance, Learner, StoredData
 from tests.workers.test_workers import SMALL, SPEC, finish, shards  # noqa: F401 (shards is a fixture)
 
 
@@ -25,8 +25,8 @@ def config_members(**cql: Any) -> list[Member]:
     return members(RunConfig(num_seeds=2, cql=dataclasses.replace(SMALL, num_updates=170, **cql)))
 
 
-def role(data: tuple[Shard | DataOnDisk, ...], saved: bytes | None = None, **cql: Any) -> Learner:
-    return Learner(config_members(**cql), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, *data)
+def role(data: tuple[Shard | StoredData, ...], saved: bytes | None = None, **cql: Any) -> Learner:
+    return Learner(config_members(**cql), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *data)
 
 
 def bits(results: list[Advance]) -> list[Any]:
@@ -34,16 +34,16 @@ def bits(results: list[Advance]) -> list[Any]:
 
 
 @pytest.fixture
-def on_disk(shards: list[Shard], tmp_path: Path) -> DataOnDisk:  # noqa: F811
+def on_disk(shards: list[Shard], tmp_path: Path) -> StoredData:  # noqa: F811
     source = Source("x", "x", dataclasses.asdict(SPEC), lambda: (Piece(shard, "x") for shard in shards))
     write_dataset(source, tmp_path / "data")
-    return DataOnDisk(tmp_path / "data", tmp_path / "records.bin")
+    return StoredData(tmp_path / "data", tmp_path / "records.bin")
 
 
 @pytest.mark.parametrize("normalization", [True, False])
 def test_from_disk_from_memory_and_staged_are_the_same_bits(
     shards: list[Shard],  # noqa: F811
-    on_disk: DataOnDisk,
+    on_disk: StoredData,
     monkeypatch: pytest.MonkeyPatch,
     normalization: bool,
 ) -> None:
@@ -56,7 +56,7 @@ def test_from_disk_from_memory_and_staged_are_the_same_bits(
     assert first.on_block is not None, "the batches were staged"
 
 
-def test_a_learner_on_disk_resumed_anywhere_ends_with_the_same_bits(on_disk: DataOnDisk) -> None:
+def test_a_learner_on_disk_resumed_anywhere_ends_with_the_same_bits(on_disk: StoredData) -> None:
     whole = finish(role((on_disk,)))
     file = on_disk.file.stat().st_mtime_ns
     first = role((on_disk,))
@@ -67,7 +67,7 @@ def test_a_learner_on_disk_resumed_anywhere_ends_with_the_same_bits(on_disk: Dat
     assert on_disk.file.stat().st_mtime_ns == file, "the file was made once"
 
 
-def test_no_thread_is_left_behind(on_disk: DataOnDisk) -> None:
+def test_no_thread_is_left_behind(on_disk: StoredData) -> None:
     used = role((on_disk,))
     used.advance(1e-9, save=False)
     del used
@@ -79,12 +79,12 @@ def test_no_thread_is_left_behind(on_disk: DataOnDisk) -> None:
             assert not thread.is_alive(), names
 
 
-def test_calibration_needs_the_data_on_the_device(on_disk: DataOnDisk) -> None:
+def test_calibration_needs_the_data_on_the_device(on_disk: StoredData) -> None:
     with pytest.raises(UserError, match=r"cql\.calibrated needs the data"):
         role((on_disk,), calibrated=True)
 
 
 def test_a_dataset_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
-        role((DataOnDisk(tmp_path / "nowhere", tmp_path / "records.bin"),))
+        role((StoredData(tmp_path / "nowhere", tmp_path / "records.bin"),))
     assert np.array_equal(list(tmp_path.iterdir()), [])

@@ -38,7 +38,7 @@ def learner(
 ) -> Learner:
     config = RunConfig(num_seeds=num_seeds, cql=cql)
     config = dataclasses.replace(config, sweep=dataclasses.replace(config.sweep, **sweep))
-    return Learner(members(config), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, *shards)
+    return Learner(members(config), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *shards)
 
 
 def finish(role: Learner) -> list[Advance]:
@@ -71,7 +71,7 @@ def test_a_learner_resumed_anywhere_ends_with_the_same_bytes(shards: list[Shard]
 def test_a_member_alone_learns_what_it_learns_among_others(shards: list[Shard]) -> None:
     together = finish(learner(shards, num_seeds=3, conservative_weight=(1.0, 4.0)))[-1]
     member = Member(0, 2, dataclasses.replace(SMALL, conservative_weight=4.0), {})
-    alone = Learner([member], 0, SPEC.scaling, 150, "cpu", 1, "float32", None, *shards)
+    alone = Learner([member], 0, SPEC.scaling, 150, "cpu", 1, "float32", None, None, *shards)
     ours, _ = checkpoint.decode(finish(alone)[-1].snapshot or b"")
     theirs, metadata = checkpoint.decode(together.snapshot or b"")
     assert metadata["members"] == [0, 1, 2, 3, 4, 5]
@@ -135,7 +135,7 @@ def test_teacher_rounds_updates_and_resume(shards: list[Shard]) -> None:
     first.learn(0, shards[0])
     saved = first.save({"rounds": 1})
     assert checkpoint.decode(saved)[1]["rounds"] == 1
-    resumed = Teacher(TEACHER, 0, SPEC.scaling, 2, saved, shards[0])
+    resumed = Teacher(TEACHER, 0, SPEC.scaling, 2, saved, None, shards[0])
     resumed.learn(1, shards[1])
     assert resumed.save({}) == whole.save({}) and resumed.snapshot() == whole.snapshot()
 

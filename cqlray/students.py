@@ -1,0 +1,277 @@
+"""The stages that a run is for: learners train the students, and evaluators test each snapshot meanwhile.
+
+What a learner leaves, in this order: the snapshot, then the checkpoint, then (by the driver) the metrics and tests of the
+snapshot. A driver that died before the last two finds the snapshot up to its checkpoint, and makes up for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cqlray import checkpoint
+from cqlray.actors import LOST, Lost, fetch, kill, put
+from cqlray.config import Member, members
+from cqlray.crew import Crew, Row, first_line
+from cqlray.errors import ActorLost, Interrupted, UserError
+from cqlray.filesystem import Location
+from cqlray.workers.evaluator import Evaluator
+from cqlray.workers.files import checkpoint_name, snapshot_name
+from cqlray.workers.learner import Advance, Learner, StudentFiles
+
+SECONDS_PER_ADVANCE = 2.0
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+DEATHS_IN_A_ROW = 3  # of one actor, without progress between them
+
+
+class Students:
+    """The populations of a run, their learners, and where each stands."""
+
+    def __init__(self, crew: Crew, data: list[Any], data_again: Callable[[], list[Any]]) -> None:
+        """`data` are references to the shards or one StoredData; `data_again` gives it anew when a node is gone."""
+        self.crew, self.config, self.plan = crew, crew.config, crew.plan
+        self.loop, self.progress = crew.loop, crew.progress
+        self.data, self.data_again = data, data_again
+        self.members = members(self.config)
+        self.done = [0] * len(self.plan.populations)  # updates of each population
+        self.deaths = [0] * len(self.plan.populations)  # of its learners, since the last progress
+        self.queue: deque[int] = deque()  # populations that no learner has yet
+        self.at_work: dict[int, tuple[Any, Any]] = {}  # population -> learner, and the reference of its call
+        self.testing: set[tuple[int, int]] = set()  # population and updates of the snapshots that evaluators have
+        self.answered: set[int] = set()  # populations whose learner is there
+        self.frozen: dict[int, int] = {}  # member -> updates at its last good state
+        self.busy_seconds = 0.0
+        self.stopping = False
+        self.newest = "no test yet"
+
+    def train(self) -> None:
+        """Train all populations, as many at a time as there are learners, and have every snapshot tested."""
+        listed = [{"member": m.index, "seed": m.seed, "swept": m.swept} for m in self.members]
+        self.crew.write_json("members.json", listed)
+        frozen = self.crew.directory.manifest().get("frozen", {})
+        self.frozen = {int(member): updates for member, updates in frozen.items()}
+        total = sum(self._goal(p) * len(self.plan.populations[p]) for p in range(len(self.done)))
+        self.queue = deque(range(len(self.done)))
+        for population in self.queue:
+            self._look_at_checkpoint(population)
+        self.progress.stage("students", total, "updates", self._member_updates())
+        try:
+            for _ in range(self.plan.learners):
+                self._next_population()
+            self.loop.run()
+            self._test_what_was_lost()
+        except Interrupted:
+            self._last_checkpoints()
+            raise
+        finally:
+            self.crew.note_learners(self.busy_seconds)
+        self.crew.dismiss(Evaluator)
+        self.progress.finish(self.newest)
+
+    def _goal(self, population: int) -> int:
+        return self._members_of(population)[0].cql.num_updates
+
+    def _members_of(self, population: int) -> list[Member]:
+        return [self.members[index] for index in self.plan.populations[population]]
+
+    def _member_updates(self) -> int:
+        return sum(done * len(own) for done, own in zip(self.done, self.plan.populations, strict=True))
+
+    # -- learners -------------------------------------------------------------------------------------------------------
+
+    def _next_population(self) -> None:
+        while self.queue:
+            population = self.queue.popleft()
+            self._make_up_for(population)
+            if self.done[population] < self._goal(population):
+                self._start_learner(population)
+                return
+
+    def _start_learner(self, population: int) -> None:
+        """A learner for the population, from its checkpoint if there is one."""
+        place, saved, path = self.crew.place, None, self.crew.directory / checkpoint_name(population)
+        if place is None and path.exists():
+            saved = path.read_bytes()
+        files = None if place is None else StudentFiles(place, population)
+        learner = self.loop.create(
+            Learner, self._members_of(population), self.config.seed, self.crew.spec.scaling, self.config.evaluation.interval,
+            "cuda" if self.plan.gpu else "cpu", self.plan.threads, self.config.precision, saved, files, *self.data,
+            cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu), spread=not self.plan.gpu,
+            name=f"learner of population {population}",
+        )  # fmt: skip
+        self._advance(population, learner, time.monotonic())
+
+    def _advance(self, population: int, learner: Any, saved_at: float) -> None:
+        """The learner's next call; what it brings is written, tested, and followed by the call after."""
+        due = time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        said, snapshot, saved = learner.step.options(num_returns=3).remote(SECONDS_PER_ADVANCE, due)
+
+        def advanced(result: Advance) -> None:
+            own = self.plan.populations[population]
+            self.crew.metrics.advanced(population, (result.updates - self.done[population]) * len(own), result.seconds)
+            self.busy_seconds += result.seconds
+            self.done[population], self.deaths[population] = result.updates, 0
+            del self.at_work[population]
+            self.answered.add(population)
+            finished = result.updates == self._goal(population)
+            if self.stopping and not finished:
+                self._save(population, learner)
+            elif not finished:
+                self._advance(population, learner, time.monotonic() if result.metrics is not None or due else saved_at)
+            self._record(population, result, snapshot, saved if result.metrics is not None or due else None)
+            if finished:
+                self._dismiss(learner)
+
+        self.at_work[population] = learner, said
+        self.loop.on(said, advanced, partial(self._died, population))
+
+    def _dismiss(self, learner: Any) -> None:
+        """End a learner that is done, and give its place to the next population."""
+        kill(learner)
+        if not self.stopping:
+            self._next_population()
+
+    def _died(self, population: int, error: Lost) -> None:
+        del self.at_work[population]
+        self.answered.discard(population)
+        if self.stopping:
+            return
+        self.deaths[population] += 1
+        if self.deaths[population] > DEATHS_IN_A_ROW:
+            raise lost("a learner", error)
+        self.progress.say(f"a learner died and is replaced (population {population}): {first_line(error)}")
+        self.crew.died("learner", error)
+        self.crew.writer.flush()
+        self._look_at_checkpoint(population)
+        self.data = self.data_again()
+        self._make_up_for(population)
+        self._start_learner(population)
+
+    def _look_at_checkpoint(self, population: int) -> None:
+        path = self.crew.directory / checkpoint_name(population)
+        self.done[population] = checkpoint.read_metadata(path)["updates"] if path.exists() else 0
+
+    def _last_checkpoints(self) -> None:
+        """Asked to stop: let each learner end its call and leave a checkpoint. A second request does not wait for it."""
+        self.stopping = True
+        self.loop.keep_only([said for population, (_, said) in self.at_work.items() if population in self.answered])
+        self.loop.stop.clear()
+        self.progress.say("stopping after a last checkpoint (Ctrl-C again: without it)")
+        self.loop.run()
+
+    def _save(self, population: int, learner: Any) -> None:
+        def kept(saved: bytes | None) -> None:
+            if saved is not None:
+                self.crew.write(checkpoint_name(population), saved)
+
+        self.loop.on(learner.save.remote(), kept, lambda _: None)
+
+    # -- what they bring ------------------------------------------------------------------------------------------------
+
+    def _record(self, population: int, result: Advance, snapshot: Any, saved: Any) -> None:
+        """Keep what a call brought, the checkpoint after the snapshot."""
+        if self.crew.place is None and saved is not None:
+            name = snapshot_name(population, result.updates) if result.metrics is not None else None
+            self.crew.relay(partial(self._relay, population, name, snapshot, saved))
+        if result.metrics is not None:
+            self.crew.append("metrics.jsonl", self._metric_rows(population, result.updates, result.metrics))
+            if not self.stopping:
+                self._test(population, result.updates, snapshot)
+        if result.frozen:
+            self._report_frozen(result.frozen)
+        self.progress.advance(self._member_updates(), self.newest)
+
+    def _relay(self, population: int, name: str | None, snapshot: Any, saved: Any) -> None:
+        """Fetch and write for a learner whose machine does not have the directory; runs in the writer's thread."""
+        try:
+            files = [(name, fetch(snapshot)), (checkpoint_name(population), fetch(saved))]
+        except LOST:  # with its learner, which goes on from the checkpoint before
+            return
+        for file, data in files:
+            if file is not None:
+                self.crew.write_now(file, data)
+
+    def _metric_rows(self, population: int, updates: int, metrics: dict[str, list[float]]) -> list[Row]:
+        return [
+            {"stage": "students", "member": member, "updates": updates}
+            | {name: values[place] for name, values in metrics.items()}
+            for place, member in enumerate(self.plan.populations[population])
+        ]
+
+    def _report_frozen(self, frozen: dict[int, int]) -> None:
+        fresh = {member: updates for member, updates in frozen.items() if member not in self.frozen}
+        for member, updates in fresh.items():
+            self.progress.say(f"member {member} became non-finite and is frozen as it was after {updates} updates")
+            self.crew.event("frozen", member=member, updates=updates)
+        if fresh:
+            self.frozen |= fresh
+            self.crew.note(frozen={str(member): updates for member, updates in self.frozen.items()})
+            if self.config.non_finite == "fail":
+                raise UserError(f"member {min(fresh)} became non-finite (non_finite: fail); lower cql.critic_learning_rate")
+
+    # -- tests ----------------------------------------------------------------------------------------------------------
+
+    def _test(self, population: int, updates: int, snapshot: Any) -> None:
+        """Hand a snapshot to the evaluators; its rows are written when the last of its episodes is played."""
+        if self.config.evaluation.episodes == 0:
+            return
+        self.testing.add((population, updates))
+
+        def tested(rows: list[Row]) -> None:
+            self.testing.discard((population, updates))
+            places = zip(self.plan.populations[population], rows, strict=True)
+            keyed = [{"policy": "student", "member": member, "updates": updates, **row} for member, row in places]
+            self.crew.append("evaluations.jsonl", keyed)
+            for row in keyed:
+                self.crew.metrics.tested(str(row["member"]), row["returns"])
+            returns = [value for row in rows for value in row["returns"]]
+            self.newest = f"mean return {sum(returns) / len(returns):.0f} at {updates:,}"
+
+        def gone(_: Lost) -> None:  # with its learner: it is made again, or tested from its file in the end
+            self.testing.discard((population, updates))
+
+        self.crew.begin_test(snapshot, "evaluation", self.config.evaluation.episodes, tested, gone)
+
+    def _make_up_for(self, population: int) -> None:
+        """Metrics and tests of snapshots up to the checkpoint that an earlier session or learner did not get to."""
+        snapshots = self._snapshots(population)
+        rows = [row for row in self.crew.directory.rows("metrics.jsonl") if row["stage"] == "students"]
+        for updates in self._missing(population, snapshots, rows):
+            metrics = checkpoint.read_metadata(snapshots[updates])["metrics"]
+            self.crew.append("metrics.jsonl", self._metric_rows(population, updates, metrics))
+        if self.config.evaluation.episodes == 0:
+            return
+        rows = [row for row in self.crew.directory.rows("evaluations.jsonl") if row["policy"] == "student"]
+        for updates in self._missing(population, snapshots, rows):
+            self._test(population, updates, put(snapshots[updates].read_bytes()))
+
+    def _snapshots(self, population: int) -> dict[int, Location]:
+        """Snapshot files up to the checkpoint, by their updates."""
+        folder = Location.parse(self.crew.directory / f"snapshots/population-{population}")
+        found = {int(path.stem): path for path in folder.glob("*.safetensors")}
+        return {updates: path for updates, path in found.items() if updates <= self.done[population]}
+
+    def _missing(self, population: int, snapshots: dict[int, Location], rows: list[Row]) -> list[int]:
+        """Snapshots without a row of each member, but for those that are being tested."""
+        found = {(row["member"], row["updates"]) for row in rows}
+        whole = {updates for updates in snapshots if all((m, updates) in found for m in self.plan.populations[population])}
+        return sorted(updates for updates in snapshots.keys() - whole if (population, updates) not in self.testing)
+
+    def _test_what_was_lost(self) -> None:
+        """Snapshots that went with a node before anybody could test them, from their files."""
+        for _ in range(DEATHS_IN_A_ROW):
+            self.crew.writer.flush()
+            for population in range(len(self.done)):
+                self._make_up_for(population)
+            if not self.loop.pending:
+                return
+            self.loop.run()
+
+
+def lost(who: str, error: Lost) -> ActorLost:
+    """What to say of an actor that does not stay alive."""
+    times = DEATHS_IN_A_ROW + 1
+    return ActorLost(f"{who} died {times} times in a row: {first_line(error)} (Ray's logs: /tmp/ray/session_latest/logs)")

@@ -1,0 +1,27 @@
+"""Files of a run directory that its actors write and read themselves, where the storage is shared."""
+
+from __future__ import annotations
+
+from cqlray.data import shards as shard_files
+from cqlray.data.episode import Shard
+from cqlray.storage import SharedDirectory
+
+
+def round_name(index: int) -> str:
+    """The episodes of a teacher's round."""
+    return f"teacher/replay-{index:05d}.parquet"
+
+
+def read_round(place: SharedDirectory, index: int) -> Shard:
+    """The episodes of a round, as its file has them."""
+    return shard_files.from_parquet(place.read(round_name(index)), f"{place.path}/{round_name(index)}")
+
+
+def snapshot_name(population: int, updates: int) -> str:
+    """Policies and critics of a population at an update count."""
+    return f"snapshots/population-{population}/{updates:09d}.safetensors"
+
+
+def checkpoint_name(population: int) -> str:
+    """All that a population goes on from."""
+    return f"checkpoints/population-{population}.safetensors"
