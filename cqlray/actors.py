@@ -39,6 +39,7 @@ TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_PROBE = 60.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A call is made again elsewhere when it takes so many times the median of its team's, and so many seconds.
 SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
 
@@ -51,13 +52,27 @@ def connect() -> Iterator[ClusterResources]:
         UserError: RAY_ADDRESS names a cluster that cannot be joined.
     """
     ours = not ray.is_initialized()
-    if ours:
-        _init()
-    try:
-        yield _resources()
-    finally:
+    with _restoring_handlers():  # Ray sets some, and a Loop others; they hold until Ray is gone
         if ours:
-            ray.shutdown()
+            _init()
+        try:
+            yield _resources()
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+@contextmanager
+def _restoring_handlers() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _resources() -> ClusterResources:
@@ -167,14 +182,12 @@ class Loop:
         self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[Lost], None] | None]] = {}
         self.watches: list[Callable[[], None]] = []  # called now and then
 
-    @contextmanager
-    def handling_signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM stop the loop. To be entered after ray.init, which sets handlers of its own.
+    def handle_signals(self) -> None:
+        """Let Ctrl-C and SIGTERM stop the loop, as long as `connect` lasts: ray.init sets handlers of its own.
 
         The first asks for an end in order, with a last checkpoint; the second does not wait for that.
         """
         if threading.current_thread() is not threading.main_thread():
-            yield
             return
         asked = 0
 
@@ -185,13 +198,8 @@ class Loop:
             if asked > 2:
                 raise KeyboardInterrupt
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = [signal.signal(number, ask) for number in numbers]
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
+        for number in SIGNALS:
+            signal.signal(number, ask)
 
     def on(self, ref: Any, then: Callable[[Any], None], lost: Callable[[Lost], None] | None = None) -> None:
         """Call `then` with the result, or `lost` if a process that it needs is gone (without `lost` the error goes up)."""

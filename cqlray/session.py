@@ -100,8 +100,8 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     with connect() as cluster:
         loop = Loop(progress.say)
         plan = dataclasses.replace(make_plan(config, members(config), cluster), populations=populations)
-        with loop.handling_signals():
-            rows = Driver(config, directory, plan, _spec(config), loop, progress).evaluate(episodes)
+        loop.handle_signals()
+        rows = Driver(config, directory, plan, _spec(config), loop, progress).evaluate(episodes)
     references = [row for row in record.evaluations if row["policy"] != "student"]
     return dataclasses.replace(record, evaluations=[*references, *rows])
 
@@ -124,7 +124,8 @@ def _drive(
                 progress.say(line)
             loop = Loop(progress.say)
             driver = Driver(config, directory, plan, spec, loop, progress)
-            with loop.handling_signals(), driver.crew as crew, _saying_how_to_go_on(directory.path):
+            loop.handle_signals()
+            with driver.crew as crew, _saying_how_to_go_on(directory.path):
                 crew.event(
                     "session", what="resumed" if "seconds" in directory.manifest() else "began", host=socket.gethostname()
                 )

@@ -157,7 +157,10 @@ class Students:
     def _last_checkpoints(self) -> None:
         """Asked to stop: let each learner end its call and leave a checkpoint. A second request does not wait for it."""
         self.stopping = True
-        self.loop.keep_only([said for population, (_, said) in self.at_work.items() if population in self.answered])
+        there = [said for population, (_, said) in self.at_work.items() if population in self.answered]
+        if not there:
+            return
+        self.loop.keep_only(there)
         self.loop.stop.clear()
         self.progress.say("stopping after a last checkpoint (Ctrl-C again: without it)")
         self.loop.run()

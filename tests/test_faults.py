@@ -64,7 +64,7 @@ def test_sigterm_leaves_a_last_checkpoint_from_which_the_same_bits_follow(
         time.sleep(4)  # the learners start, and make a first call
         run.terminate()
         _, said = run.communicate(timeout=30)
-    assert run.returncode == 130
+    assert run.returncode == 130, said
     assert f"stopped; go on with: cqlray resume {out}" in said
     assert "Traceback" not in said
     saved = sorted((out / "checkpoints").glob("*"))
@@ -252,5 +252,5 @@ def test_ctrl_c_twice_does_not_wait(ray_cluster: str, finished_run: Path, long_c
         asked = time.monotonic()
         _, said = run.communicate(timeout=30)
     assert time.monotonic() - asked < 10
-    assert run.returncode == 130
+    assert run.returncode == 130, said
     assert f"cqlray resume {out}" in said

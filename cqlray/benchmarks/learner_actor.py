@@ -183,7 +183,8 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
             in_one_call = bare.call("turn", 0.0).rate * students.SECONDS_PER_ADVANCE
             interval = max(1, round(in_one_call / CHUNK)) * CHUNK
             loop = Loop(say)
-            with loop.handling_signals(), driven_learner(loop, plan, spec, population, interval, shards) as driven:
+            loop.handle_signals()
+            with driven_learner(loop, plan, spec, population, interval, shards) as driven:
                 result = _in_turns(bare, driven, members, seconds)
     sizes = {"workload": workload, "members": members, "threads": threads, "evaluators": plan.evaluators}
     return {**sizes, "interval": interval, "seconds": seconds, "rounds": ROUNDS, "cpus": cluster.cpus, **result}

@@ -119,21 +119,21 @@ def measure(
         counts = sorted(set(workers)) or _up_to(int(cluster.cpus))
         plan = _plan(env, counts[-1], cluster)
         loop = Loop(say)
-        with loop.handling_signals():
-            teacher = loop.create(
-                Teacher, _teacher_config(), 0, spec.scaling, spec.observation_dim, None, cpus=plan.cpus["teacher"]
-            )
-            share = plan.cpus["rollout_worker"]
-            actors = [loop.create(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])]
-            snapshot = teacher.snapshot.remote()
-            loop.get(snapshot)
-            try:
-                cells = [
-                    _cell(loop, Team(loop, actors[:count]), env, spec, policy, snapshot, envs, seconds)
-                    for policy, count, envs in itertools.product(POLICIES, counts, sorted(set(envs_per_worker)))
-                ]
-            finally:
-                Team(loop, [teacher, *actors]).dismiss()
+        loop.handle_signals()
+        teacher = loop.create(
+            Teacher, _teacher_config(), 0, spec.scaling, spec.observation_dim, None, cpus=plan.cpus["teacher"]
+        )
+        share = plan.cpus["rollout_worker"]
+        actors = [loop.create(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])]
+        snapshot = teacher.snapshot.remote()
+        loop.get(snapshot)
+        try:
+            cells = [
+                _cell(loop, Team(loop, actors[:count]), env, spec, policy, snapshot, envs, seconds)
+                for policy, count, envs in itertools.product(POLICIES, counts, sorted(set(envs_per_worker)))
+            ]
+        finally:
+            Team(loop, [teacher, *actors]).dismiss()
     return {"environment": env.id, "seconds": seconds, "cpus": cluster.cpus, "cpus_per_worker": share, "cells": cells}
 
 
