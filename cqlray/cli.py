@@ -141,6 +141,7 @@ def _submit(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     parser = _Parser("evaluate", "RUN", "Test a run's last policies on fresh episodes.").with_output()
     parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
+    parser.add_argument("--fitted-q", action="store_true", help="judge all snapshots by the data alone instead, and keep that")
     options = parser.parse_args(words)
     if options.episodes < 1:
         raise UserError(f"episodes is {options.episodes}; it must be at least 1")
@@ -148,10 +149,28 @@ def _evaluate(words: list[str]) -> int:
     from cqlray.reporting.progress import ProgressDisplay
     from cqlray.storage import RunDirectory
 
+    if options.fitted_q:
+        with ProgressDisplay(options.quiet) as progress:
+            rows = session.fit_q(options.path, progress)
+        _write_report(options.path)
+        _print_estimates(options.path, rows, options.json)
+        return 0
     with ProgressDisplay(options.quiet) as progress:
         record = session.evaluate(options.path, options.episodes, progress)
     _print_results(session.result(RunDirectory.open(options.path), record), record, options.json)
     return 0
+
+
+def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """What fitted Q evaluation says of each member's newest snapshot."""
+    if as_json:
+        print(json.dumps({"run_dir": str(path), "members": rows}))
+        return
+    print("member    updates  estimated discounted return")
+    for row in rows:
+        estimate = "not finite" if row["fqe_return"] is None else f"{row['fqe_return']:.2f}"
+        print(f"{row['member']:>6}  {row['updates']:>9,}  {estimate:>27}")
+    print(f"best by the data alone: cqlray export {path} --by fqe (how far to trust it: {path}/report.html)")
 
 
 def _report(words: list[str]) -> int:
@@ -190,13 +209,14 @@ def _export(words: list[str]) -> int:
     parser = _Parser("export", "RUN", "Write a student's policy as a file that needs no cqlray, with a model card beside it.")
     parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
     parser.add_argument("--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]")
+    parser.add_argument("--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]")
     parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
     options = parser.parse_args(words)
     from cqlray.export import export
 
     member = int(options.member) if options.member.isdecimal() else options.member
-    exported = export(options.path, member, options.format, options.out)
+    exported = export(options.path, member, options.format, options.out, options.by)
     print(json.dumps(vars(exported), default=str) if options.json else exported.path)
     return 0
 

@@ -203,6 +203,8 @@ class EvaluationConfig:
     """Updates between two snapshots; each snapshot is tested, and so is the last update."""
     episodes: int = _bounded(20, ge=0)
     """Episodes for each member and snapshot; 0 tests nothing (no environment needed)."""
+    fitted_q: bool = False
+    """Judge each snapshot by fitted Q evaluation too, from the data alone; always where there is no environment."""
     bootstrap_samples: int = _bounded(2_000, ge=100)
     """Resamples for the intervals."""
 

@@ -27,6 +27,7 @@ from cqlray.writer import Writer
 
 # Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators there are.
 EPISODES_PER_CALL = 10
+ROLES = {"RolloutWorker": "rollout worker", "Evaluator": "evaluator", "FittedQ": "fitted Q"}
 
 Row = dict[str, Any]
 
@@ -133,7 +134,7 @@ class Crew:
 
     def _note_busy(self, role: type[Any]) -> None:
         team = self.teams[role]
-        self._busy("rollout worker" if role is RolloutWorker else "evaluator", len(team.actors), team.busy_seconds)
+        self._busy(ROLES[role.__name__], len(team.actors), team.busy_seconds)
         team.busy_seconds = 0.0
 
     def _busy(self, role: str, processes: int, busy_seconds: float) -> None:
@@ -143,14 +144,12 @@ class Crew:
 
     # -- teams ----------------------------------------------------------------------------------------------------------
 
-    def team(self, role: type[Any], size: int, share: str) -> Team:
-        """The role's actors, started when first needed."""
+    def team(self, role: type[Any], size: int, share: str, *args: Any) -> Team:
+        """The role's actors, made with `args`, started when first needed."""
         if role not in self.teams:
             cpus = self.plan.cpus[share]
             actors = [
-                self.loop.create(
-                    role, self.config.env, self.spec, cpus=cpus, retried=True, spread=True, name=f"{share} {number}"
-                )
+                self.loop.create(role, *args, cpus=cpus, retried=True, spread=True, name=f"{share} {number}")
                 for number in range(size)
             ]
             self.teams[role] = Team(self.loop, actors, partial(self.metrics.team, share))
@@ -179,7 +178,7 @@ class Crew:
             self.metrics.played("rollout_worker", summary.transitions)
             then(place, summary, references[1])
 
-        team = self.team(RolloutWorker, self.plan.rollout_workers, "rollout_worker")
+        team = self.team(RolloutWorker, self.plan.rollout_workers, "rollout_worker", self.config.env, self.spec)
         for place, call in enumerate(calls):
             team.call(call, partial(arrived, place))
         self.loop.run()
@@ -216,7 +215,7 @@ class Crew:
             if len(results) == len(parts):
                 then(merge_rows([results[index] for index in range(len(parts))]))
 
-        team = self.team(Evaluator, self.plan.evaluators, "evaluator")
+        team = self.team(Evaluator, self.plan.evaluators, "evaluator", self.config.env, self.spec)
         for index, part in enumerate(parts):
             team.call(
                 lambda evaluator, part=part: evaluator.evaluate.remote(snapshot, part),  # type: ignore[misc]

@@ -31,6 +31,7 @@ from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, UserError
 from cqlray.filesystem import AnyPath, Location, any_path
+from cqlray.judges import Judges
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
@@ -38,6 +39,7 @@ from cqlray.storage import RunDirectory, read_json, write_json
 from cqlray.students import DEATHS_IN_A_ROW, SECONDS_BETWEEN_CHECKPOINTS, Students, lost
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import round_name
+from cqlray.workers.fitted_q import FittedQ
 from cqlray.workers.learner import StoredData
 from cqlray.workers.rollout_worker import ReplayTask, RolloutWorker, ShardTask
 from cqlray.workers.teacher import Teacher, joined_round
@@ -334,6 +336,21 @@ class Driver:
             self.crew.begin_test(put(path.read_bytes()), "evaluate-again", episodes, tested)
         self.loop.run()
         return sorted(collected, key=lambda row: row["member"])
+
+    def fit_q(self) -> None:
+        """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it."""
+        place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
+        self._provide(place, datasets.read_description(place))
+        judges = Judges(self.crew, lambda: self.data, tests=False, fits=True)
+        for population in range(len(self.plan.populations)):
+            judges.make_up_for(population, sys.maxsize)
+        total = len(judges.at_work)
+        self.progress.stage("fitted Q", total, "snapshots")
+        judges.watch = lambda: self.progress.advance(total - len(judges.at_work), judges.newest)
+        self.loop.run()
+        self.crew.dismiss(FittedQ)
+        self.crew.writer.flush()
+        self.progress.finish(judges.newest)
 
     # -- what the stages share ----------------------------------------------------------------------------------------------
 

@@ -48,13 +48,16 @@ class Exported:
     """Largest difference from the policy's actions that was found, in shares of the actions' range."""
 
 
-def export(run: str | Path, member: int | str = "best", format: str = "onnx", out: str | Path = "") -> Exported:
+def export(
+    run: str | Path, member: int | str = "best", format: str = "onnx", out: str | Path = "", by: str | None = None
+) -> Exported:
     """Write the newest policy of one student as a file, with a model card beside it.
 
     Args:
         run: a run directory.
         member: its index or "best", as for load_policy.
         format: torchscript (one observation or a batch), onnx (a batch of any size) or safetensors (see the module).
+        by: as for load_policy.
         out: the file, local or in an object store; by default RUN/export/member-INDEX with the format's suffix.
 
     Raises:
@@ -64,7 +67,7 @@ def export(run: str | Path, member: int | str = "best", format: str = "onnx", ou
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; they are {', '.join(FORMATS)}")
     suffix, encode = FORMATS[format]
-    policy = load_policy(run, member)
+    policy = load_policy(run, member, by)
     record = load_run(any_path(run))
     arrays = policy_arrays(policy)
     data, act = encode(arrays, _about(record, policy, arrays))
@@ -77,7 +80,7 @@ def export(run: str | Path, member: int | str = "best", format: str = "onnx", ou
         format=format,
         member=policy.member,
         updates=policy.updates,
-        chosen_as_best=member == "best",
+        chosen_by=policy.chosen_by,
         sizes=[arrays[f"{index}.weight"].shape[0] for index in range(num_layers(arrays))] + [len(arrays["action_low"])],
         layer_norm="0.norm_scale" in arrays,
         action_low=arrays["action_low"].tolist(),
@@ -88,11 +91,8 @@ def export(run: str | Path, member: int | str = "best", format: str = "onnx", ou
         versions={"cqlray": version("cqlray"), **{name: import_module(name).__version__ for name in REQUIRED[format]}},
     )
     text = model_card(record, described)
-    try:
-        write_bytes(place, data)
-        write_bytes(card, text.encode())
-    except OSError as error:
-        raise UserError(f"out {str(place)!r} cannot be written: {error.strerror or error}") from None
+    write_bytes(place, data)
+    write_bytes(card, text.encode())
     return Exported(place, card, format, policy.member, policy.updates, difference)
 
 

@@ -44,6 +44,7 @@ class Plan:
     cluster: ClusterResources
     rollout_workers: int
     evaluators: int
+    fitted_q: int  # processes that judge policies by the data alone
     populations: tuple[tuple[int, ...], ...]  # member indices
     learners: int  # at one time; more populations than learners take turns
     gpu: bool
@@ -74,7 +75,8 @@ class Plan:
         if not offline_only:
             lines.append(f"teaching     1 teacher, {_count(self.rollout_workers, 'rollout worker')}")
         learners = f"{_count(self.learners, 'learner')} ({device}) for {sizes} members"
-        return [*lines, f"training     {learners}, {_count(self.evaluators, 'evaluator')}"]
+        fits = f", {self.fitted_q} of fitted Q" if self.fitted_q else ""
+        return [*lines, f"training     {learners}, {_count(self.evaluators, 'evaluator')}{fits}"]
 
 
 def _count(number: int, noun: str) -> str:
@@ -110,15 +112,17 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
     learners = min(learners, len(populations))
     workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)
     evaluators = wanted.evaluators or min(learners, MAX_EVALUATORS)
+    fits = evaluators if config.evaluation.fitted_q else 0
     return Plan(
         cluster=present,
         rollout_workers=workers,
         evaluators=evaluators,
+        fitted_q=fits,
         populations=populations,
         learners=learners,
         gpu=gpus > 0,
         threads=threads,
-        cpus=_shares(workers, evaluators, learners, 0 if gpus else threads, cluster),
+        cpus=_shares(workers, evaluators, fits, learners, 0 if gpus else threads, cluster),
     )
 
 
@@ -142,7 +146,9 @@ def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
     return sorted(populations)
 
 
-def _shares(workers: int, evaluators: int, learners: int, threads: int, cluster: ClusterResources) -> dict[str, float]:
+def _shares(
+    workers: int, evaluators: int, fits: int, learners: int, threads: int, cluster: ClusterResources
+) -> dict[str, float]:
     """CPUs for each process of a role, scaled down where a stage's processes together would ask for more than there is.
 
     A learner with a GPU (no `threads`) is held by that: CPUs that others have on its node must not keep it from there.
@@ -152,7 +158,7 @@ def _shares(workers: int, evaluators: int, learners: int, threads: int, cluster:
     cpus = max(cluster.cpus, 1.0)
     nodes = sum(of_node > 0 for of_node in cluster.node_cpus)
     teaching = {"teacher": (1, 1.0), "rollout_worker": (workers, 0.5), "evaluator": (evaluators, 0.25)}
-    training = {"learner": (learners, float(threads)), "evaluator": (evaluators, 0.25)}
+    training = {"learner": (learners, float(threads)), "evaluator": (evaluators, 0.25), "fitted_q": (fits, 0.25)}
     shares: dict[str, float] = {}
     for stage in (teaching, training):
         spare = nodes * max(weight for _, weight in stage.values()) if nodes > 1 else 0.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cqlray import datasets, validate
 from cqlray.config import NO_ENVIRONMENT, RunConfig, members
@@ -25,9 +25,13 @@ from cqlray.evaluation.summary import RunRecord, summarize
 from cqlray.filesystem import AnyPath, any_path
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
+from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
 from cqlray.storage import FORMAT, RunDirectory, write_bytes
+
+if TYPE_CHECKING:
+    from cqlray.driver import Driver
 
 PACKAGES = ("cqlray", "ray", "torch", "gymnasium", "numpy", "pyarrow")
 
@@ -43,7 +47,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     if inside_job():
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not RunDirectory.is_free(path):
         RunDirectory.create(path, {})  # says why not
     spec = _spec(config, progress)
 
@@ -88,22 +92,48 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     return _drive(config, _spec(config), progress, prepare, manifest["dataset_only"])
 
 
+def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
+    """Judge all snapshots of a run by fitted Q evaluation, as far as that was not done; each member's newest row.
+
+    Raises:
+        UserError: not a run, one that is under way, or without a dataset or snapshots yet. Interrupted: asked to stop.
+    """
+    directory = RunDirectory.open(path)
+    for population in range(len(directory.manifest()["plan"]["populations"])):
+        last_snapshot(path, population)
+    going_on = _saying_how_to_go_on(f"cqlray evaluate {path} --fitted-q")
+    with _driver(directory, progress, fitted_q=True) as driver, directory.locked(progress.say), driver.crew, going_on:
+        driver.fit_q()
+    newest = {row["member"]: row for row in sorted(directory.rows("fqe.jsonl"), key=lambda row: int(row["updates"]))}
+    return [newest[member] for member in sorted(newest)]
+
+
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
     """The run's record with fresh tests of its last snapshots in the place of the old ones. Raises as `start`."""
+    record = load_run(path)
+    with _driver(RunDirectory.open(path), progress) as driver:
+        rows = driver.evaluate(episodes)
+    references = [row for row in record.evaluations if row["policy"] != "student"]
+    return dataclasses.replace(record, evaluations=[*references, *rows])
+
+
+@contextmanager
+def _driver(directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool = False) -> Iterator[Driver]:
+    """A driver for what is done with a run afterwards."""
     from cqlray.actors import Loop, connect
     from cqlray.driver import Driver
 
-    directory = RunDirectory.open(path)
-    record = load_run(path)
+    path = directory.path
     config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    if fitted_q:
+        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True))
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
+    spec = _spec(config)
     with connect() as cluster:
         loop = Loop(progress.say)
         plan = dataclasses.replace(make_plan(config, members(config), cluster), populations=populations)
         loop.handle_signals()
-        rows = Driver(config, directory, plan, _spec(config), loop, progress).evaluate(episodes)
-    references = [row for row in record.evaluations if row["policy"] != "student"]
-    return dataclasses.replace(record, evaluations=[*references, *rows])
+        yield Driver(config, directory, plan, spec, loop, progress)
 
 
 def _drive(
@@ -125,7 +155,7 @@ def _drive(
             loop = Loop(progress.say)
             driver = Driver(config, directory, plan, spec, loop, progress)
             loop.handle_signals()
-            with driver.crew as crew, _saying_how_to_go_on(directory.path):
+            with driver.crew as crew, _saying_how_to_go_on(f"cqlray resume {directory.path}"):
                 crew.event(
                     "session", what="resumed" if "seconds" in directory.manifest() else "began", host=socket.gethostname()
                 )
@@ -144,14 +174,14 @@ def _drive(
 
 
 @contextmanager
-def _saying_how_to_go_on(path: AnyPath) -> Iterator[None]:
+def _saying_how_to_go_on(command: str) -> Iterator[None]:
     """Nothing that is on disk is lost by these; their message says so."""
     try:
         yield
     except Interrupted:
-        raise Interrupted(f"stopped; go on with: cqlray resume {path}") from None
+        raise Interrupted(f"stopped; go on with: {command}") from None
     except (ActorLost, StorageFailure) as error:
-        raise type(error)(f"{error}; go on with: cqlray resume {path}") from None
+        raise type(error)(f"{error}; go on with: {command}") from None
 
 
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:
@@ -172,7 +202,7 @@ def _without_tests(config: RunConfig) -> RunConfig:
         return config
     if config.dataset is None:
         raise UserError("env.id none: only for training on logged data; name an environment")
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0))
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=True))
 
 
 def default_name(config: RunConfig) -> str:

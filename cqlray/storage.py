@@ -22,6 +22,7 @@ from cqlray.filesystem import AnyPath, Location
 from cqlray.lease import Lease, held, is_held
 
 FORMAT = 1
+_HALF_MADE = (".manifest.json.tmp", ".config.yaml.tmp")
 
 
 @contextmanager
@@ -132,13 +133,20 @@ class RunDirectory:
         Raises:
             UserError: it exists and is not empty, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not RunDirectory.is_free(path):
             raise UserError(f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume {path}")
         try:
             write_json(path / "manifest.json", manifest)
         except StorageFailure as error:
             raise UserError(f"out {str(path)!r} cannot be written: {str(error).rpartition(': ')[2]}") from None
         return RunDirectory(path)
+
+    @staticmethod
+    def is_free(path: AnyPath) -> bool:
+        """Whether a run may be made there: nothing is, or the manifest alone of one that was killed as it was made."""
+        if not path.exists():
+            return True
+        return path.is_dir() and {below.name for below in path.iterdir()} <= {"manifest.json", *_HALF_MADE}
 
     @staticmethod
     def open(path: AnyPath) -> RunDirectory:

@@ -1,7 +1,7 @@
-"""The stages that a run is for: learners train the students, and evaluators test each snapshot meanwhile.
+"""The stages that a run is for: learners train the students, and each snapshot is judged meanwhile.
 
-What a learner leaves, in this order: the snapshot, then the checkpoint, then (by the driver) the metrics and tests of the
-snapshot. A driver that died before the last two finds the snapshot up to its checkpoint, and makes up for them.
+What a learner leaves, in this order: the snapshot, then the checkpoint, then (by the driver) the metrics and judgements of
+the snapshot. A driver that died before the last two finds the snapshots up to the checkpoint, and makes up for them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from functools import partial
 from typing import Any
 
 from cqlray import checkpoint
-from cqlray.actors import LOST, Lost, fetch, kill, put
+from cqlray.actors import LOST, Lost, fetch, kill
 from cqlray.config import Member, members
 from cqlray.crew import Crew, Row, first_line
 from cqlray.errors import ActorLost, Interrupted, UserError
-from cqlray.filesystem import Location
+from cqlray.judges import Judges, missing, snapshots_of
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name
+from cqlray.workers.fitted_q import FittedQ
 from cqlray.workers.learner import Advance, Learner, StudentFiles
 
 SECONDS_PER_ADVANCE = 2.0
@@ -40,12 +41,12 @@ class Students:
         self.deaths = [0] * len(self.plan.populations)  # of its learners, since the last progress
         self.queue: deque[int] = deque()  # populations that no learner has yet
         self.at_work: dict[int, tuple[Any, Any]] = {}  # population -> learner, and the reference of its call
-        self.testing: set[tuple[int, int]] = set()  # population and updates of the snapshots that evaluators have
         self.answered: set[int] = set()  # populations whose learner is there
         self.frozen: dict[int, int] = {}  # member -> updates at its last good state
         self.busy_seconds = 0.0
         self.stopping = False
-        self.newest = "no test yet"
+        evaluation = self.config.evaluation
+        self.judges = Judges(crew, lambda: self.data, evaluation.episodes > 0, evaluation.fitted_q)
 
     def train(self) -> None:
         """Train all populations, as many at a time as there are learners, and have every snapshot tested."""
@@ -68,8 +69,9 @@ class Students:
             raise
         finally:
             self.crew.note_learners(self.busy_seconds)
-        self.crew.dismiss(Evaluator)
-        self.progress.finish(self.newest)
+        for role in (Evaluator, FittedQ):
+            self.crew.dismiss(role)
+        self.progress.finish(self.judges.newest)
 
     def _goal(self, population: int) -> int:
         return self._members_of(population)[0].cql.num_updates
@@ -148,7 +150,10 @@ class Students:
         self._look_at_checkpoint(population)
         self.data = self.data_again()
         self._make_up_for(population)
-        self._start_learner(population)
+        if self.done[population] < self._goal(population):
+            self._start_learner(population)
+        else:  # it died between its last checkpoint and its last word
+            self._next_population()
 
     def _look_at_checkpoint(self, population: int) -> None:
         path = self.crew.directory / checkpoint_name(population)
@@ -182,10 +187,10 @@ class Students:
         if result.metrics is not None:
             self.crew.append("metrics.jsonl", self._metric_rows(population, result.updates, result.metrics))
             if not self.stopping:
-                self._test(population, result.updates, snapshot)
+                self.judges.judge(population, result.updates, snapshot)
         if result.frozen:
             self._report_frozen(result.frozen)
-        self.progress.advance(self._member_updates(), self.newest)
+        self.progress.advance(self._member_updates(), self.judges.newest)
 
     def _relay(self, population: int, name: str | None, snapshot: Any, saved: Any) -> None:
         """Fetch and write for a learner whose machine does not have the directory; runs in the writer's thread."""
@@ -215,53 +220,16 @@ class Students:
             if self.config.non_finite == "fail":
                 raise UserError(f"member {min(fresh)} became non-finite (non_finite: fail); lower cql.critic_learning_rate")
 
-    # -- tests ----------------------------------------------------------------------------------------------------------
-
-    def _test(self, population: int, updates: int, snapshot: Any) -> None:
-        """Hand a snapshot to the evaluators; its rows are written when the last of its episodes is played."""
-        if self.config.evaluation.episodes == 0:
-            return
-        self.testing.add((population, updates))
-
-        def tested(rows: list[Row]) -> None:
-            self.testing.discard((population, updates))
-            places = zip(self.plan.populations[population], rows, strict=True)
-            keyed = [{"policy": "student", "member": member, "updates": updates, **row} for member, row in places]
-            self.crew.append("evaluations.jsonl", keyed)
-            for row in keyed:
-                self.crew.metrics.tested(str(row["member"]), row["returns"])
-            returns = [value for row in rows for value in row["returns"]]
-            self.newest = f"mean return {sum(returns) / len(returns):.0f} at {updates:,}"
-
-        def gone(_: Lost) -> None:  # with its learner: it is made again, or tested from its file in the end
-            self.testing.discard((population, updates))
-
-        self.crew.begin_test(snapshot, "evaluation", self.config.evaluation.episodes, tested, gone)
+    # -- judgements -----------------------------------------------------------------------------------------------------
 
     def _make_up_for(self, population: int) -> None:
-        """Metrics and tests of snapshots up to the checkpoint that an earlier session or learner did not get to."""
-        snapshots = self._snapshots(population)
+        """Metrics and judgements of snapshots up to the checkpoint that an earlier session or learner did not get to."""
+        snapshots = snapshots_of(self.crew, population, self.done[population])
         rows = [row for row in self.crew.directory.rows("metrics.jsonl") if row["stage"] == "students"]
-        for updates in self._missing(population, snapshots, rows):
+        for updates in missing(snapshots, self.plan.populations[population], rows):
             metrics = checkpoint.read_metadata(snapshots[updates])["metrics"]
             self.crew.append("metrics.jsonl", self._metric_rows(population, updates, metrics))
-        if self.config.evaluation.episodes == 0:
-            return
-        rows = [row for row in self.crew.directory.rows("evaluations.jsonl") if row["policy"] == "student"]
-        for updates in self._missing(population, snapshots, rows):
-            self._test(population, updates, put(snapshots[updates].read_bytes()))
-
-    def _snapshots(self, population: int) -> dict[int, Location]:
-        """Snapshot files up to the checkpoint, by their updates."""
-        folder = Location.parse(self.crew.directory / f"snapshots/population-{population}")
-        found = {int(path.stem): path for path in folder.glob("*.safetensors")}
-        return {updates: path for updates, path in found.items() if updates <= self.done[population]}
-
-    def _missing(self, population: int, snapshots: dict[int, Location], rows: list[Row]) -> list[int]:
-        """Snapshots without a row of each member, but for those that are being tested."""
-        found = {(row["member"], row["updates"]) for row in rows}
-        whole = {updates for updates in snapshots if all((m, updates) in found for m in self.plan.populations[population])}
-        return sorted(updates for updates in snapshots.keys() - whole if (population, updates) not in self.testing)
+        self.judges.make_up_for(population, self.done[population])
 
     def _test_what_was_lost(self) -> None:
         """Snapshots that went with a node before anybody could test them, from their files."""

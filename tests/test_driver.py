@@ -139,18 +139,25 @@ def test_a_killed_run_ends_with_the_same_bits(finished_run: Path, ray_cluster: s
     assert_same(finished_run, out)
 
 
-@pytest.mark.parametrize("role", ["RolloutWorker", "Evaluator", "Teacher", "Learner"])
-def test_a_killed_actor_is_replaced_and_nothing_changes(finished_run: Path, tmp_path: Path, role: str) -> None:
+@pytest.mark.parametrize(
+    ("role", "first_sign"),
+    [
+        ("RolloutWorker", "config.yaml"),
+        ("Evaluator", "config.yaml"),
+        ("Teacher", "teacher/checkpoint.safetensors"),
+        ("Learner", "checkpoints/population-0.safetensors"),
+        ("Learner", "snapshots/population-1/000000330.safetensors"),  # between its last file and its last word
+    ],
+)
+def test_a_killed_actor_is_replaced_and_nothing_changes(finished_run: Path, tmp_path: Path, role: str, first_sign: str) -> None:
     out = tmp_path / "run"
     before = processes(role)
     killed: list[int] = []
-    first_sign = {"Learner": "checkpoints/population-0.safetensors", "Teacher": "teacher/checkpoint.safetensors"}
 
     def assassin() -> None:
         while not killed:
             time.sleep(0.001)
-            sign = out / first_sign.get(role, "config.yaml")
-            for process in (processes(role) - before) if sign.exists() else ():
+            for process in (processes(role) - before) if (out / first_sign).exists() else ():
                 os.kill(process, signal.SIGKILL)
                 killed.append(process)
                 break

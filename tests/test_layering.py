@@ -35,17 +35,32 @@ MAY_IMPORT = {
     "writer": set(),
     "crew": BASE
     | {"actors", "data", "envs", "evaluation", "metrics", "placement", "reporting", "storage", "workers", "writer"},
-    "students": BASE | {"actors", "checkpoint", "crew", "workers"},
+    "judges": BASE | {"actors", "algorithms", "crew", "workers"},
+    "students": BASE | {"actors", "checkpoint", "crew", "judges", "workers"},
     "reporting": BASE | {"data", "evaluation", "storage"},
     "datasets": BASE | {"data", "envs", "validate"},
     "arguments": BASE | {"validate", "datasets"},
     "driver": BASE
-    | {"actors", "crew", "students", "placement", "policies", "workers", "data", "datasets", "envs", "storage", "checkpoint"}
+    | {
+        "actors",
+        "crew",
+        "judges",
+        "students",
+        "placement",
+        "policies",
+        "workers",
+        "data",
+        "datasets",
+        "envs",
+        "storage",
+        "checkpoint",
+    }
     | {"reporting"},
     "policy_files": BASE | {"algorithms", "checkpoint", "policies"},
     "export": BASE | {"algorithms", "data", "envs", "evaluation", "policies", "policy_files", "reporting", "storage"},
     "session": BASE
-    | {"actors", "driver", "jobs", "placement", "validate", "data", "datasets", "envs", "evaluation", "storage", "reporting"},
+    | {"actors", "driver", "jobs", "placement", "policies", "validate", "data", "datasets", "envs", "evaluation", "storage"}
+    | {"reporting"},
     "benchmarks": BASE | {"actors", "algorithms", "crew", "data", "students", "envs", "placement", "workers"},
     "video": BASE | {"algorithms", "checkpoint", "envs", "filesystem", "policies", "storage", "validate"},
     "doctor": BASE | {"actors", "algorithms", "envs"},

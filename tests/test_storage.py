@@ -49,6 +49,16 @@ def test_an_existing_directory_is_not_touched(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_that_was_killed_as_it_was_made_is_made_anew(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path / "run", {"id": "a"})
+    (tmp_path / "run" / ".config.yaml.tmp").write_bytes(b"half")
+    RunDirectory.create(tmp_path / "run", {"id": "b"})
+    assert read_json(tmp_path / "run" / "manifest.json")["id"] == "b"
+    (tmp_path / "run" / "mine.txt").write_text("not a run's")
+    with pytest.raises(UserError, match="exists already"):
+        RunDirectory.create(tmp_path / "run", {"id": "c"})
+
+
 def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written: Not a directory"):

@@ -36,7 +36,8 @@ class ExportedPolicy:
     """torchscript, onnx or safetensors."""
     member: int
     updates: int
-    chosen_as_best: bool
+    chosen_by: str | None
+    """Where it was chosen as the best member: "return" or "fqe"."""
     sizes: list[int]
     """Numbers of each layer: observation, hidden layers, action."""
     layer_norm: bool
@@ -171,7 +172,9 @@ def _scores(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
         yield f"- The exported policy is of {policy.updates:,} updates: the table is of other snapshots of the same training."
     yield from _references(run, own)
     yield from _bound(run, policy.member, samples, seed)
-    if policy.chosen_as_best:
+    if policy.chosen_by == "fqe":
+        yield f"- It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the dataset alone."
+    if policy.chosen_by == "return":
         yield f"- It was chosen as the best of {len(run.members)} members by its last test, the same episodes that its score"
         yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
 

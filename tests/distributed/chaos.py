@@ -180,7 +180,8 @@ def attempt(nodes: Nodes, out: Path, trial: Trial, victim: str, moment: Moment, 
     try:
         trial.killed = strike(nodes, run, out, victim, moment, rng)
         if victim in (DRIVER, WRITING):
-            run = nodes.start("resume", str(out), "--quiet")
+            again = ["resume", str(out), "--quiet"]
+            run = nodes.start(*again) if (out / "config.yaml").exists() else begin(nodes, out)
         run.finish(deadline - time.monotonic())
     finally:
         if run.process.poll() is None:

@@ -1,0 +1,193 @@
+"""Fitted Q evaluation of snapshots: what their policies would earn, by the dataset alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from cqlray import checkpoint, seeding
+from cqlray.algorithms import fqe
+from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.algorithms.policy import Array, Arrays, Policy, select_members
+from cqlray.algorithms.population import TransitionTable
+from cqlray.data import normalizer
+from cqlray.data.dataset import Columns, columns, discounted_returns, read_description
+from cqlray.data.episode import Shard
+from cqlray.data.loading import iterate_shards
+from cqlray.envs.scaling import ActionScaling
+from cqlray.storage import finite
+from cqlray.workers.learner import StoredData
+
+# Each policy's Q is fitted so often, from other initial networks and other batches: the mean ranks policies better than
+# either does, and where the fits disagree on the order there is little in it.
+FITS = 2
+HELD_OUT_SHARE = 0.15
+# Of a larger dataset whole episodes are drawn, about so many transitions: not many fewer than the updates look at.
+MOST_TRANSITIONS = 500_000
+# Policies fitted side by side: beyond, updates no longer become cheaper for each, and what they hold grows with them.
+POLICIES_AT_ONCE = 16
+ROWS_AT_A_TIME = 2**13
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A policy to be judged: one member of one snapshot."""
+
+    member: int
+    updates: int
+    arrays: Arrays
+
+
+class FittedQ:
+    """Holds the data in memory; keeps nothing from one call to the next, so any of several can take any call."""
+
+    def __init__(
+        self,
+        run_seed: int,
+        scaling: ActionScaling,
+        discount: float,
+        threads: int,
+        settings: fqe.Settings,
+        *data: Shard | StoredData,
+    ) -> None:
+        """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all members.
+
+        Raises:
+            UserError: the directory cannot be read here.
+        """
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        self.discount, self.settings = discount, settings
+        self.seeds = [seeding.integer_seed(run_seed, "fitted-q", fit) for fit in range(FITS)]
+        own = _columns(run_seed, data)
+        self.observations = own.observations
+        first_steps = np.flatnonzero(np.concatenate([[True], own.ends[:-1]]))
+        self.initial = own.rows[first_steps]
+        self.held_out = _held_out(run_seed, len(self.initial))  # [E] bool
+        of_held_out = np.repeat(self.held_out, np.diff(first_steps, append=len(own.ends)))
+        mean, std = normalizer.fit([own.observations])
+        self.normalized = torch.from_numpy((own.observations - mean) / std)
+        self.fitted_on = self._table(own, scaling, ~of_held_out)
+        self.checked_on = self._table(own, scaling, of_held_out) if of_held_out.any() else None
+        self.terminates = bool(own.terminations.any())
+        self.units = _units(own, discount)
+
+    def _table(self, data: Columns, scaling: ActionScaling, chosen: Array) -> TransitionTable:
+        """The chosen transitions, [N] bool, over all observations."""
+        return TransitionTable(
+            observations=self.normalized,
+            rows=torch.from_numpy(data.rows[chosen]),
+            actions=torch.from_numpy(scaling.to_unit(data.actions[chosen])),
+            rewards=torch.from_numpy(data.rewards[chosen]),
+            terminations=torch.from_numpy(data.terminations[chosen].astype(np.float32)),
+        )
+
+    def evaluate(self, *snapshots: bytes) -> list[Row]:
+        """One row for each member of each snapshot, in their order. What is not finite is None.
+
+        `member` and `updates` say which. `fqe_return` is the mean of Q at the first state of the dataset's episodes: the
+        discounted return, in the environment's rewards. `fqe_fits` is the same by each of FITS fits, whose mean it is, and
+        `fqe_return_held_out` over the episodes that no Q was fitted on; `fqe_bellman_error` is the root mean squared error
+        of Q there, in rewards. `fqe_value` is `fqe_return` of the rewards as that member was trained on; None where they are
+        shifted and episodes terminate, for then it depends on how long they last. `seconds` is each row's share of the time.
+
+        Raises:
+            UserError: not a snapshot.
+        """
+        subjects = [subject for data in snapshots for subject in _subjects(data)]
+        parts = [subjects[start : start + POLICIES_AT_ONCE] for start in range(0, len(subjects), POLICIES_AT_ONCE)]
+        return [row for part in parts for row in self._evaluate(part)]
+
+    def _evaluate(self, subjects: Sequence[_Subject]) -> list[Row]:
+        started = time.monotonic()
+        policies = [Policy(subject.arrays) for subject in subjects]
+        following = self._actions(policies, self.fitted_on.rows.numpy() + 1)
+        fits = []
+        for seed in self.seeds:
+            fits.append(fqe.FittedQ(self.fitted_on, following, self.discount, self.units, self.settings, seed))
+            fits[-1].fit()
+        first_actions = self._actions(policies, self.initial)
+        values = np.stack([fit.values(self.normalized[self.initial], first_actions).double().numpy() for fit in fits])
+        errors = self._errors(policies, fits)
+        rows = []
+        for place, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
+            own = values[:, place]  # [FITS, E]
+            numbers = {
+                "fqe_return": float(own.mean()),
+                "fqe_fits": own.mean(1).tolist(),
+                "fqe_return_held_out": float(own[:, self.held_out].mean()) if self.held_out.any() else None,
+                "fqe_bellman_error": error,
+                "fqe_value": self._as_trained_on(float(own.mean()), subject.arrays),
+            }
+            rows.append({"member": subject.member, "updates": subject.updates, **finite(numbers)})
+        seconds = (time.monotonic() - started) / len(rows)
+        return [{**row, "seconds": seconds} for row in rows]
+
+    def _errors(self, policies: Sequence[Policy], fits: Sequence[fqe.FittedQ]) -> list[float | None]:
+        """Each policy's Bellman error on the held-out episodes, the mean of the fits'; None without such episodes."""
+        if self.checked_on is None:
+            return [None] * len(policies)
+        following = self._actions(policies, self.checked_on.rows.numpy() + 1)
+        errors: list[float | None] = torch.stack([f.bellman_errors(self.checked_on, following) for f in fits]).mean(0).tolist()
+        return errors
+
+    def _actions(self, policies: Sequence[Policy], rows: Array) -> torch.Tensor:
+        """[M, n, A] float32: what each policy does at observation rows [n]."""
+        observations = np.split(self.observations[rows], range(ROWS_AT_A_TIME, len(rows), ROWS_AT_A_TIME))
+        acts = [np.concatenate([policy.act(block[None])[0] for block in observations]) for policy in policies]
+        return torch.from_numpy(np.stack(acts))
+
+    def _as_trained_on(self, value: float, arrays: Arrays) -> float | None:
+        scale, shift = float(arrays["reward_scale"][0]), float(arrays["reward_shift"][0])
+        if shift and self.terminates:
+            return None
+        return scale * value + shift / (1.0 - self.discount)
+
+
+def _subjects(snapshot: bytes) -> list[_Subject]:
+    arrays, metadata = checkpoint.decode(snapshot, "snapshot")
+    own = metadata["members"]
+    return [_Subject(member, metadata["updates"], select_members(arrays, [place])) for place, member in enumerate(own)]
+
+
+def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
+    """The episodes to use: all, or a draw of them that holds about MOST_TRANSITIONS; one shard more is in memory."""
+    shards: Iterable[Shard] = (shard for shard in data if isinstance(shard, Shard))
+    total = sum(shard.num_transitions for shard in data if isinstance(shard, Shard))
+    if isinstance(data[0], StoredData):
+        description = read_description(data[0].directory)
+        shards, total = iterate_shards(data[0].directory, description), description["transitions"]
+    if total <= MOST_TRANSITIONS:
+        return columns(list(shards))
+    generator = np.random.default_rng(seeding.stream(run_seed, "fitted-q-episodes"))
+    kept: list[Shard] = []
+    for shard in shards:
+        drawn = generator.random(shard.num_episodes) * total < MOST_TRANSITIONS
+        drawn[0] |= not kept  # never none
+        episodes = [episode for episode, chosen in zip(shard.episodes(), drawn, strict=True) if chosen]
+        kept += [Shard.of(episodes, shard.tier)] if episodes else []
+    return columns(kept)
+
+
+def _held_out(run_seed: int, episodes: int) -> Array:
+    """[E] bool: episodes that no Q is fitted on; none of a single one."""
+    order = np.random.default_rng(seeding.stream(run_seed, "fitted-q-held-out")).permutation(episodes)
+    count = min(max(1, round(HELD_OUT_SHARE * episodes)), episodes - 1)
+    mask: Array = order < count
+    return mask
+
+
+def _units(data: Columns, discount: float) -> fqe.Units:
+    """Mean and spread of the data's own discounted returns, and the returns of its worst and best reward for ever."""
+    returns = discounted_returns(data.rewards, data.ends, discount)
+    std = float(returns.std()) or 1.0
+    ends = [0.0] if data.terminations.any() else []
+    forever = [float(reward) / (1.0 - discount) for reward in (data.rewards.min(), data.rewards.max())]
+    return fqe.Units(float(returns.mean()), std, min(forever + ends), max(forever + ends))
