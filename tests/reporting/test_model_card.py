@@ -20,7 +20,7 @@ POLICY = ExportedPolicy(
     format="onnx",
     member=1,
     updates=500,
-    chosen_as_best=False,
+    chosen_by=None,
     sizes=[3, 64, 1],
     layer_norm=False,
     action_low=[-2.0],
@@ -73,7 +73,7 @@ def test_the_three_scores_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def test_a_choice_by_the_same_returns_is_named(tmp_path: Path) -> None:
-    card = card_of(tmp_path / "run", dataclasses.replace(POLICY, chosen_as_best=True))
+    card = card_of(tmp_path / "run", dataclasses.replace(POLICY, chosen_by="return"))
     assert "It was chosen as the best of 2 members by its last test" in section(card, "Scores")
 
 

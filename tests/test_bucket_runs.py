@@ -1,0 +1,57 @@
+"""Whole runs in an object store that fails: moto's S3 behind a proxy, actors that write there themselves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cqlray.filesystem import Location
+from cqlray.validate import dump_yaml
+from tests.conftest import small_config
+from tests.test_driver import ROOT, assert_same
+from tests.test_filesystem import SLOW, Proxy, proxy, remote, server  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.ray
+
+
+def downloaded(place: Location, to: Path) -> Path:
+    """A copy on disk; the lines of evaluations.jsonl are parts in the store."""
+    to.mkdir()
+    for below in place.iterdir():
+        if below.is_dir():
+            downloaded(below, to / below.name)
+        else:
+            (to / below.name).write_bytes(below.read_bytes())
+    if lines := (place / "evaluations.jsonl").read_appended():
+        (to / "evaluations.jsonl").write_text(lines)
+    return to
+
+
+@pytest.mark.timeout(400)
+def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
+    finished_run: Path,
+    remote: Location,  # noqa: F811
+    proxy: Proxy,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """One request in ten fails, and nobody answers for a while as the students begin: the same bits, and no line lost."""
+    out = remote / "run"
+    config = small_config(Path("set below"))
+    (tmp_path / "c.yaml").write_text(dump_yaml(config).replace("set below", str(out)))
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "cqlray", "run", "--config", str(tmp_path / "c.yaml")]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        while not (out / "members.json").exists():
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.1)
+        proxy.share = 0.1
+        proxy.outage(60.0 if SLOW else 8.0)
+        _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    proxy.calm()
+    assert_same(finished_run, downloaded(out, tmp_path / "copy"))
