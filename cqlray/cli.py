@@ -27,7 +27,7 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   collect              teacher and dataset alone
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies on fresh episodes
-  report RUN           write report.html (and TensorBoard files) of a run, finished or not
+  report RUN [RUN ...] write report.html (and TensorBoard files) of a run, finished or not; of several, a comparison
   video RUN            a GIF of an episode of its policies, side by side
   export RUN           a policy as TorchScript, ONNX or safetensors, with a model card
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
@@ -174,17 +174,35 @@ def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -
 
 
 def _report(words: list[str]) -> int:
-    parser = _Parser("report", "RUN", "Write report.html and TensorBoard files of a run.").with_output()
+    about = "Write report.html and TensorBoard files of a run; of several runs, one page that compares them."
+    parser = _Parser("report", "", about).with_output()
+    parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=any_path, metavar="FILE", help="the page of several runs [comparison.html]")
     parser.add_argument("--to", nargs="+", default=[], metavar="NAME", help="show it there too: tensorboard, wandb, mlflow")
     options = parser.parse_args(words)
+    if len(options.runs) > 1:
+        return _compare(options)
+    if options.out is not None:
+        raise UserError("--out is for the page of several runs; the report of one is RUN/report.html")
     from cqlray.reporting.trackers import send_to
 
+    (options.path,) = options.runs
     path = _write_report(options.path)
     sent = send_to(options.path, options.to) if options.to else {}
     if options.json:
         print(json.dumps({"report": str(path), **sent}))
     else:
         print(path, *(f"{name}: {where}" for name, where in sent.items()), sep="\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cqlray.reporting.comparison import write_comparison
+
+    if options.to:
+        raise UserError("--to takes one run at a time")
+    path = write_comparison(options.runs, options.out or any_path("comparison.html"))
+    print(json.dumps({"report": str(path)}) if options.json else path)
     return 0
 
 

@@ -349,7 +349,6 @@ class Driver:
         judges.watch = lambda: self.progress.advance(total - len(judges.at_work), judges.newest)
         self.loop.run()
         self.crew.dismiss(FittedQ)
-        self.crew.writer.flush()
         self.progress.finish(judges.newest)
 
     # -- what the stages share ----------------------------------------------------------------------------------------------

@@ -103,7 +103,10 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
         last_snapshot(path, population)
     going_on = _saying_how_to_go_on(f"cqlray evaluate {path} --fitted-q")
     with _driver(directory, progress, fitted_q=True) as driver, directory.locked(progress.say), driver.crew, going_on:
-        driver.fit_q()
+        driver.crew.event("session", what="resumed", host=socket.gethostname())
+        driver.crew.run_stage("fitted Q", driver.fit_q)
+        driver.crew.event("session", what="finished")
+        driver.crew.writer.flush()
     newest = {row["member"]: row for row in sorted(directory.rows("fqe.jsonl"), key=lambda row: int(row["updates"]))}
     return [newest[member] for member in sorted(newest)]
 

@@ -11,9 +11,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram
 from cqlray.reporting.card import coverage_sentence, references_line
-from cqlray.reporting.html import _PAGE, _STYLE, _escape, _figure, _table
-from cqlray.reporting.plots import COLOURS, HEIGHT, WIDTH, _legend_below
-from cqlray.reporting.plots import _figure as _svg
+from cqlray.reporting.page import escape, figure, figures, page, section, table
+from cqlray.reporting.plots import COLOURS, HEIGHT, WIDTH, legend_below, svg_figure
 from cqlray.reporting.words import number
 
 ROW_HEIGHT = 1.5  # inches, of a row of the actions' histograms
@@ -25,17 +24,15 @@ def render(card: Card, description: dict[str, Any]) -> str:
     environment = description["environment"].get("id") or "logged data"
     references = references_line(description)
     parts = [
-        f"<h1>{_escape(environment)}: dataset</h1>",
-        f'<p class="lead">{_escape(_sentence(card, description))}</p>',
-        f"<p>{_escape(references[0].upper() + references[1:])}.</p>" if references else "",
-        "<h2>Episodes</h2>",
-        _tiers(card, description),
-        "<h2>Figures</h2>",
-        f'<div class="figures">\n{"".join(_figures(card, description))}</div>',
+        f"<h1>{escape(environment)}: dataset</h1>",
+        f'<p class="lead">{escape(_sentence(card, description))}</p>',
+        f"<p>{escape(references[0].upper() + references[1:])}.</p>" if references else "",
+        section("Episodes", tiers_table(card, description)),
+        section("Figures", figures(*_figures(card, description))),
         _origin(description),
-        f'<p class="soft">Digest <code>{_escape(description["digest"])}</code></p>',
+        f'<p class="soft">Digest <code>{escape(description["digest"])}</code></p>',
     ]
-    return _PAGE.format(title=_escape(f"cqlray: {environment}"), style=_STYLE, body="\n".join(part for part in parts if part))
+    return page(f"cqlray: {environment}", parts)
 
 
 def _sentence(card: Card, description: dict[str, Any]) -> str:
@@ -48,7 +45,8 @@ def _sentence(card: Card, description: dict[str, Any]) -> str:
     )
 
 
-def _tiers(card: Card, description: dict[str, Any]) -> str:
+def tiers_table(card: Card, description: dict[str, Any]) -> str:
+    """A line for each tier, and one for all."""
     head = ["tier", "episodes", "transitions", "mean return", "mean length", "terminated", "truncated"]
     rows = [
         _row(tier.name, tier.episodes, tier.transitions, tier.mean_return, tier.terminated / tier.episodes)
@@ -56,7 +54,7 @@ def _tiers(card: Card, description: dict[str, Any]) -> str:
     ]
     if len(rows) > 1:
         rows.append(_row("all", card.episodes, card.transitions, description["returns"]["mean"], card.terminated))
-    return _table(head, rows, strong=len(rows) - 1 if len(rows) > 1 else None)
+    return table(head, rows, strong=len(rows) - 1 if len(rows) > 1 else None)
 
 
 def _row(name: str, episodes: int, transitions: int, mean_return: float, terminated: float) -> list[str]:
@@ -67,32 +65,40 @@ def _row(name: str, episodes: int, transitions: int, mean_return: float, termina
 def _figures(card: Card, description: dict[str, Any]) -> list[str]:
     mean = description["returns"]["mean"]
     occupied = int((card.coverage.counts > 0).sum())
-    told = "its bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
     beyond = f" {card.coverage.outside:,} lie outside the picture." if card.coverage.outside else ""
     return [
-        _figure(_returns(card, mean), f"Histogram of {_range(card.returns)}; mean {number(mean)}.", "Returns of the episodes."),
-        _figure(
+        returns_figure(card, mean),
+        figure(
             _lengths(card.lengths),
             f"Histogram of episode lengths, {_range(card.lengths)} steps.",
             "Lengths of the episodes.",
         ),
-        _figure(
+        figure(
             _rewards(card.rewards),
             f"Histogram of rewards, {_range(card.rewards)}; mean {number(card.reward_mean)}.",
             f"Rewards, counted on a logarithmic axis: mean {number(card.reward_mean)}, "
             f"standard deviation {number(card.reward_std)}.",
         ),
-        _figure(
+        figure(
             _coverage(card),
             f"Map of the observations on two axes; {occupied:,} of its cells hold an observation.",
             f"Coverage: {coverage_sentence(card)}. Each dimension was brought to standard deviation 1 before.{beyond}",
         ),
-        _figure(
-            _actions(card),
-            f"A histogram of each of the {len(card.actions)} action dimensions over {told}.",
-            f"Actions, each dimension over {told}.",
-        ),
+        actions_figure(card, description),
     ]
+
+
+def returns_figure(card: Card, mean: float) -> str:
+    """Returns of the episodes, by tier, as a figure of a page."""
+    alt = f"Histogram of {_range(card.returns)}; mean {number(mean)}."
+    return figure(_returns(card, mean), alt, "Returns of the episodes.")
+
+
+def actions_figure(card: Card, description: dict[str, Any]) -> str:
+    """The actions, dimension by dimension, as a figure of a page."""
+    told = "its bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
+    alt = f"A histogram of each of the {len(card.actions)} action dimensions over {told}."
+    return figure(_actions(card), alt, f"Actions, each dimension over {told}.")
 
 
 def _range(histogram: Histogram) -> str:
@@ -101,22 +107,22 @@ def _range(histogram: Histogram) -> str:
 
 def _returns(card: Card, mean: float) -> str:
     """Returns, the tiers on top of each other."""
-    with _svg() as (figure, svg):
-        axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
+    with svg_figure() as (drawn, svg):
+        axes = drawn.add_subplot(xlabel="return of an episode", ylabel="episodes")
         below = np.zeros(len(card.returns.counts), np.int64)
         for index, tier in enumerate(card.tiers):
             _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, tier.name)
             below = below + tier.returns.counts
         axes.axvline(mean, color="black", linestyle="-.", linewidth=1.1, label=f"mean {number(mean)}")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(figure, axes)
+        legend_below(drawn, axes)
     return svg.getvalue()
 
 
 def _lengths(histogram: Histogram) -> str:
-    with _svg() as (figure, svg):
-        figure.set_size_inches(WIDTH, HEIGHT)
-        axes = figure.add_subplot(xlabel="steps of an episode", ylabel="episodes")
+    with svg_figure() as (drawn, svg):
+        drawn.set_size_inches(WIDTH, HEIGHT)
+        axes = drawn.add_subplot(xlabel="steps of an episode", ylabel="episodes")
         _draw(axes, histogram, COLOURS[5])
         if histogram.high - histogram.low < 10:  # else one length is a bar as wide as the figure, over fractions of a step
             axes.set_xlim(histogram.low - 5, histogram.high + 5)
@@ -127,9 +133,9 @@ def _lengths(histogram: Histogram) -> str:
 
 
 def _rewards(histogram: Histogram) -> str:
-    with _svg() as (figure, svg):
-        figure.set_size_inches(WIDTH, HEIGHT)
-        axes = figure.add_subplot(xlabel="reward of a step", ylabel="transitions")
+    with svg_figure() as (drawn, svg):
+        drawn.set_size_inches(WIDTH, HEIGHT)
+        axes = drawn.add_subplot(xlabel="reward of a step", ylabel="transitions")
         _draw(axes, histogram, COLOURS[5])
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)  # a bin that holds one is seen
@@ -148,10 +154,10 @@ def _actions(card: Card) -> str:
     """A small histogram for each dimension."""
     columns = min(len(card.actions), 3)
     rows = -(-len(card.actions) // columns)
-    with _svg() as (figure, svg):
-        figure.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
+    with svg_figure() as (drawn, svg):
+        drawn.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
         for dimension, histogram in enumerate(card.actions):
-            axes = figure.add_subplot(rows, columns, dimension + 1)
+            axes = drawn.add_subplot(rows, columns, dimension + 1)
             _draw(axes, histogram, COLOURS[5])
             axes.set_title(f"action {dimension}", fontsize=9, loc="left")
             axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -166,21 +172,21 @@ def _coverage(card: Card) -> str:
     """Observations on their first two principal components; darker cells hold more."""
     counts = card.coverage.counts
     cells = COVERAGE_RADIUS * np.linspace(-1.0, 1.0, len(counts) + 1)
-    with _svg() as (figure, svg):
-        figure.set_size_inches(WIDTH, HEIGHT + 0.6)
-        axes = figure.add_subplot(xlabel="first component", ylabel="second component")
+    with svg_figure() as (drawn, svg):
+        drawn.set_size_inches(WIDTH, HEIGHT + 0.6)
+        axes = drawn.add_subplot(xlabel="first component", ylabel="second component")
         shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
-        drawn = np.ma.masked_equal(counts.T, 0)
+        cells_held = np.ma.masked_equal(counts.T, 0)
         norm = LogNorm(1, max(int(counts.max()), 2))
         box = (cells[0], cells[-1], cells[0], cells[-1])
         image = axes.imshow(
-            drawn, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest", zorder=1.0
+            cells_held, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest", zorder=1.0
         )
         for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
             held = np.flatnonzero(counts.any(axis=axis))
             if len(held):
                 limits(max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1]))
-        figure.colorbar(image, label="observations in a cell")
+        drawn.colorbar(image, label="observations in a cell")
     return svg.getvalue()
 
 
@@ -190,7 +196,7 @@ def _origin(description: dict[str, Any]) -> str:
     told = ["; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key)) for origin in origins]
     if description.get("licence"):
         told.append(f"licence {description['licence']}")
-    paragraphs = "\n".join(f"<p>{_escape(line)}</p>" for line in dict.fromkeys(told) if line)
+    paragraphs = "\n".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(told) if line)
     return f"<h2>Where it is from</h2>\n{paragraphs}" if paragraphs else ""
 
 

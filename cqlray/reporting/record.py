@@ -37,6 +37,11 @@ def load_run(directory: AnyPath) -> RunRecord:
     )
 
 
+def lines(run: RunRecord, name: str) -> list[Row]:
+    """The rows of one of the run's files of JSON lines; none where there is no such file."""
+    return RunDirectory(run.directory).rows(name)
+
+
 def _config(path: AnyPath) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())

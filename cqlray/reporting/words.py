@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cqlray.config import NO_ENVIRONMENT
+
 NOTHING = "-"
 """In the place of a number that is not there."""
 
@@ -32,6 +34,11 @@ def interval(summary: dict[str, Any]) -> str:
 def normalized_by(scores: dict[str, Any]) -> str:
     """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published reference scores)."""
     return f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])} ({scores['source']})"
+
+
+def environment_name(identifier: str) -> str:
+    """An environment's id, or what to call there being none."""
+    return "logged data" if identifier == NO_ENVIRONMENT else identifier
 
 
 def option_name(name: str) -> str:

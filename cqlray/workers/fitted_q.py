@@ -23,8 +23,8 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import finite
 from cqlray.workers.learner import StoredData
 
-# Each policy's Q is fitted so often, from other initial networks and other batches: the mean ranks policies better than
-# either does, and where the fits disagree on the order there is little in it.
+# Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is taken: where the fits
+# disagree on the order there is little in it. (That they agree is no assurance.)
 FITS = 2
 HELD_OUT_SHARE = 0.15
 # Of a larger dataset whole episodes are drawn, about so many transitions: not many fewer than the updates look at.

@@ -73,6 +73,48 @@ def make_run(
     return directory
 
 
+def sweep_of_64(directory: Path) -> Path:
+    """64 members in 16 settings of 4 seeds, tested three times each."""
+    settings = [
+        {"conservative_weight": float(w), "policy_learning_rate": r} for w in (0, 1, 5, 10) for r in (1e-5, 3e-5, 1e-4, 3e-4)
+    ]
+    rows = [
+        student(member, updates, [-1000.0 + 10 * member + updates + e for e in range(4)])
+        for member in range(64)
+        for updates in (100, 200, 300)
+    ]
+    return make_run(directory, settings, seeds=4, evaluations=rows)
+
+
+def events() -> list[Row]:
+    """The time line of a run of two sessions: the first was stopped, a learner and an evaluator died, a member was frozen."""
+    timed: list[tuple[float, Row]] = [
+        (0.0, {"event": "session", "what": "began", "host": "node-a"}),
+        (0.0, {"event": "stage", "stage": "teacher", "what": "began"}),
+        (20.0, busy("teacher", "rollout worker", 2, 10.0, 20.0)),
+        (20.0, {"event": "stage", "stage": "teacher", "what": "ended"}),
+        (20.0, {"event": "stage", "stage": "students", "what": "began"}),
+        (25.0, {"event": "death", "role": "learner", "what": "The actor died."}),
+        (30.0, {"event": "frozen", "member": 1, "updates": 4000}),
+        (40.0, {"event": "stage", "stage": "students", "what": "ended"}),
+        (40.0, busy("students", "learner", 2, 30.0, 20.0)),
+        (40.0, {"event": "session", "what": "stopped"}),
+        (9040.0, {"event": "session", "what": "resumed", "host": "node-b"}),
+        (9041.0, {"event": "stage", "stage": "students", "what": "began"}),
+        (9051.0, {"event": "death", "role": "evaluator", "what": "The node died."}),
+        (9061.0, busy("students", "learner", 2, 40.0, 20.0)),
+        (9061.0, {"event": "stage", "stage": "students", "what": "ended"}),
+        (9061.0, {"event": "session", "what": "finished"}),
+    ]
+    return [{"at": 1_795_439_408.0 + after, **row} for after, row in timed]
+
+
+def busy(stage: str, role: str, processes: int, busy_seconds: float, seconds: float) -> Row:
+    """A row of events.jsonl on how busy a role was."""
+    row = {"event": "busy", "stage": stage, "role": role, "processes": processes}
+    return {**row, "busy_seconds": busy_seconds, "seconds": seconds}
+
+
 def teacher_result() -> Row:
     tests = [
         {"round": 2, "environment_steps": 400, "updates": 400, "mean_return": -900.0},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +17,7 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from cqlray.config import EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import summarize
 from cqlray.reporting import plots
@@ -25,7 +27,7 @@ from cqlray.reporting.table import results_table
 from cqlray.reporting.tensorboard import write_tensorboard
 from cqlray.reporting.words import duration, number
 from cqlray.storage import RunDirectory
-from tests.reporting.run_directories import make_run, reference, student
+from tests.reporting.run_directories import dataset, make_run, reference, student, sweep_of_64
 
 HOSTILE = "<script>alert('&')</script>"
 REFERENCES = [reference("teacher", [-140.0, -160.0]), reference("random", [-1200.0])]
@@ -56,7 +58,7 @@ def interrupted(directory: Path) -> Path:
     return directory
 
 
-SAMPLES = {
+SAMPLES: dict[str, Callable[[Path], Path]] = {
     "finished": lambda path: make_run(path, evaluations=[*REFERENCES, *TESTS]),
     "swept": swept,
     "running": running,
@@ -65,6 +67,7 @@ SAMPLES = {
     "one test": lambda path: make_run(path, evaluations=[student(m, 100, [1.0]) for m in range(2)]),
     "no environment": lambda path: make_run(path, teacher=False),
     "dataset only": lambda path: _without_members(make_run(path, dataset_only=True)),
+    "64 members": sweep_of_64,
     "not finite": lambda path: make_run(path, evaluations=[student(m, 100, [None, 1.0], value=None) for m in range(2)]),
 }
 
@@ -195,7 +198,7 @@ def test_results_are_in_the_report(tmp_path: Path) -> None:
     assert "values are below observed returns, by 1.00 on average; they were always at or below them in 4 of 4" in found.text
     assert "1 h 1 min" in found.text  # the students' stage
     assert "not finished" not in found.text
-    assert len(found.figures()) == 4
+    assert len(found.figures()) == 6
 
 
 def test_overestimation_is_called_so_for_its_own_weight(tmp_path: Path) -> None:
@@ -244,6 +247,59 @@ def test_command_to_make_it_again_fits_the_run(tmp_path: Path) -> None:
     collect = _without_members(make_run(tmp_path / "collect", dataset_only=True))
     assert f"cqlray collect --config {collect}/config.yaml --out" in page(collect).text
     assert "no students yet" in page(collect).text
+
+
+def test_64_members_stay_readable(tmp_path: Path) -> None:
+    found = page(sweep_of_64(tmp_path / "run"))
+    assert "64 students" in found.text
+    summaries = [tag for tag, _ in found.tags if tag == "details"]
+    assert len(summaries) == 2  # the members' table, the config
+    for figure in found.figures()[:3]:  # curves, profile, values
+        words = [node.text for node in figure.iter() if node.text and "weight" in node.text]
+        assert len(words) == 6 and "the other 10" in [node.text for node in figure.iter()]
+    assert "conservative weight 10, policy learning rate 0.0003" in words  # the best is among the named
+
+
+def test_of_many_weights_an_overview_is_told(tmp_path: Path) -> None:
+    sweep = [{"conservative_weight": float(weight)} for weight in range(6)]
+    rows = [student(m, 100, [1.0] * 4, excesses=[-1.0] * 4 if m < 4 else [1.0] * 4) for m in range(6)]
+    text = page(make_run(tmp_path / "run", sweep, 1, evaluations=rows)).text
+    assert "it held for 4, did not hold for 2, cannot be told for 0 of 6 conservative weights" in text
+
+
+def test_untested_members_have_no_empty_tables(tmp_path: Path) -> None:
+    config = RunConfig(env=EnvConfig(NO_ENVIRONMENT), evaluation=EvaluationConfig(episodes=0))
+    text = page(make_run(tmp_path / "run", teacher=False, config=config)).text
+    assert "logged data: offline reinforcement learning" in text
+    assert "2 students, trained with CQL on 1,234 transitions of logged data; there is no environment" in text
+    assert "Results" not in text and "Learning curves" not in text
+
+
+def test_profiles_are_of_normalised_scores_where_there_are_references(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluations=[*REFERENCES, *TESTS])
+    alts = [attrs["alt"] or "" for tag, attrs in page(run).tags if tag == "img"]
+    assert any(alt.startswith("Performance profiles of returns. Half of the episodes lie above -200.2") for alt in alts)
+    description = {**dataset(), "reference_returns": {"random": [-1200.0], "teacher": [-200.0]}}
+    (run / "dataset" / "dataset.json").write_text(json.dumps(description))
+    alts = [attrs["alt"] or "" for tag, attrs in page(run).tags if tag == "img"]
+    assert any(
+        alt.startswith("Performance profiles of normalised scores. Half of the episodes lie above 99.97") for alt in alts
+    )
+
+
+def test_a_dataset_at_hand_has_its_card_in_the_report(finished_run: Path, tmp_path: Path) -> None:
+    found = page(shutil.copytree(finished_run, tmp_path / "run"))
+    alts = [attrs["alt"] or "" for tag, attrs in found.tags if tag == "img"]
+    assert any("action dimensions over its bounds" in alt for alt in alts)
+    assert "mean lengthterminatedtruncated" in found.text
+    next((tmp_path / "run" / "dataset").glob("shard-*.parquet")).unlink()  # as data that is elsewhere: its description
+    assert "mean length" not in page(tmp_path / "run").text
+
+
+def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [{"cost": "$x^{$ and $"}, {"cost": "1$ 2$"}], 1, evaluations=TESTS)
+    svg = plots.learning_curves(load_run(run), 200, 0)
+    assert "cost 1$ 2$" in svg
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
