@@ -28,7 +28,7 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies on fresh episodes
   report RUN [RUN ...] write report.html (and TensorBoard files) of a run, finished or not; of several, a comparison
-  video RUN            a GIF of an episode of its policies, side by side
+  video RUN            an episode of its policies, side by side, as GIF or MP4
   export RUN           a policy as TorchScript, ONNX or safetensors, with a model card
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
   dataset validate DATA, dataset convert DATA --out PLACE
@@ -207,11 +207,11 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _video(words: list[str]) -> int:
-    parser = _Parser("video", "RUN", "Write a GIF of one episode of each policy, side by side.")
+    parser = _Parser("video", "RUN", "Write a GIF or MP4 of one episode of each policy, side by side.")
     parser.add_argument("--policy", nargs="+", default=["student"], metavar="NAME", help="student, teacher, random [student]")
     parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
-    parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/video.gif]")
+    parser.add_argument("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
     options = parser.parse_args(words)
     from cqlray.video import CannotRender, record
 

@@ -203,10 +203,12 @@ class EvaluationConfig:
     """Updates between two snapshots; each snapshot is tested, and so is the last update."""
     episodes: int = _bounded(20, ge=0)
     """Episodes for each member and snapshot; 0 tests nothing (no environment needed)."""
-    fitted_q: bool = False
-    """Judge each snapshot by fitted Q evaluation too, from the data alone; always where there is no environment."""
+    fitted_q: bool | None = None
+    """Judge each snapshot by fitted Q evaluation, from the data alone; by default where there is no environment."""
     bootstrap_samples: int = _bounded(2_000, ge=100)
     """Resamples for the intervals."""
+    video: bool = False
+    """Record an episode of the best member at the end, for the report (needs cqlray[video])."""
 
 
 @dataclass(frozen=True)
@@ -393,7 +395,7 @@ _TUTORIAL = RunConfig(
         conservative_weight=5.0,
         observation_normalization=False,
     ),
-    evaluation=EvaluationConfig(interval=2_000, episodes=10),
+    evaluation=EvaluationConfig(interval=2_000, episodes=10, video=True),
 )
 
 PRESETS: dict[str, RunConfig] = {"general": RunConfig(), "pendulum": _PENDULUM, "tutorial": _TUTORIAL}

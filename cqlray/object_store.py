@@ -42,6 +42,7 @@ _REFUSED |= {"INVALID_SIGNATURE", "INCOMPLETE_SIGNATURE", "UNRECOGNIZED_CLIENT",
 _REFUSED |= {"REQUEST_EXPIRED", "REQUEST_TIME_TOO_SKEWED", "OPT_IN_REQUIRED"}
 _MISTAKES = {"NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND", "VALIDATION", "INVALID_PARAMETER_VALUE", "INVALID_ACTION"}
 _GOOGLE_TRANSIENT = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED|UNKNOWN")
+_NO_GOOGLE_TOKEN = "Could not create a OAuth2 access token"  # said as UNAVAILABLE, where nobody is logged in at all
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
@@ -65,7 +66,8 @@ def fault(error: Exception) -> Fault:
         return Fault(_is_transient(code, int(status or 0)), _without_secrets(reason), _what_to_check(code, int(status or 0)))
     if "google::cloud" in text or "GCS" in text:
         check = "check the bucket's name, GOOGLE_APPLICATION_CREDENTIALS, and that they may list, read, write and delete there"
-        return Fault(bool(_GOOGLE_TRANSIENT.search(text)), _without_secrets(text)[:200], check)
+        transient = bool(_GOOGLE_TRANSIENT.search(text)) and _NO_GOOGLE_TOKEN not in text
+        return Fault(transient, _without_secrets(text)[:200], check)
     return Fault(False, _without_secrets(text)[:200], "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL")
 
 
@@ -201,7 +203,7 @@ class ObjectStore:
 
     def _filesystem(self, in_parts: bool = False) -> Any:
         if self.scheme == "gs":
-            return _google()
+            return _google(os.environ.get("STORAGE_EMULATOR_HOST"))
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         return _amazon(self.bucket, endpoint, region, in_parts)
@@ -246,5 +248,10 @@ def _amazon(bucket: str, endpoint: str | None, region: str | None, in_parts: boo
 
 
 @functools.cache
-def _google() -> fs.GcsFileSystem:
-    return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=20))
+def _google(emulator: str | None) -> fs.GcsFileSystem:
+    """The Google file system, or one of the emulators that Google's own clients find by STORAGE_EMULATOR_HOST."""
+    options: dict[str, Any] = {"retry_time_limit": timedelta(seconds=20)}
+    if emulator:
+        url = urlsplit(emulator if "//" in emulator else f"http://{emulator}")
+        options |= {"anonymous": True, "scheme": url.scheme, "endpoint_override": url.netloc}
+    return fs.GcsFileSystem(**options)

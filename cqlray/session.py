@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cqlray import datasets, validate
+from cqlray import datasets, validate, video
 from cqlray.config import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.findings import require_valid
 from cqlray.data.validation import validate as validate_data
@@ -70,7 +70,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
         return directory, plan
 
-    return _drive(config, spec, progress, prepare, dataset_only)
+    return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
 
 
 def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
@@ -89,7 +89,7 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
         populations = tuple(tuple(population) for population in manifest["plan"]["populations"])
         return directory, dataclasses.replace(plan, populations=populations, learners=min(plan.learners, len(populations)))
 
-    return _drive(config, _spec(config), progress, prepare, manifest["dataset_only"])
+    return _with_video(_drive(config, _spec(config), progress, prepare, manifest["dataset_only"]), config, progress)
 
 
 def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
@@ -176,6 +176,16 @@ def _drive(
     return directory
 
 
+def _with_video(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> RunDirectory:
+    """The finished run with the video it was asked for; what cannot be drawn is a line, and takes nothing from the results."""
+    if config.evaluation.video and not directory.manifest()["dataset_only"] and not (directory.path / "video.gif").is_file():
+        try:
+            video.record(str(directory.path))
+        except Exception as error:
+            progress.say(f"no video: {error}")
+    return directory
+
+
 @contextmanager
 def _saying_how_to_go_on(command: str) -> Iterator[None]:
     """Nothing that is on disk is lost by these; their message says so."""
@@ -205,7 +215,8 @@ def _without_tests(config: RunConfig) -> RunConfig:
         return config
     if config.dataset is None:
         raise UserError("env.id none: only for training on logged data; name an environment")
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=True))
+    fitted_q = config.evaluation.fitted_q is not False
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=fitted_q))
 
 
 def default_name(config: RunConfig) -> str:

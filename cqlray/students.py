@@ -46,7 +46,7 @@ class Students:
         self.busy_seconds = 0.0
         self.stopping = False
         evaluation = self.config.evaluation
-        self.judges = Judges(crew, lambda: self.data, evaluation.episodes > 0, evaluation.fitted_q)
+        self.judges = Judges(crew, lambda: self.data, evaluation.episodes > 0, bool(evaluation.fitted_q))
 
     def train(self) -> None:
         """Train all populations, as many at a time as there are learners, and have every snapshot tested."""

@@ -1,4 +1,4 @@
-"""`cqlray video RUN`: one episode of each policy, side by side, as a GIF; rendered without a screen."""
+"""`cqlray video RUN`: one episode of each policy, side by side, as a GIF or MP4; rendered without a screen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +40,23 @@ class CannotRender(Exception):
 def record(
     run: str | Path, policies: Sequence[str] = ("student",), member: int | str = "best", seed: int = 0, out: str | Path = ""
 ) -> Any:
-    """Write a GIF of one episode of each policy, all from the same first state; its path.
+    """Write a GIF or MP4 of one episode of each policy, all from the same first state; its path.
 
     Args:
         run: a run directory.
         policies: of student, teacher (its best snapshot) and random.
         member: the student, as for load_policy.
         seed: of the episodes' resets.
-        out: the file; by default RUN/video.gif.
+        out: the file, which ends in .gif or .mp4; by default RUN/video.gif, which the report shows.
 
     Raises:
-        UserError: not a run, no such policy or member, Pillow is not installed.
+        UserError: not a run, no such policy or member, another kind of file, Pillow or PyAV is not installed.
         CannotRender: the environment cannot.
     """
     image_module = _pillow()
     directory = RunDirectory.open(any_path(run))
+    place = any_path(out) if str(out) else directory.path / "video.gif"
+    write = _writer(Path(place.name).suffix)
     path = directory.path / "config.yaml"
     env = validate.validate(validate.load_yaml(path), str(path)).env
     clips = []
@@ -60,9 +64,21 @@ def record(
         act = _policy(name, directory, member, seed)
         frames, total, duration = _episode(env, act, seed)
         clips.append([_captioned(image_module, frame, f"{name}  {total:.0f}") for frame in frames])
-    place = any_path(out) if str(out) else directory.path / "video.gif"
-    write_bytes(place, _gif(image_module, clips, duration))
+    write_bytes(place, write(_side_by_side(image_module, clips), duration))
     return place
+
+
+def _writer(suffix: str) -> Callable[[list[Any], float], bytes]:
+    """What makes a file of frames that stand for so many milliseconds each."""
+    if suffix == ".gif":
+        return _gif
+    if suffix != ".mp4":
+        raise UserError(f"videos are .gif or .mp4, not {suffix or 'without an ending'}")
+    try:
+        import av
+    except ImportError:
+        raise UserError('MP4 needs PyAV, which is not installed: pip install "cqlray[video]"') from None
+    return partial(_mp4, av)
 
 
 def _pillow() -> Any:
@@ -136,9 +152,10 @@ def _captioned(image_module: Any, frame: Array, text: str) -> Any:
     return whole
 
 
-def _gif(image_module: Any, clips: Sequence[Sequence[Any]], duration: float) -> bytes:
-    """Clips side by side; a shorter one stands still at its end."""
+def _side_by_side(image_module: Any, clips: Sequence[Sequence[Any]]) -> list[Any]:
+    """Frames of all clips, of even width and height as H.264 asks; a shorter clip stands still at its end."""
     width, height = sum(clip[0].width for clip in clips), max(clip[0].height for clip in clips)
+    width, height = width + width % 2, height + height % 2
     frames = []
     for index in range(max(map(len, clips))):
         frame, left = image_module.new("RGB", (width, height), "white"), 0
@@ -146,6 +163,22 @@ def _gif(image_module: Any, clips: Sequence[Sequence[Any]], duration: float) -> 
             frame.paste(clip[min(index, len(clip) - 1)], (left, 0))
             left += clip[0].width
         frames.append(frame)
+    return frames
+
+
+def _gif(frames: list[Any], duration: float) -> bytes:
     sink = io.BytesIO()
     frames[0].save(sink, "GIF", save_all=True, append_images=frames[1:], duration=round(duration), loop=0, optimize=True)
+    return sink.getvalue()
+
+
+def _mp4(av: Any, frames: list[Any], duration: float) -> bytes:
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(1000.0 / duration).limit_denominator(1000))
+        stream.width, stream.height = frames[0].size
+        stream.pix_fmt = "yuv420p"  # what browsers and phones play
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode(None))
     return sink.getvalue()

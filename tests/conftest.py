@@ -22,6 +22,10 @@ from cqlray.config import (
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+SLOW = os.environ.get("CQLRAY_SLOW") == "1"
+slow = pytest.mark.skipif(not SLOW, reason="CQLRAY_SLOW=1 runs it")
+
+
 def small_config(out: Path, **changes: object) -> RunConfig:
     """A run of a few seconds with every stage in it."""
     base = RunConfig(

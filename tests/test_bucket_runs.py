@@ -12,9 +12,9 @@ import pytest
 
 from cqlray.filesystem import Location
 from cqlray.validate import dump_yaml
-from tests.conftest import small_config
+from tests.conftest import SLOW, small_config
 from tests.test_driver import ROOT, assert_same
-from tests.test_filesystem import SLOW, Proxy, proxy, remote, server  # noqa: F401 (fixtures)
+from tests.test_filesystem import Proxy, proxy, remote, server  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.ray
 
@@ -50,7 +50,7 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
             assert run.poll() is None, run.communicate()
             time.sleep(0.1)
         proxy.share = 0.1
-        proxy.outage(60.0 if SLOW else 8.0)
+        proxy.outage(60.0 if SLOW else 4.0)
         _, said = run.communicate(timeout=300)
     assert run.returncode == 0, said
     proxy.calm()

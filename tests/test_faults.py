@@ -48,8 +48,8 @@ def waited_for(sign: Path, run: subprocess.Popen[str]) -> None:
 def long_config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Students alone, some seconds of updates without a snapshot, so that no checkpoint is due by itself."""
     config = small_config(tmp_path_factory.mktemp("long") / "run")
-    cql = dataclasses.replace(config.cql, num_updates=6_000)
-    evaluation = dataclasses.replace(config.evaluation, interval=6_000)
+    cql = dataclasses.replace(config.cql, num_updates=3_000)
+    evaluation = dataclasses.replace(config.evaluation, interval=3_000)
     return dataclasses.replace(config, cql=cql, evaluation=evaluation)
 
 
@@ -70,7 +70,7 @@ def test_sigterm_leaves_a_last_checkpoint_from_which_the_same_bits_follow(
     saved = sorted((out / "checkpoints").glob("*"))
     if not saved:
         pytest.skip("this machine was too busy for a learner to begin in time")
-    assert all(0 < checkpoint.read_metadata(path)["updates"] <= 6_000 for path in saved)
+    assert all(0 < checkpoint.read_metadata(path)["updates"] <= 3_000 for path in saved)
     api.resume(out, quiet=True)
     assert_same(undisturbed, out)
     sessions = [row["what"] for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "session"]

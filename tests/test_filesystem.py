@@ -24,10 +24,10 @@ from cqlray import lease as leases
 from cqlray import object_store, parts
 from cqlray.errors import UserError
 from cqlray.filesystem import Location
+from tests.conftest import SLOW
 
 moto_server = pytest.importorskip("moto.server")
 boto3 = pytest.importorskip("boto3")
-SLOW = os.environ.get("CQLRAY_SLOW") == "1"
 SECRET = "wJalrXUtnFEMI/K7MDENG"
 FAILURES = {500: b"InternalError", 503: b"SlowDown", 403: b"AccessDenied"}
 
@@ -331,6 +331,7 @@ def test_an_upload_that_fails_at_any_request_leaves_the_old_object(
 WRITER = """
 import sys
 from cqlray.filesystem import Location
+from tests.conftest import SLOW
 for count in range(1000):
     Location.parse(sys.argv[1]).write(bytes([count % 256]) * (24 * 2**20))
     print(count, flush=True)
@@ -427,6 +428,7 @@ def test_no_answer_ends_in_one_line(remote: Location, proxy: Proxy, monkeypatch:
         ("AWS Error UNKNOWN (HTTP status 301) during ListObjectsV2 operation: PermanentRedirect", False),
         ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 6, Couldn't resolve host name", True),
         ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)", True),
+        ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted, Could not create a OAuth2 access token to", False),
         ("google::cloud::Status(PERMISSION_DENIED: caller does not have storage.objects.create access)", False),
         ("Bucket 'x' not found. To create buckets, enable the allow_bucket_creation option.", False),
     ],
@@ -510,6 +512,7 @@ HOLDER = """
 import sys, time
 from cqlray import lease
 from cqlray.filesystem import Location
+from tests.conftest import SLOW
 lease.RENEW_EVERY, lease.SETTLE = 0.2, 0.1
 with lease.held(Location.parse(sys.argv[1]), print):
     print("held", flush=True)

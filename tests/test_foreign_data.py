@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cqlray import api, checkpoint, load_dataset
-from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, ResourcesConfig, RunConfig
+from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.data import formats
 from cqlray.errors import UserError
 from cqlray.storage import RunDirectory, read_json
@@ -47,7 +47,10 @@ def updates(run: Path) -> int:
 
 def plant(out: Path, data: str, **changes: object) -> RunConfig:
     """A small run on the log of a plant that nobody can simulate."""
-    return small_config(out, dataset=data, columns=LOG, env=EnvConfig(NO_ENVIRONMENT), **changes)
+    evaluation = EvaluationConfig(interval=110, episodes=12, fitted_q=False)  # that is tested in test_judges.py
+    return small_config(
+        out, **{"dataset": data, "columns": LOG, "env": EnvConfig(NO_ENVIRONMENT), "evaluation": evaluation} | changes
+    )
 
 
 def test_a_log_minari_and_native_shards_train_the_same_students(finished_run: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "export": BASE | {"algorithms", "data", "envs", "evaluation", "policies", "policy_files", "reporting", "storage"},
     "session": BASE
     | {"actors", "driver", "jobs", "placement", "policies", "validate", "data", "datasets", "envs", "evaluation", "storage"}
-    | {"reporting"},
+    | {"reporting", "video"},
     "benchmarks": BASE | {"actors", "algorithms", "crew", "data", "students", "envs", "placement", "workers"},
     "video": BASE | {"algorithms", "checkpoint", "envs", "filesystem", "policies", "storage", "validate"},
     "doctor": BASE | {"actors", "algorithms", "envs"},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
+import av
 import gymnasium
 import numpy as np
 import pytest
 from PIL import Image
 
-from cqlray import UserError, cli, video
+from cqlray import UserError, api, cli, video
 from cqlray.config import EnvConfig
 from cqlray.video import CannotRender
+from tests.conftest import small_config
 
 
 def test_an_episode_is_played_and_drawn() -> None:
@@ -38,7 +41,7 @@ def test_a_shorter_clip_stands_still_at_its_end() -> None:
     def clip(colour: str, length: int) -> list[Image.Image]:
         return [Image.new("RGB", (10, 8), colour if index < length - 1 else "blue") for index in range(length)]
 
-    data = video._gif(Image, [clip("red", 2), clip("green", 5)], 40.0)
+    data = video._gif(video._side_by_side(Image, [clip("red", 2), clip("green", 5)]), 40.0)
     with Image.open(io.BytesIO(data)) as gif:
         assert (gif.size, gif.info["duration"]) == ((20, 8), 40)
         colours = []
@@ -49,6 +52,19 @@ def test_a_shorter_clip_stands_still_at_its_end() -> None:
     red, green, blue = (255, 0, 0), (0, 128, 0), (0, 0, 255)
     assert colours[0] == (red, green)
     assert colours[-1] == (blue, blue) and (blue, green) in colours
+
+
+def test_an_mp4_holds_the_same_frames_in_the_same_time() -> None:
+    frames = video._side_by_side(Image, [[Image.new("RGB", (33, 17), (20 * index, 0, 0)) for index in range(10)]])
+    data = video._writer(".mp4")(frames, 1000 / 30)
+    with av.open(io.BytesIO(data)) as container:
+        (stream,) = container.streams.video
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert (stream.width, stream.height, stream.average_rate) == (34, 18, 30)
+        assert stream.codec_context.pix_fmt == "yuv420p"
+    assert len(shown) == 10
+    red = [int(frame[8, 16, 0]) for frame in shown]
+    assert red == pytest.approx([20 * index for index in range(10)], abs=12)
 
 
 def test_what_cannot_be_drawn_is_a_line() -> None:
@@ -64,8 +80,24 @@ def test_the_command(finished_run: Path, capsys: pytest.CaptureFixture[str], tmp
     for words, said in (
         (["--policy", "ghost"], "there is no policy 'ghost'; they are student, teacher, random"),
         (["--member", "9"], "has no member 9; its members are 0 to 2"),
+        (["--out", "v.avi"], "videos are .gif or .mp4, not .avi"),
     ):
         assert cli.main(["video", str(finished_run), *words]) == 2
         assert said in capsys.readouterr().err
     with pytest.raises(UserError, match="is not a run directory"):
         video.record(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("env", "said"), [("Pendulum-v1", ""), ("tests.toy_envs:Point-v0", "no video: ")])
+def test_a_run_records_the_video_it_is_asked_for(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, said: str
+) -> None:
+    config = small_config(tmp_path / "run", env=EnvConfig(env, max_episode_steps=10), num_seeds=1)
+    cql = dataclasses.replace(config.cql, num_updates=20)
+    evaluation = dataclasses.replace(config.evaluation, interval=20, episodes=1, video=True)
+    result = api.run(dataclasses.replace(config, cql=cql, evaluation=evaluation))
+    video_lines = [line for line in capsys.readouterr().err.splitlines() if "video" in line]
+    assert [line[: len(said)] for line in video_lines] == ([said] if said else [])
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert ("data:image/gif" in page) == (not said) and result.iqm is not None

@@ -18,6 +18,7 @@ from cqlray.data.moments import Moments, fits
 RETURN_BINS, LENGTH_BINS, REWARD_BINS, ACTION_BINS = 40, 40, 60, 40
 COVERAGE_BINS, COVERAGE_RADIUS = 120, 6.0  # bins of each axis, over so many standard deviations to each side
 BLOCK_VALUES = 1 << 22  # float64 values of observations in memory at a time
+MOST_DIMENSIONS = 1_024  # whose covariance is found; of wider observations every second, third, ... is looked at
 COVARIANCE_PRODUCTS = 10**11  # more would take minutes; of wide and long data a part of the rows is taken
 
 
@@ -55,6 +56,7 @@ class Coverage:
     counts: Array  # [COVERAGE_BINS, COVERAGE_BINS] int64: first component, second component; unit: standard deviations
     outside: int  # observations further than COVERAGE_RADIUS from the mean on one of the two
     components: Array  # [2, observation_dim] float64: weights of the standardised dimensions
+    every: int  # of wide observations only every such dimension was looked at, the others have no weight; else 1
     explained: tuple[float, float]  # share of the standardised variance on each
 
 
@@ -113,7 +115,9 @@ class _Extents:
 
     def __init__(self, description: dict[str, Any]) -> None:
         environment = description["environment"]
-        size = environment["observation_dim"]
+        self.size = environment["observation_dim"]
+        self.every = -(-self.size // MOST_DIMENSIONS)
+        size = -(-self.size // self.every)
         self.returns, self.lengths, self.rewards = Moments(1), Moments(1), Moments(1)
         self.actions = Moments(environment["action_dim"])
         self.step = 1 + description["transitions"] * size * size // COVARIANCE_PRODUCTS
@@ -124,7 +128,7 @@ class _Extents:
         self.lengths.add(shard.lengths[:, None])
         self.rewards.add(shard.rewards[:, None])
         self.actions.add(shard.actions)
-        for block in _rows(shard.observations[:: self.step]):
+        for block in _rows(shard.observations[:: self.step, :: self.every]):
             self._join(block)
 
     def _join(self, block: Array) -> None:
@@ -138,7 +142,7 @@ class _Extents:
         self.count = total
 
     def projection(self) -> tuple[Array, Array, tuple[float, float]]:
-        """[observation_dim, 2] that takes centred observations to unit variance on each component; weights; explained."""
+        """[dimensions looked at, 2] that takes centred observations to unit variance on each component; weights; explained."""
         std = np.sqrt(np.diag(self.products) / max(self.count, 1))
         scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)  # constant dimensions play no part
         variances, vectors = np.linalg.eigh(self.products * np.outer(scale, scale) / max(self.count, 1))
@@ -149,7 +153,9 @@ class _Extents:
         weights *= np.where(largest < 0, -1.0, 1.0)[:, None]  # a sign that does not depend on the library
         unit = np.divide(1.0, np.sqrt(variance), out=np.zeros(2), where=variance > 1e-12)
         explained = variance / max(variances.sum(), 1e-12)
-        return (weights * unit[:, None] * scale).T, weights, (float(explained[0]), float(explained[1]))
+        components = np.zeros((2, self.size))
+        components[:, :: self.every] = weights
+        return (weights * unit[:, None] * scale).T, components, (float(explained[0]), float(explained[1]))
 
 
 class _Bins:
@@ -208,7 +214,7 @@ class _Counts:
         self.rewards.add(shard.rewards)
         for dimension, bins in enumerate(self.actions):
             bins.add(shard.actions[:, dimension])
-        for block in _rows(shard.observations):
+        for block in _rows(shard.observations[:, :: self.extents.every]):
             self._cover(block)
 
     def _cover(self, block: Array) -> None:
@@ -245,6 +251,7 @@ class _Counts:
                 counts=self.coverage.reshape(COVERAGE_BINS, COVERAGE_BINS),
                 outside=self.outside,
                 components=self.components,
+                every=self.extents.every,
                 explained=self.explained,
             ),
         )

@@ -85,7 +85,8 @@ def coverage_sentence(card: Card) -> str:
     """How much of the observations' spread the two drawn axes hold."""
     size, shares = card.coverage.components.shape[1], card.coverage.explained
     held = f"{shares[0]:.0%} and {shares[1]:.0%}"
-    return f"{size} observation dimension{'s' * (size != 1)}; two principal components hold {held} of the variance"
+    taken = f", one in {card.coverage.every} looked at" if card.coverage.every > 1 else ""
+    return f"{size:,} observation dimension{'s' * (size != 1)}{taken}; two principal components hold {held} of the variance"
 
 
 def _drawn(histogram: Histogram, title: str = "") -> tuple[str]:

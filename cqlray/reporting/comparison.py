@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from cqlray import seeding
 from cqlray.errors import UserError
-from cqlray.evaluation.comparison import probability_of_improvement
 from cqlray.evaluation.reference_scores import ReferenceScores, reference_scores
 from cqlray.evaluation.scores import GroupScores, group_scores
 from cqlray.evaluation.statistics import iqm
@@ -20,14 +17,13 @@ from cqlray.evaluation.summary import RunRecord
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.groups import Group, groups_of
+from cqlray.reporting.improvement import improvement_section
 from cqlray.reporting.page import escape, figure, figures, page, paragraph, section, table
 from cqlray.reporting.profiles import profile_figure
 from cqlray.reporting.record import load_run
 from cqlray.reporting.results import aggregate_words
 from cqlray.reporting.words import environment_name, number, setting_name
 from cqlray.storage import write_bytes
-
-MOST_COMPARED = 8  # groups in the table of pairs
 
 
 def write_comparison(directories: Sequence[AnyPath], path: AnyPath) -> AnyPath:
@@ -59,7 +55,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         paragraph(_sentence(groups), "lead"),
         _scores(runs, names, samples),
         _figures(groups, _references(runs), samples, seed),
-        _improvements(groups, samples, seed),
+        improvement_section(groups, samples, seed),
     ]
     return page(f"cqlray: {environment}, {len(runs)} runs", parts)
 
@@ -160,29 +156,3 @@ def _figures(groups: Sequence[Group], scores: ReferenceScores | None, samples: i
     alt = f"Learning curves of {len(groups)} groups. {_sentence(groups)}"
     words = "Return over updates: IQM of each group's members and its 95% interval."
     return section("Curves", figures(figure(svg.getvalue(), alt, words), profile_figure(groups, scores, samples, seed)))
-
-
-def _improvements(groups: Sequence[Group], samples: int, seed: int) -> str:
-    """How likely a member of one group is to score higher than one of another, for each pair."""
-    known = [(group, group.returns.mean(axis=1)) for group in groups if group.returns is not None]
-    ranked = sorted(known, key=lambda pair: float(np.nan_to_num(pair[1].mean(), nan=-np.inf)), reverse=True)
-    rows = []
-    for index, ((first, one), (second, other)) in enumerate(combinations(ranked[:MOST_COMPARED], 2)):
-        generator = np.random.default_rng(seeding.stream(seed, "improvement", index))
-        found = probability_of_improvement(one, other, generator, samples)
-        low, high = found.interval
-        rows.append([first.name, second.name, _share(found.probability), f"{_share(low)} to {_share(high)}"])
-    if not rows:
-        return ""
-    left_out = f" The {MOST_COMPARED} groups with the highest means." if len(ranked) > MOST_COMPARED else ""
-    note = (
-        "How often a member of the one scores higher than a member of the other, by their mean returns at the last test; 50% "
-        "is no difference. It says how often, not by how much; and a mean counts the worst and the best episodes, which an IQM "
-        f"leaves out, so the two can disagree. Of few members the interval is too narrow.{left_out}"
-    )
-    head = ["a member of", "beats one of", "probability", "95% interval"]
-    return section("Probability of improvement", table(head, rows, text=2), paragraph(note, "soft"))
-
-
-def _share(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.0%}"

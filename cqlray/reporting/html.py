@@ -16,6 +16,7 @@ from cqlray.reporting import plots
 from cqlray.reporting.choice import choice_section
 from cqlray.reporting.dataset_section import dataset_section
 from cqlray.reporting.groups import groups_of
+from cqlray.reporting.improvement import improvement_section
 from cqlray.reporting.page import escape, figure, figures, page, paragraph, section
 from cqlray.reporting.profiles import profile_figure
 from cqlray.reporting.record import lines, load_run
@@ -50,6 +51,7 @@ def render(run: RunRecord) -> str:
         results_section(run, result),
         _curves(run, result, samples, seed),
         three_ways_section(run, samples, seed),
+        improvement_section(groups_of(run), samples, seed),
         _video(run),
         values_section(run, samples, seed),
         choice_section(run, lines(run, "fqe.jsonl"), samples, seed),

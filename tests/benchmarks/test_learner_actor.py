@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cqlray import driver
+from cqlray import students
 from cqlray.benchmarks import learner_actor
 from cqlray.benchmarks.learner_actor import ENV, NAMES, BareLearner, driven_learner, played_shards
 from cqlray.cli import _OneLine
@@ -22,7 +22,7 @@ MEMBERS = [Member(0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_sampl
 def test_the_updates_counted_are_those_that_the_learner_made(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from cqlray.actors import Loop, connect
 
-    monkeypatch.setattr(driver, "SECONDS_PER_ADVANCE", 0.1)
+    monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     spec, loop = describe_env(ENV), Loop(print)
     with connect() as cluster:
         plan = make_plan(RunConfig(env=ENV, resources=ResourcesConfig(learners=1)), MEMBERS, cluster)
@@ -49,7 +49,7 @@ def test_the_bare_loop_counts_its_updates() -> None:
 def test_the_command_prints_what_programs_rely_on(
     ray_cluster: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(driver, "SECONDS_PER_ADVANCE", 0.1)
+    monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     monkeypatch.setattr(learner_actor, "ROUNDS", 1)
     assert learner_actor.main(["--seconds", "0.1", "--json"], _OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -74,5 +74,5 @@ def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
 
 @pytest.mark.ray
 def test_more_threads_than_the_cluster_has_are_refused(ray_cluster: str) -> None:
-    with pytest.raises(UserError, match="the cluster has 2 CPUs; ask for at most 2"):
+    with pytest.raises(UserError, match="the largest node has 2 CPUs; ask for at most 2"):
         learner_actor.main(["--threads", "3"], _OneLine)

@@ -167,3 +167,26 @@ def test_memory_is_that_of_one_shard() -> None:
     tracemalloc.stop()
     assert found.transitions == 20_000 * copies
     assert peak < 12 * one.observations.nbytes, "all shards together are 40 times that"
+
+
+def test_of_wide_observations_every_so_many_dimensions_are_looked_at() -> None:
+    size = 5_000
+    generator = np.random.default_rng(0)
+    one = shard([60], 0, dims=(1, 2))
+    waves = np.sin(np.arange(61)[:, None] / 7.0 + np.arange(size) / 900.0)  # of one rank and a phase: two components hold it
+    pixels = (waves + 0.01 * generator.standard_normal((61, size))).astype(np.float32)
+    found = card_of([dataclasses.replace(one, observations=pixels)], observation_dim=size).coverage
+    assert found.every == 5 and sum(found.explained) > 0.99
+    assert found.components.shape == (2, size) and np.count_nonzero(found.components.any(axis=0)) == size // 5
+    assert found.counts.sum() + found.outside == 61
+
+
+def test_observations_as_wide_as_pictures_fit_in_memory() -> None:
+    size = 200_000  # whose covariance would hold 320 GB
+    one = shard([3], 0, dims=(1, 2))
+    pixels = np.random.default_rng(0).standard_normal((4, size), np.float32)
+    tracemalloc.start()
+    found = card_of([dataclasses.replace(one, observations=pixels)], observation_dim=size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.coverage.every == 196 and peak < 200 * 2**20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from cqlray.data.loading import fill_columns
 from cqlray.data.store import ColumnFile, HostColumns, fingerprint, open_store, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
+from tests.conftest import slow
 from tests.data.test_shards import random_shard
 
 SCALING = ActionScaling(np.full(2, -2, np.float32), np.full(2, 2, np.float32))
@@ -216,7 +216,7 @@ def test_sampling_from_a_file_takes_little_memory(tmp_path: Path) -> None:
     assert peak_of_sampling(tmp_path / "columns", 600_000, 320) < 260 * 2**20
 
 
-@pytest.mark.skipif(os.environ.get("CQLRAY_SLOW") != "1", reason="takes a minute and 2 GB of disk; CQLRAY_SLOW=1 runs it")
+@slow
 def test_twenty_million_transitions_within_two_gibibytes(tmp_path: Path) -> None:
     assert peak_of_sampling(tmp_path / "columns", 20_000_000, 4000) < 2 * 2**30
     (tmp_path / "columns").unlink()

@@ -125,7 +125,10 @@ def wait_until(sign: Callable[[], Any], what: str, seconds: float = 120.0) -> No
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster()
+    try:
+        cluster = Cluster()
+    except AssertionError:  # on a busy machine Ray's own limit of 30 s may pass before its dashboard answers
+        cluster = Cluster()
     try:
         yield cluster
     finally:
@@ -136,8 +139,8 @@ def config(out: Path) -> RunConfig:
     """Seconds of training, so that a stop comes in their midst."""
     return small_config(
         out,
-        cql=CQLConfig(hidden_units=16, batch_size=32, num_updates=4000, num_action_samples=3),
-        evaluation=EvaluationConfig(interval=1000, episodes=12),
+        cql=CQLConfig(hidden_units=16, batch_size=32, num_updates=2000, num_action_samples=3),
+        evaluation=EvaluationConfig(interval=500, episodes=12),
         resources=ResourcesConfig(rollout_workers=1, evaluators=1, learners=1),
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from cqlray.config import EnvConfig, ResourcesConfig
 from cqlray.validate import dump_yaml
-from tests.conftest import small_config
+from tests.conftest import slow, small_config
 from tests.distributed.nodes import HEAD, Driver, Nodes, cluster
 from tests.test_driver import assert_same
 
@@ -52,7 +52,7 @@ def test_shards_come_from_all_nodes(finished_run: Path, tmp_path: Path) -> None:
     ("role", "sign"),
     [
         ("Teacher", "teacher/replay-00002.parquet"),
-        ("RolloutWorker", "teacher/checkpoint.safetensors"),
+        pytest.param("RolloutWorker", "teacher/checkpoint.safetensors", marks=slow),
         ("RolloutWorker", "dataset/shard-00006.parquet"),
         ("Learner", "snapshots/population-0/000000110.safetensors"),
         ("Evaluator", "snapshots/population-0/000000110.safetensors"),
@@ -75,7 +75,9 @@ def test_a_killed_node_changes_nothing(finished_run: Path, nodes: Nodes, tmp_pat
     assert_same(finished_run, out)
 
 
-@pytest.mark.parametrize("sign", ["teacher/checkpoint.safetensors", "checkpoints/population-0.safetensors"])
+@pytest.mark.parametrize(
+    "sign", [pytest.param("teacher/checkpoint.safetensors", marks=slow), "checkpoints/population-0.safetensors"]
+)
 def test_a_run_is_resumed_from_another_machine(finished_run: Path, nodes: Nodes, tmp_path: Path, sign: str) -> None:
     """There the directory has another path, and the driver another working directory and another node of the cluster."""
     out, there = tmp_path / "run", tmp_path / "mounted elsewhere" / "run"

@@ -411,6 +411,14 @@ def test_numbers_for_people() -> None:
     assert [duration(s) for s in (0.31, 48.2, 59.7, 723, 19200)] == ["0.3 s", "48 s", "1 min 0 s", "12 min 3 s", "5 h 20 min"]
 
 
+def test_settings_are_set_against_each_other(tmp_path: Path) -> None:
+    text = page(swept(tmp_path / "run")).text.replace("\n", "")
+    assert "conservative weight 1conservative weight 5100%100% to 100%" in text
+    one_each = [student(m, 100, [-m - 1.0] * 4) for m in range(2)]
+    single = page(make_run(tmp_path / "single", SWEEP, seeds=1, evaluations=one_each)).text
+    assert "IQM, conservative weight 5" in single and "Probability of improvement" not in single
+
+
 def test_a_recorded_video_is_in_the_report(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert "An episode" not in write_report(run).read_text()

@@ -1,0 +1,45 @@
+"""The table of pairs: how likely a member of one group is to score higher than one of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.evaluation.comparison import probability_of_improvement
+from cqlray.reporting.groups import Group
+from cqlray.reporting.page import paragraph, section, table
+
+MOST_COMPARED = 8  # groups
+
+
+def improvement_section(groups: Sequence[Group], samples: int, seed: int) -> str:
+    """How likely a member of one group is to score higher than one of another, for each pair; a group has two members at least.
+
+    Of single members the share of pairs would be nought or all, whatever chance had done.
+    """
+    several = [group for group in groups if len(group.members) > 1]
+    known = [(group, group.returns.mean(axis=1)) for group in several if group.returns is not None]
+    ranked = sorted(known, key=lambda pair: float(np.nan_to_num(pair[1].mean(), nan=-np.inf)), reverse=True)
+    rows = []
+    for index, ((first, one), (second, other)) in enumerate(combinations(ranked[:MOST_COMPARED], 2)):
+        generator = np.random.default_rng(seeding.stream(seed, "improvement", index))
+        found = probability_of_improvement(one, other, generator, samples)
+        low, high = found.interval
+        rows.append([first.name, second.name, _share(found.probability), f"{_share(low)} to {_share(high)}"])
+    if not rows:
+        return ""
+    left_out = f" The {MOST_COMPARED} groups with the highest means." if len(ranked) > MOST_COMPARED else ""
+    note = (
+        "How often a member of the one scores higher than a member of the other, by their mean returns at the last test; 50% "
+        "is no difference. It says how often, not by how much; and a mean counts the worst and the best episodes, which an IQM "
+        f"leaves out, so the two can disagree. Of few members the interval is too narrow.{left_out}"
+    )
+    head = ["a member of", "beats one of", "probability", "95% interval"]
+    return section("Probability of improvement", table(head, rows, text=2), paragraph(note, "soft"))
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.0%}"
