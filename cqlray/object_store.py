@@ -139,9 +139,10 @@ class ObjectStore:
 
     def names(self, path: str) -> list[str]:
         """Names directly below, sorted; none where there is nothing."""
-        selector = fs.FileSelector(path, allow_not_found=True)
+        # In Google's store pyarrow does not list what is a directory only by the objects below it, so all of those are listed.
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=self.scheme == "gs")
         infos = self._retrying(lambda: self._filesystem().get_file_info(selector))
-        return sorted(info.base_name for info in infos)
+        return sorted({info.path.removeprefix(f"{path}/").split("/")[0] for info in infos})
 
     def mkdir(self, path: str) -> None:
         """Make a directory, which is an empty object whose name ends in a slash."""
@@ -150,7 +151,9 @@ class ObjectStore:
     def remove(self, path: str) -> None:
         """Delete an object or all below a prefix; nothing there is nothing to do."""
         if self.kind(path) == fs.FileType.Directory:
-            self._retrying(lambda: self._filesystem().delete_dir(path))
+            # In Google's store the last that pyarrow deletes is the object that marks a directory, which need not be there.
+            with contextlib.suppress(FileNotFoundError):
+                self._retrying(lambda: self._filesystem().delete_dir(path))
         else:
             self._delete(path)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,7 @@ def seen(root: Location) -> dict[str, Any]:
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(operations, max_size=8))
 def test_disk_and_store_behave_alike(proxy: Proxy, tmp_path: Path, sequence: list[tuple[Any, ...]]) -> None:
-    unique = f"{random.getrandbits(64):x}"
+    unique = uuid.uuid4().hex  # random is Hypothesis's, which repeats it
     local, remote = Location.parse(tmp_path / unique), Location.parse(f"s3://bucket/alike/{unique}")
     for place in (local, remote):
         place.mkdir()

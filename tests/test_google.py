@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,38 +21,48 @@ from cqlray import object_store
 from cqlray.filesystem import Location
 from cqlray.validate import dump_yaml
 from tests.conftest import small_config
-from tests.distributed.test_jobs import free_port
+from tests.distributed.test_jobs import free_port, wait_until
 from tests.test_bucket_runs import downloaded
 from tests.test_driver import ROOT, assert_same
-from tests.test_filesystem import act, operations, seen
+from tests.test_filesystem import act, operations
 
 
 @pytest.fixture(scope="module", autouse=True)
-def emulator() -> Iterator[None]:
-    address = f"127.0.0.1:{free_port()}"
-    command = [Path(sys.executable).parent / "gcp-storage-emulator", "start", "--in-memory", "--default-bucket", "bucket"]
-    host, port = address.split(":")
-    with subprocess.Popen([*command, "--host", host, "--port", port], stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    port, said = free_port(), tmp_path_factory.mktemp("emulator") / "log"
+    program = Path(sys.executable).parent / "gcp-storage-emulator"
+    command = [program, "start", "--in-memory", "--default-bucket", "bucket", "--host", "127.0.0.1", "--port", str(port)]
+    with said.open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
-            assert any("services started" in line for line in server.stderr)
+            wait_until(lambda: "services started" in said.read_text(), "the emulator is up")
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("STORAGE_EMULATOR_HOST", address)
+                patch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{port}")
                 yield
         finally:
             server.terminate()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def files(root: Location) -> dict[str, Any]:
+    """All files below, and the appended lines; a directory that became empty is none in this store, so none is looked at."""
+    found: dict[str, Any] = {name: (root / name).read_appended() for name in ("rows.jsonl", "c/rows.jsonl")}
+    for place in root.iterdir():
+        if place.is_dir():
+            found |= {f"{place.name}/{name}": value for name, value in files(place).items()}
+        elif place.name != "rows.jsonl":
+            found[place.name] = place.read_bytes()
+    return {name: value for name, value in found.items() if value != "" and ".jsonl.d/" not in name}
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(operations, max_size=8))
 def test_disk_and_store_behave_alike(tmp_path: Path, sequence: list[tuple[Any, ...]]) -> None:
-    unique = f"{random.getrandbits(64):x}"
+    unique = uuid.uuid4().hex
     local, remote = Location.parse(tmp_path / unique), Location.parse(f"gs://bucket/alike/{unique}")
     for place in (local, remote):
         place.mkdir()
         for operation in sequence:
             act(place, operation)
-    assert seen(local) == seen(remote)
+    assert files(local) == files(remote)
 
 
 def test_what_is_large_is_written_whole() -> None:

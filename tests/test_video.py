@@ -89,15 +89,14 @@ def test_the_command(finished_run: Path, capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("env", "said"), [("Pendulum-v1", ""), ("tests.toy_envs:Point-v0", "no video: ")])
+@pytest.mark.parametrize(("env", "rendered"), [("Pendulum-v1", True), ("tests.toy_envs:Point-v0", False)])
 def test_a_run_records_the_video_it_is_asked_for(
-    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, said: str
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, rendered: bool
 ) -> None:
     config = small_config(tmp_path / "run", env=EnvConfig(env, max_episode_steps=10), num_seeds=1)
     cql = dataclasses.replace(config.cql, num_updates=20)
     evaluation = dataclasses.replace(config.evaluation, interval=20, episodes=1, video=True)
     result = api.run(dataclasses.replace(config, cql=cql, evaluation=evaluation))
-    video_lines = [line for line in capsys.readouterr().err.splitlines() if "video" in line]
-    assert [line[: len(said)] for line in video_lines] == ([said] if said else [])
+    assert ("\nno video: " in capsys.readouterr().err) == (not rendered)
     page = (tmp_path / "run" / "report.html").read_text()
-    assert ("data:image/gif" in page) == (not said) and result.iqm is not None
+    assert ("data:image/gif" in page) == rendered and result.iqm is not None

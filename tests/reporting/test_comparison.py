@@ -120,7 +120,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
 def test_many_groups_stay_readable(tmp_path: Path) -> None:
     sweep = [{"conservative_weight": float(w)} for w in range(12)]
     first, second = (
-        make_run(tmp_path / n, sweep, 1, evaluations=evaluated(level, 12)) for n, level in (("a", 0.0), ("b", 40.0))
+        make_run(tmp_path / n, sweep, 2, evaluations=evaluated(level, 24)) for n, level in (("a", 0.0), ("b", 40.0))
     )
     found = compared(tmp_path, first, second)
     assert "The 8 groups with the highest means" in found.text
