@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -179,6 +180,7 @@ class Loop:
         self.say = say
         self.stop = threading.Event()
         self.starting: list[Any] = []
+        self.created: list[weakref.ref[Any]] = []
         self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[Lost], None] | None]] = {}
         self.watches: list[Callable[[], None]] = []  # called now and then
 
@@ -278,7 +280,13 @@ class Loop:
             options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
         actor = ray.remote(**options)(role).remote(*args)
         self.starting.append(actor.__ray_ready__.remote())
+        self.created.append(weakref.ref(actor))
         return actor
+
+    def close(self) -> None:
+        """End the actors that somebody still holds; after a failure a traceback does, and they would keep their CPUs."""
+        for actor in filter(None, (reference() for reference in self.created)):
+            ray.kill(actor)
 
     def _complain(self) -> None:
         """Long silence is either work or a cluster that is full or still growing; say so where it is the latter."""

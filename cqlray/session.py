@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -132,8 +132,7 @@ def _driver(directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool =
         config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True))
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
     spec = _spec(config)
-    with connect() as cluster:
-        loop = Loop(progress.say)
+    with connect() as cluster, closing(Loop(progress.say)) as loop:
         plan = dataclasses.replace(make_plan(config, members(config), cluster), populations=populations)
         loop.handle_signals()
         yield Driver(config, directory, plan, spec, loop, progress)
@@ -152,10 +151,9 @@ def _drive(
     started = time.monotonic()
     with connect() as cluster:
         directory, plan = prepare(cluster)
-        with directory.locked(progress.say):
+        with directory.locked(progress.say), closing(Loop(progress.say)) as loop:
             for line in [f"run          {directory.path}", *plan.lines(config.dataset is not None)]:
                 progress.say(line)
-            loop = Loop(progress.say)
             driver = Driver(config, directory, plan, spec, loop, progress)
             loop.handle_signals()
             with driver.crew as crew, _saying_how_to_go_on(f"cqlray resume {directory.path}"):

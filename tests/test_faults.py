@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from cqlray import UserError, api, checkpoint
 from cqlray.config import RunConfig
@@ -200,8 +201,15 @@ def wide_config(out: str) -> RunConfig:
 def test_a_member_that_becomes_non_finite_can_fail_the_run(ray_cluster: str, finished_run: Path, tmp_path: Path) -> None:
     config = small_config(tmp_path / "run", dataset=str(finished_run), non_finite="fail")
     bad = dataclasses.replace(config.cql, critic_learning_rate=1e30)
-    with pytest.raises(UserError, match=r"member \d+ became non-finite \(non_finite: fail\)"):
+    with pytest.raises(UserError, match=r"member \d+ became non-finite \(non_finite: fail\)") as failure:
         api.run(dataclasses.replace(config, cql=bad), quiet=True)
+    for _ in range(100):
+        if ray.available_resources().get("CPU") == 2:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("actors outlive the run that failed, for whoever holds its traceback")
+    assert failure.tb is not None
     assert not issubclass(UserError, StorageFailure)
 
 
