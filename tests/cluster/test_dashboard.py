@@ -12,17 +12,11 @@ from typing import Any
 import pytest
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
+from cqlray import metrics
 from tests.cluster.commands import CLUSTER
 
 # cqlray's own, as Ray exports them: with the prefix ray_ (seen on 2.60, on an agent's metrics page).
-OURS = {
-    "ray_cqlray_environment_steps_total",
-    "ray_cqlray_shards_total",
-    "ray_cqlray_member_updates_total",
-    "ray_cqlray_evaluation_return",
-    "ray_cqlray_queue_length",
-    "ray_cqlray_busy_ratio",
-}
+OURS = {f"ray_{name}" for name in re.findall(r'"(cqlray_\w+)"', inspect.getsource(metrics))}
 RAYS = {"ray_node_cpu_utilization", "ray_node_gpus_utilization", "ray_object_store_memory"}
 DASHBOARD = json.loads((CLUSTER / "grafana" / "cqlray-dashboard.json").read_text())
 

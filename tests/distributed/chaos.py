@@ -33,8 +33,9 @@ from tests.conftest import small_config
 from tests.distributed.nodes import HEAD, ROLES, Driver, EndedEarly, Nodes, cluster, kill
 from tests.test_driver import outcome
 
-NODE, DRIVER, WRITING = "node", "driver", "driver while writing"
-VICTIMS = (*ROLES, NODE, DRIVER, WRITING)
+NODE, DRIVER, WRITING, WRITER = "node", "driver", "driver while writing", "actor while writing"
+VICTIMS = (*ROLES, NODE, DRIVER, WRITING, WRITER)
+WRITERS = {"teacher": "Teacher", "dataset": "RolloutWorker", "checkpoints": "Learner", "snapshots": "Learner"}  # by folder
 CPUS = 2  # of each node
 TIMEOUT = 120.0  # seconds of a trial
 ATTEMPTS = 3  # at a trial whose run was over before its moment came
@@ -155,6 +156,8 @@ def strike(nodes: Nodes, run: Driver, out: Path, victim: str, moment: Moment, rn
             raise EndedEarly("the run was over")
         run.kill()
         return ", ".join([victim, *(Path(name).name for name in written)])
+    if victim == WRITER:
+        return kill_writer(nodes, run, out)
     if victim == NODE:
         busy = set(nodes.workers().values()) - {HEAD}
         name = rng.choice(sorted(busy or set(nodes.raylets) - {HEAD}))
@@ -170,6 +173,24 @@ def strike(nodes: Nodes, run: Driver, out: Path, victim: str, moment: Moment, rn
     if not kill(process):
         raise EndedEarly("the process had just ended")
     return f"{victim} on {place}"
+
+
+def kill_writer(nodes: Nodes, run: Driver, out: Path) -> str:
+    """Wait for an actor's file to be under the name that it has while it is written, and kill those that can be writing it."""
+
+    def written() -> list[str]:
+        return [name for name in being_written(out) if Path(name).parts[0] in WRITERS]
+
+    while True:
+        processes = {role: list(nodes.processes(role)) for role in set(WRITERS.values())}
+        looked = time.monotonic()
+        while time.monotonic() - looked < 0.1:
+            for name in written():
+                role = WRITERS[Path(name).parts[0]]
+                if killed := [kill(process) for process in processes[role]]:
+                    return f"{sum(killed)} {role} while writing {Path(name).name}"
+            if run.process.poll() is not None:
+                raise EndedEarly("the run was over")
 
 
 def attempt(nodes: Nodes, out: Path, trial: Trial, victim: str, moment: Moment, rng: random.Random) -> None:
