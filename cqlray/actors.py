@@ -401,7 +401,10 @@ class Team:
             self._give(self.idle.popleft(), call)
 
     def dismiss(self) -> None:
-        """End the actors' processes."""
+        """End the actors' processes, and forget what they were at: after a failure, that fails too."""
         self.loop.watches.remove(self.relieve)
+        self.waiting.clear()
+        for reference in [reference for call in self.at_work for reference in call.actors]:
+            self.loop.pending.pop(reference, None)
         for actor in self.actors:
             ray.kill(actor)

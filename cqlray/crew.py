@@ -226,4 +226,5 @@ class Crew:
 
 def first_line(error: Exception) -> str:
     """What an error of Ray's says, in one line."""
-    return str(error).strip().splitlines()[0]
+    cause = getattr(error, "cause", None) or error  # of what a task could not begin for, without the task's own lines
+    return str(cause).strip().splitlines()[0]

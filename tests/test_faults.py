@@ -18,7 +18,7 @@ import ray
 
 from cqlray import UserError, api, checkpoint
 from cqlray.config import RunConfig
-from cqlray.crew import Crew
+from cqlray.crew import Crew, first_line
 from cqlray.data import dataset as datasets
 from cqlray.errors import StorageFailure
 from cqlray.storage import RunDirectory, read_json
@@ -248,6 +248,42 @@ def test_a_slow_worker_holds_nobody_up(ray_cluster: str, tmp_path: Path, monkeyp
     assert time.monotonic() - started < 20
     assert results == {number: number for number in range(8)}
     team.dismiss()
+
+
+class Source:
+    """Never answers."""
+
+    def give(self) -> None:
+        time.sleep(600)
+
+
+class Taker:
+    def take(self, given: object) -> object:
+        return given
+
+
+def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
+    """All its calls wait for what a dead process was to give: the first failure ends a stage, the next is free of them."""
+    from cqlray import actors
+
+    loop = actors.Loop(print)
+    source = loop.create(Source, cpus=0.1)
+    team = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True) for _ in range(5)])
+    given = source.give.remote()
+    for _ in range(8):
+        team.call(lambda actor: actor.take.remote(given), lambda value, references: None)
+    actors.kill(source)
+    with pytest.raises(actors.LOST) as failure:
+        loop.run()
+    assert first_line(failure.value).startswith("The actor")
+    team.dismiss()
+    assert not loop.pending
+    again = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True)])
+    values: list[Any] = []
+    again.call(lambda actor: actor.take.remote(7), lambda value, references: values.append(value))
+    loop.run()
+    assert values == [7]
+    loop.close()
 
 
 def test_ctrl_c_twice_does_not_wait(ray_cluster: str, finished_run: Path, long_config: RunConfig, tmp_path: Path) -> None:
