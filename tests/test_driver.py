@@ -107,68 +107,74 @@ def test_another_seed_gives_another_run(finished_run: Path, tmp_path: Path) -> N
     assert outcome(other)["dataset"] != outcome(finished_run)["dataset"]
 
 
-@pytest.mark.parametrize(
-    "sign",
-    [
-        pytest.param("config.yaml", marks=slow),
-        pytest.param("teacher/replay-00000.parquet", marks=slow),
-        "teacher/checkpoint.safetensors",
-        pytest.param("teacher/replay-00003.parquet", marks=slow),
-        "teacher/teacher.json",
-        "dataset/shard-00005.parquet",
-        pytest.param("dataset/dataset.json", marks=slow),
-        "snapshots/population-0/000000110.safetensors",
-        pytest.param("checkpoints/population-1.safetensors", marks=slow),
-        "snapshots/population-1/000000330.safetensors",
-    ],
-)
-def test_a_killed_run_ends_with_the_same_bits(finished_run: Path, ray_cluster: str, tmp_path: Path, sign: str) -> None:
-    """SIGKILL the driver at the instant that a file appears, then resume."""
+SIGNS = [
+    "config.yaml",
+    "teacher/replay-00000.parquet",
+    "teacher/checkpoint.safetensors",
+    "teacher/replay-00003.parquet",
+    "teacher/teacher.json",
+    "dataset/shard-00005.parquet",
+    "dataset/dataset.json",
+    "snapshots/population-0/000000110.safetensors",
+    "checkpoints/population-1.safetensors",
+    "snapshots/population-1/000000330.safetensors",
+]
+
+
+@pytest.mark.parametrize("signs", [SIGNS[2::3], SIGNS[1::3], *(pytest.param([sign], marks=slow) for sign in SIGNS)])
+def test_a_killed_run_ends_with_the_same_bits(finished_run: Path, ray_cluster: str, tmp_path: Path, signs: list[str]) -> None:
+    """SIGKILL the driver at the instant that a file appears, resume, kill again at the next file, and so on."""
     out = tmp_path / "run"
     (tmp_path / "c.yaml").write_text(dump_yaml(small_config(out)))
-    command = [sys.executable, "-m", "cqlray", "run", "--config", str(tmp_path / "c.yaml"), "--quiet"]
-    environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
-        while not (out / sign).exists():
-            assert run.poll() is None, run.stderr.read().decode() if run.stderr else ""
-            time.sleep(0.001)
-        run.kill()
+    words = ["run", "--config", str(tmp_path / "c.yaml")]
+    for sign in signs:
+        command = [sys.executable, "-m", "cqlray", *words, "--quiet"]
+        environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
+            while not (out / sign).exists():
+                assert run.poll() is None, run.stderr.read().decode() if run.stderr else ""
+                time.sleep(0.001)
+            run.kill()
+        words = ["resume", str(out)]
     assert not (out / "report.html").exists()
     api.resume(out, quiet=True)
     assert_same(finished_run, out)
 
 
-@pytest.mark.parametrize(
-    ("role", "first_sign"),
-    [
-        ("RolloutWorker", "config.yaml"),
-        ("Evaluator", "config.yaml"),
-        ("Teacher", "teacher/checkpoint.safetensors"),
-        ("Learner", "checkpoints/population-0.safetensors"),
-        ("Learner", "snapshots/population-1/000000330.safetensors"),  # between its last file and its last word
-    ],
-)
-def test_a_killed_actor_is_replaced_and_nothing_changes(finished_run: Path, tmp_path: Path, role: str, first_sign: str) -> None:
-    out = tmp_path / "run"
-    before = processes(role)
+VICTIMS = [
+    ("RolloutWorker", "config.yaml"),
+    ("Evaluator", "config.yaml"),
+    ("Teacher", "teacher/checkpoint.safetensors"),
+    ("Learner", "checkpoints/population-0.safetensors"),
+    ("Learner", "snapshots/population-1/000000330.safetensors"),  # between its last file and its last word
+]
+
+
+@pytest.mark.parametrize("victims", [VICTIMS, *(pytest.param([victim], marks=slow) for victim in VICTIMS)])
+def test_killed_actors_are_replaced_and_nothing_changes(
+    finished_run: Path, tmp_path: Path, victims: list[tuple[str, str]]
+) -> None:
+    """One after the other in the same run."""
+    out, over = tmp_path / "run", threading.Event()
+    before = {role: processes(role) for role, _ in victims}
     killed: list[int] = []
 
     def assassin() -> None:
-        while not killed:
-            time.sleep(0.001)
-            for process in (processes(role) - before) if (out / first_sign).exists() else ():
-                os.kill(process, signal.SIGKILL)
-                killed.append(process)
-                break
+        for role, sign in victims:
+            while not ((out / sign).exists() and (found := processes(role) - before[role] - {*killed})):
+                if over.wait(0.001):
+                    return
+            killed.append(found.pop())
+            os.kill(killed[-1], signal.SIGKILL)
 
     thread = threading.Thread(target=assassin)
     thread.start()
     try:
         api.run(small_config(out), quiet=True)
     finally:
-        killed.append(0)
+        over.set()
         thread.join()
-    assert len(killed) == 2, "the actor was found and killed"
+    assert len(killed) == len(victims), "the actors were found and killed"
     assert_same(finished_run, out)
 
 

@@ -48,29 +48,31 @@ def test_shards_come_from_all_nodes(finished_run: Path, tmp_path: Path) -> None:
     assert_same(finished_run, out)
 
 
-@pytest.mark.parametrize(
-    ("role", "sign"),
-    [
-        ("Teacher", "teacher/replay-00002.parquet"),
-        pytest.param("RolloutWorker", "teacher/checkpoint.safetensors", marks=slow),
-        ("RolloutWorker", "dataset/shard-00006.parquet"),
-        ("Learner", "snapshots/population-0/000000110.safetensors"),
-        ("Evaluator", "snapshots/population-0/000000110.safetensors"),
-    ],
-    ids=["teacher", "teacher's workers", "collection", "students", "evaluation"],
-)
-def test_a_killed_node_changes_nothing(finished_run: Path, nodes: Nodes, tmp_path: Path, role: str, sign: str) -> None:
-    """The node that the stage's process is on dies, and another one joins."""
+VICTIMS = {
+    "teacher": ("Teacher", "teacher/replay-00002.parquet"),
+    "teacher's workers": ("RolloutWorker", "teacher/checkpoint.safetensors"),
+    "collection": ("RolloutWorker", "dataset/shard-00006.parquet"),
+    "students": ("Learner", "snapshots/population-0/000000110.safetensors"),
+    "evaluation": ("Evaluator", "snapshots/population-0/000000220.safetensors"),
+}
+EACH_STAGE = ["teacher", "collection", "students", "evaluation"]
+
+
+@pytest.mark.parametrize("stages", [EACH_STAGE, *(pytest.param([stage], marks=slow) for stage in VICTIMS)])
+def test_killed_nodes_change_nothing(finished_run: Path, nodes: Nodes, tmp_path: Path, stages: list[str]) -> None:
+    """The node that the stage's process is on dies, and another one joins; stage after stage in the same run."""
     out = tmp_path / "run"
     run = begin(nodes, out)
-    run.wait_for((out / sign).exists)
-    victim = run.wait_for(lambda: sorted(nodes.processes(role).values()))[0]
-    nodes.kill(victim)
-    assert run.process.poll() is None, run.said()
-    replacement = f"after {victim}"
-    nodes.add(replacement, 2)
-    if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
-        run.wait_for(lambda: replacement in nodes.workers().values())
+    for number, stage in enumerate(stages):
+        role, sign = VICTIMS[stage]
+        run.wait_for((out / sign).exists)
+        victim = run.wait_for(lambda role=role: sorted(nodes.processes(role).values()))[0]
+        nodes.kill(victim)
+        assert run.process.poll() is None, run.said()
+        replacement = f"{number} after {victim}"
+        nodes.add(replacement, 2)
+        if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
+            run.wait_for(lambda name=replacement: name in nodes.workers().values())
     run.finish()
     assert_same(finished_run, out)
 
