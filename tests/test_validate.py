@@ -154,7 +154,10 @@ def test_there_are_bounds_to_enforce() -> None:
     assert len(BOUNDED) > 70
 
 
-@pytest.mark.parametrize(("path", "hint", "field"), [f for f in fields() if f[1] is float], ids=str)
+FLOATS = [found for found in fields() if found[1] is float]
+
+
+@pytest.mark.parametrize(("path", "hint", "field"), FLOATS, ids=[".".join(path) for path, _, _ in FLOATS])
 def test_nan_is_refused_and_infinity_too_unless_it_is_the_default(path: tuple[str, ...], hint: type, field: Any) -> None:
     dotted = ".".join(path)
     with pytest.raises(UserError, match=f"python: {dotted} is nan; it must be a number"):

@@ -51,10 +51,15 @@ def _samples(policy: PolicyOutput, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _critic_inputs(observations: Tensor, actions: Tensor) -> Tensor:
-    """Each state beside each of its S actions: [M, B, O], [M, S, B, A] -> [M, S * B, O + A]."""
+    """Each of a state's S actions beside it, state by state: [M, B, O], [M, S, B, A] -> [M, B * S, O + A]."""
     members, samples, batch, _ = actions.shape
-    repeated = observations.unsqueeze(1).expand(members, samples, batch, observations.shape[-1])
-    return torch.cat([repeated, actions], dim=-1).view(members, samples * batch, -1)
+    repeated = observations.unsqueeze(2).expand(members, batch, samples, observations.shape[-1])
+    return torch.cat([repeated, actions.transpose(1, 2)], dim=-1).view(members, batch * samples, -1)
+
+
+def _by_sample(values: Tensor, networks: int, samples: int) -> Tensor:
+    """Values of such inputs, for each of so many critics: [..., B * S, ...] -> [M, N, S, B]."""
+    return values.view(-1, networks, values.shape[-2] // samples, samples).transpose(2, 3)
 
 
 def _target(
@@ -71,53 +76,74 @@ def _target(
         return sac.target_values(agent, batch, next_policy, noise, scalars, config)
     actions, log_density = next_samples
     q_next = critic_values(agent.targets, _critic_inputs(batch.next_observations, actions), config.num_critics)
-    q_next = q_next.view(*q_next.shape[:2], *actions.shape[1:3])
+    q_next = _by_sample(q_next.unsqueeze(-1), config.num_critics, actions.shape[1])
     entropy = log_density if config.entropy_backup else None
     value = losses.max_backup_value(q_next, entropy, agent.log_temperature.exp())
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
-def critic_loss(
+@torch.no_grad()
+def critic_gradients(
     agent: AgentState, batch: Batch, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
 ) -> tuple[Tensor, Metrics, Tensor]:
-    """Loss summed over members and critics, metrics, and the multiplier's gradient [M]. No gradient reaches the policy."""
-    config = settings.config
-    with torch.no_grad():
-        next_policy = sac.evaluate_policy(agent, batch.next_observations, scalars)
-        current_actions, current_density = _samples(policy.detached(), noise["current_samples"])
-        next_actions, next_density = _samples(next_policy, noise["next_samples"])
-        uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
-        log_density = torch.cat([uniform_density, current_density, next_density], dim=1)  # [M, 3K, B]
-        target = _target(agent, batch, next_policy, (next_actions, next_density), noise, scalars, config)
-        actions = torch.cat([batch.actions.unsqueeze(1), noise["uniform"], current_actions, next_actions], dim=1)
-        inputs = _critic_inputs(batch.observations, actions)
+    """Gradient of the critics' loss [M * N, P], metrics, and the multiplier's gradient [M].
 
-    q_values = critic_values(agent.critics, inputs, config.num_critics)
-    q_values = q_values.view(*q_values.shape[:2], *actions.shape[1:3])  # [M, N, 1 + 3K, B]
-    q_data, q_samples = q_values[:, :, 0], q_values[:, :, 1:]
-    if config.calibrated:
-        assert batch.data_returns is not None
-        q_samples = losses.calibrated_values(q_samples, batch.data_returns, config.num_action_samples)
-    td = losses.td_loss(q_data, target)
-    gap = losses.conservative_gap(q_samples, log_density, q_data, scalars["conservative_temperature"])
+    The loss is losses.td_loss + losses.conservative_loss (or lagrange_loss), summed over members and critics; its derivative
+    by the values is losses.critic_loss_gradient, which the critics take back piece by piece.
+    """
+    config = settings.config
+    next_policy = sac.evaluate_policy(agent, batch.next_observations, scalars)
+    current_actions, current_density = _samples(policy, noise["current_samples"])
+    next_actions, next_density = _samples(next_policy, noise["next_samples"])
+    uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
+    log_density = torch.cat([uniform_density, current_density, next_density], dim=1)  # [M, 3K, B]
+    target = _target(agent, batch, next_policy, (next_actions, next_density), noise, scalars, config)
+    actions = torch.cat([batch.actions.unsqueeze(1), noise["uniform"], current_actions, next_actions], dim=1)
+
+    temperature, weight = scalars["conservative_temperature"], scalars["conservative_weight"]
     clip = (scalars["difference_clip_min"], scalars["difference_clip_max"]) if settings.clip_gap else None
-    weight = scalars["conservative_weight"]
+    multiplied = weight * losses.multiplier(agent.log_multiplier) if config.lagrange else weight
+    samples, critics = actions.shape[1], config.num_critics
+
+    def derivative(network: int | None, rows: slice, values: Tensor) -> Tensor:
+        own = slice(None) if network is None else slice(network // critics, network // critics + 1)
+        states = slice(rows.start // samples, rows.stop // samples)
+        q = _by_sample(values, critics if network is None else 1, samples)
+        returns = None if batch.data_returns is None else batch.data_returns[own, states]
+        bounds = None if clip is None else (clip[0][own], clip[1][own])
+        of_data, of_samples = losses.critic_loss_gradient(
+            q[:, :, 0], _bounded(q[:, :, 1:], returns, config), log_density[own, :, states], target[own, states],
+            multiplied[own], temperature[own], config.batch_size, bounds,
+        )  # fmt: skip
+        if config.calibrated:  # a value that stands below the data's return has no part in the loss
+            of_samples = of_samples * (_bounded(q[:, :, 1:], returns, config) == q[:, :, 1:])
+        return torch.cat([of_data.unsqueeze(2), of_samples], dim=2).transpose(2, 3).reshape(values.shape)
+
+    values, gradient = agent.critics.differentiate(_critic_inputs(batch.observations, actions), samples, derivative)
+    q = _by_sample(values, critics, samples)  # [M, N, 1 + 3K, B]
+    q_data = q[:, :, 0]
+    gap = losses.conservative_gap(_bounded(q[:, :, 1:], batch.data_returns, config), log_density, q_data, temperature)
     multiplier_gradient = torch.zeros_like(agent.log_multiplier)
     if config.lagrange:
-        gap_mean = losses.mean_gap(gap, clip)
-        penalty = losses.lagrange_loss(gap_mean, weight, agent.log_multiplier, scalars["target_gap"])
-        log_multiplier = agent.log_multiplier.detach().requires_grad_()
-        ascent = -losses.lagrange_loss(gap_mean.detach(), weight, log_multiplier, scalars["target_gap"])
-        (multiplier_gradient,) = torch.autograd.grad(ascent.sum(), log_multiplier)
-    else:
-        penalty = losses.conservative_loss(gap, weight, clip)
+        with torch.enable_grad():
+            log_multiplier = agent.log_multiplier.detach().requires_grad_()
+            ascent = -losses.lagrange_loss(losses.mean_gap(gap, clip), weight, log_multiplier, scalars["target_gap"])
+            (multiplier_gradient,) = torch.autograd.grad(ascent.sum(), log_multiplier)
     metrics = {
-        "td_loss": td.detach().mean(1),
-        "conservative_gap": gap.detach().mean((1, 2)),
-        "q_data": q_data.detach().mean((1, 2)),
+        "td_loss": losses.td_loss(q_data, target).mean(1),
+        "conservative_gap": gap.mean((1, 2)),
+        "q_data": q_data.mean((1, 2)),
         "q_target": target.mean(1),
     }
-    return (td + penalty).sum(), metrics, multiplier_gradient
+    return gradient, metrics, multiplier_gradient
+
+
+def _bounded(q_samples: Tensor, data_returns: Tensor | None, config: CQLConfig) -> Tensor:
+    """With Cal-QL the policy's actions' values are bounded by the data's returns; else as they are."""
+    if not config.calibrated:
+        return q_samples
+    assert data_returns is not None
+    return losses.calibrated_values(q_samples, data_returns, config.num_action_samples)
 
 
 def policy_loss(
@@ -138,8 +164,7 @@ def policy_loss(
 def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, settings: Settings) -> Metrics:
     """One CQL update of every member, in place; metrics [M] each, left on the device."""
     policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    loss, metrics, multiplier_gradient = critic_loss(agent, batch, policy, noise, scalars, settings)
-    critic_gradients = torch.autograd.grad(loss, agent.critics.parameters())
+    critic_gradient, metrics, multiplier_gradient = critic_gradients(agent, batch, policy, noise, scalars, settings)
     loss_of_policy, log_density = policy_loss(agent, batch, policy, noise, scalars, settings)
     policy_gradients = torch.autograd.grad(loss_of_policy.sum(), agent.policy.parameters())
     with torch.no_grad():
@@ -148,7 +173,8 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, sett
         metrics["entropy"] = -log_density.detach().mean(1)
         metrics["temperature"] = agent.log_temperature.exp()
         metrics["multiplier"] = losses.multiplier(agent.log_multiplier)
-        sac.apply_gradients(agent, critic_gradients, policy_gradients, temperature_gradient, scalars, settings.clip_gradient)
+        policy_gradient = agent.policy.flatten(policy_gradients)
+        sac.apply_gradients(agent, critic_gradient, policy_gradient, temperature_gradient, scalars, settings.clip_gradient)
         if settings.config.lagrange:
             agent.multiplier_adam.step(
                 agent.log_multiplier.unsqueeze(1),

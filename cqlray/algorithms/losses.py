@@ -121,6 +121,38 @@ def lagrange_loss(gap_mean: Tensor, weight: Tensor, log_multiplier: Tensor, targ
     return per_member(multiplier(log_multiplier) * weight, gap_mean) * excess
 
 
+def critic_loss_gradient(
+    q_data: Tensor,
+    q_samples: Tensor,
+    log_density: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    temperature: Tensor,
+    batch_size: int,
+    clip: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Derivative of td_loss + conservative_loss by the critics' values, of some or all states of a batch.
+
+    The logsumexp's is a softmax; a gap beyond its bounds has none. Closed, so that no graph is built for what is made of a
+    few values for each state.
+
+    Args:
+        q_data: [M, N, b], q_samples: [M, N, S, b], log_density: [M, S, b], target: [M, b]; weight: [M], with the Lagrange
+        form times the multiplier; temperature: [M]; batch_size: that the losses' means are taken over.
+    Returns:
+        by q_data [M, N, b], by q_samples [M, N, S, b]
+    """
+    scale = per_member(temperature, q_samples)
+    share = per_member(weight / batch_size, q_data)
+    if clip is not None:
+        gap = conservative_gap(q_samples, log_density, q_data, temperature)
+        inside = (gap > per_member(clip[0], gap)) & (gap < per_member(clip[1], gap))
+        share = share * inside
+    of_samples = torch.softmax((q_samples - log_density.unsqueeze(1)) / scale, dim=2) * share.unsqueeze(2)
+    of_data = (q_data - target.unsqueeze(1)) * (2.0 / batch_size) - share
+    return of_data, of_samples
+
+
 def calibrated_values(q_samples: Tensor, data_returns: Tensor, first_policy_sample: int) -> Tensor:
     """Cal-QL (Nakamoto et al. 2023, eq. 5.1): policy actions' values become max(Q_i, V_return(s)).
 

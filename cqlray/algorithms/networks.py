@@ -8,14 +8,17 @@ averaging are a few operations on that tensor, while `layers` holds the views th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from cqlray.config import Precision
+
+# From a piece's network, or None for all, its rows, and their outputs, to the derivative of the loss by these.
+Derivative: TypeAlias = Callable[[int | None, slice, Tensor], Tensor]
 
 LOG_STD_MAX = 2.0
 # oneDNN's linear layer with its relu in one pass; FUSED_WIDTH is where it begins to pay.
@@ -93,6 +96,47 @@ class Stack:
         output: Tensor = _Perceptron.apply(self.dtype, inputs, *views.values())  # type: ignore[no-untyped-call]
         return output
 
+    def differentiate(self, inputs: Tensor, group: int, derivative: Derivative) -> tuple[Tensor, Tensor]:
+        """Outputs, and the gradient of a loss whose derivative by the outputs is known in closed form.
+
+        On a CPU a piece of rows goes forth and back before the next one begins: what its layers wrote is in a core's cache
+        when it is read again, and is not kept (H and P of `cqlray benchmark learner` gain 6 to 10 % by it).
+
+        Args:
+            inputs: [M, rows, in], each for E / M networks in a row.
+            group: rows that are never parted; `rows` is a multiple of it.
+            derivative: from a piece's network (None: all), its rows, and its outputs [1 or E, those rows, out], to the
+                derivative of the loss by these, as large.
+        Returns:
+            [E, rows, out] and [E, P].
+        """
+        networks, (members, count, _) = len(self.flat), inputs.shape
+        pieces = _pieces(inputs, networks, self.shape.sizes[1], group)
+        if self.shape.layer_norm or pieces[0][0] is None:
+            return self._differentiate_whole(inputs, derivative)
+        dtype = self.dtype or inputs.dtype
+        used = _products_of(self.parameters(), dtype)
+        gradient = torch.zeros_like(self.flat)
+        totals = _Totals(list(Stack(self.shape, gradient).frozen().values()))
+        outputs = inputs.new_empty(networks, count, self.shape.sizes[-1])
+        for network, rows in pieces:
+            assert network is not None
+            own = [parameter[network : network + 1] for parameter in used]
+            activations = _forth(inputs[network * members // networks, rows].unsqueeze(0).to(dtype), own)
+            output = activations.pop().to(inputs.dtype)
+            outputs[network, rows] = output[0]
+            _back(derivative(network, rows, output).to(dtype), activations, own, totals, network, inputs_wanted=False)
+            del activations  # so that the next piece is written where this one was
+        return outputs, gradient
+
+    def _differentiate_whole(self, inputs: Tensor, derivative: Derivative) -> tuple[Tensor, Tensor]:
+        members, count, width = inputs.shape
+        each = inputs.unsqueeze(1).expand(members, len(self.flat) // members, count, width).reshape(-1, count, width)
+        with torch.enable_grad():
+            outputs = self.forward(each)
+        of_outputs = derivative(None, slice(0, count), outputs.detach())
+        return outputs.detach(), self.flatten(torch.autograd.grad(outputs, self.parameters(), of_outputs))
+
     def _forward_normalized(self, inputs: Tensor, views: dict[str, Tensor]) -> Tensor:
         last = len(self.shape.sizes) - 2
         hidden = inputs
@@ -119,16 +163,14 @@ class _Perceptron(torch.autograd.Function):
     def forward(ctx: Any, dtype: torch.dtype | None, inputs: Tensor, *parameters: Tensor) -> Tensor:
         """inputs [E, rows, in]; parameters weight [E, in, out] and bias [E, 1, out] of each layer in turn."""
         dtype = dtype or inputs.dtype
-        used = [parameter.to(dtype) for parameter in parameters]
+        used = _products_of(parameters, dtype)
         activations, outputs = [], []
-        for network, rows in _pieces(inputs, used[1].shape[-1]):
-            own = used if network is None else [parameter[network] for parameter in used]
-            hidden = (inputs if network is None else inputs[network, rows]).to(dtype)
-            activations.append(hidden)
-            for weight, bias in zip(own[:-2:2], own[1:-2:2], strict=True):
-                hidden = _relu_layer(hidden, weight, bias)
-                activations.append(hidden)
-            outputs.append(torch.baddbmm(own[-1], hidden, own[-2]))
+        for network, rows in _pieces(inputs, len(inputs), used[1].shape[-1]):
+            own = used if network is None else [parameter[network : network + 1] for parameter in used]
+            hidden = (inputs if network is None else inputs[network, rows].unsqueeze(0)).to(dtype)
+            *before, output = _forth(hidden, own)
+            activations += before
+            outputs.append(output)
         ctx.save_for_backward(*activations, *used)
         return _joined(outputs, len(inputs)).to(inputs.dtype)
 
@@ -138,53 +180,84 @@ class _Perceptron(torch.autograd.Function):
         layers = len(parameters_wanted) // 2
         activations, used = ctx.saved_tensors[: -2 * layers], ctx.saved_tensors[-2 * layers :]
         (of_output,) = gradients
-        pieces = _pieces(of_output, used[1].shape[-1])
-        totals = _Totals(used, of_output.dtype, whole=pieces[0][0] is None) if parameters_wanted[0] else None
+        pieces = _pieces(of_output, len(of_output), used[1].shape[-1])
+        totals = None
+        if parameters_wanted[0]:
+            whole = pieces[0][0] is None
+            totals = _Totals([None if whole else torch.zeros_like(p, dtype=of_output.dtype) for p in used])
         of_inputs = []
         for place, (network, rows) in enumerate(pieces):
-            gradient = (of_output if network is None else of_output[network, rows]).to(used[0].dtype)
-            for index in reversed(range(layers)):
-                hidden = activations[place * layers + index]
-                if totals is not None:
-                    totals.add(2 * index, network, hidden, gradient)
-                weight = used[2 * index] if network is None else used[2 * index][network]
-                if index:
-                    gradient = torch.bmm(gradient, weight.transpose(1, 2))
-                    torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-                elif inputs_wanted:
-                    of_inputs.append(torch.bmm(gradient, weight.transpose(1, 2)))
-        of_parameters = [None] * len(used) if totals is None else totals.values
-        return None, _joined(of_inputs, len(of_output)).to(of_output.dtype) if of_inputs else None, *of_parameters
+            own = used if network is None else [parameter[network : network + 1] for parameter in used]
+            gradient = (of_output if network is None else of_output[network, rows].unsqueeze(0)).to(used[0].dtype)
+            of_piece = activations[place * layers : (place + 1) * layers]
+            of_inputs.append(_back(gradient, of_piece, own, totals, network, inputs_wanted))
+        of_parameters = [None] * len(used) if totals is None else [value.to(of_output.dtype) for value in totals.values]
+        found = _joined(of_inputs, len(of_output)).to(of_output.dtype) if inputs_wanted else None
+        return None, found, *of_parameters
+
+
+def _products_of(parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Parameters as the products take them: on a GPU apart from the flat tensor, whose rows begin at odd addresses."""
+    return [p.detach().to(dtype, memory_format=torch.contiguous_format, copy=p.is_cuda) for p in parameters]
+
+
+def _forth(inputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """What each layer reads, and the last one's output: [E, rows, ...] each."""
+    found = [inputs]
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+        found.append(_relu_layer(found[-1], weight, bias))
+    found.append(torch.baddbmm(parameters[-1], found[-1], parameters[-2]))
+    return found
+
+
+def _back(
+    gradient: Tensor,
+    activations: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    totals: _Totals | None,
+    network: int | None,
+    inputs_wanted: bool,
+) -> Tensor:
+    """From the gradient of the outputs: those of the parameters go to `totals`, that of the inputs is given if wanted."""
+    for index in reversed(range(len(activations))):
+        hidden, weight = activations[index], parameters[2 * index]
+        if totals is not None:
+            totals.add(2 * index, network, hidden, gradient)
+        if index:
+            gradient = torch.bmm(gradient, weight.transpose(1, 2))
+            torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
+        elif inputs_wanted:
+            gradient = torch.bmm(gradient, weight.transpose(1, 2))
+    return gradient
 
 
 class _Totals:
-    """Gradients of the parameters in turn, each the sum over the pieces; in the type of the losses."""
+    """Gradients of the parameters in turn, each the sum over the pieces, or None before there is one for all networks."""
 
-    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype, whole: bool) -> None:
-        self.dtype = dtype
-        self.values: list[Any] = [None if whole else torch.zeros_like(p, dtype=dtype) for p in parameters]
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
 
-    def add(self, place: int, network: slice | None, inputs: Tensor, gradient: Tensor) -> None:
+    def add(self, place: int, network: int | None, inputs: Tensor, gradient: Tensor) -> None:
         """A layer's weight and bias, at `place` and the next, get what its inputs and the gradient of its outputs give."""
         inputs, of_bias = inputs.transpose(1, 2), gradient.sum(1, keepdim=True)
         if network is None:
-            self.values[place], self.values[place + 1] = torch.bmm(inputs, gradient).to(self.dtype), of_bias.to(self.dtype)
+            self.values[place], self.values[place + 1] = torch.bmm(inputs, gradient), of_bias
             return
-        of_weight = self.values[place][network]
-        if inputs.dtype == self.dtype:
+        of_weight = self.values[place][network : network + 1]
+        if inputs.dtype == of_weight.dtype:
             of_weight.baddbmm_(inputs, gradient)
         else:
             of_weight.add_(torch.bmm(inputs, gradient))
-        self.values[place + 1][network].add_(of_bias)
+        self.values[place + 1][network : network + 1].add_(of_bias)
 
 
-def _pieces(rows: Tensor, width: int) -> list[tuple[slice | None, slice]]:
-    """Network and rows of [E, rows, ...] to take at a time: what fits a core's cache `width` units wide, or None for all."""
-    networks, count = rows.shape[:2]
-    if rows.device.type != "cpu" or count * width < PIECE_SIZE // 4:
-        return [(None, slice(None))]
-    block = max(1, PIECE_SIZE // width)
-    return [(slice(e, e + 1), slice(r, r + block)) for e in range(networks) for r in range(0, count, block)]
+def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[tuple[int | None, slice]]:
+    """Network and rows of [M, rows, ...] to take at a time: groups that fit a core's cache `width` units wide, or all."""
+    count = inputs.shape[1]
+    if inputs.device.type != "cpu" or count * width < PIECE_SIZE // 4:
+        return [(None, slice(0, count))]
+    block = max(1, PIECE_SIZE // width // group) * group
+    return [(e, slice(r, min(r + block, count))) for e in range(networks) for r in range(0, count, block)]
 
 
 def _joined(pieces: Sequence[Tensor], networks: int) -> Tensor:

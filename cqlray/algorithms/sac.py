@@ -61,17 +61,16 @@ def policy_values(agent: AgentState, batch: Batch, actions: Tensor, config: SACC
 
 def apply_gradients(
     agent: AgentState,
-    critics: tuple[Tensor, ...],
-    policy: tuple[Tensor, ...],
+    critic_gradient: Tensor,
+    policy_gradient: Tensor,
     temperature: Tensor,
     scalars: Scalars,
     clip: bool,
 ) -> None:
-    """One Adam step of everything, then the targets."""
+    """One Adam step of everything by gradients [M * N, P], [M, P], [M], then the targets."""
     members = agent.num_members
     agent.step.add_(1)
-    critic_gradient = agent.critics.flatten(critics).view(members, -1)
-    policy_gradient = agent.policy.flatten(policy)
+    critic_gradient = critic_gradient.view(members, -1)
     if clip:
         critic_gradient = clip_gradient(critic_gradient, scalars["gradient_clip"])
         policy_gradient = clip_gradient(policy_gradient, scalars["gradient_clip"])
@@ -110,5 +109,6 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, conf
             "temperature": temperature,
         }
         clip = bool(config.gradient_clip < float("inf"))
-        apply_gradients(agent, critic_gradients, policy_gradients, temperature_gradient, scalars, clip)
+        critic_gradient, policy_gradient = agent.critics.flatten(critic_gradients), agent.policy.flatten(policy_gradients)
+        apply_gradients(agent, critic_gradient, policy_gradient, temperature_gradient, scalars, clip)
     return metrics

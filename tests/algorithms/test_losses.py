@@ -211,13 +211,13 @@ def flat_critics(agent: AgentState, value: float) -> None:
 
 
 def test_constant_critics_give_the_gap_of_the_densities() -> None:
-    """The same through cql.critic_loss: all 3K densities enter one logsumexp, each with its own sign and source."""
+    """The same through cql.critic_gradients: all 3K densities enter one logsumexp, each with its own sign and source."""
     configs = [TINY, TINY]
     agent, scalars = helpers.random_agent(configs, spread=0.4), helpers.double_scalars(configs)
     flat_critics(agent, 3.0)
     batch, noise = helpers.batch_of(TINY, 2), helpers.random_noise(TINY, 2, 0)
     policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    _, metrics, _ = cql.critic_loss(agent, batch, policy, noise, scalars, cql.Settings.of(configs))
+    _, metrics, _ = cql.critic_gradients(agent, batch, policy, noise, scalars, cql.Settings.of(configs))
     for m in range(2):
         gaps = []
         for b in range(TINY.batch_size):
@@ -256,6 +256,28 @@ def test_calibration_bounds_policy_actions_and_leaves_uniform_ones() -> None:
     assert losses.calibrated_values(q_samples, tensor([[5.0]]), 2).flatten().tolist() == [1.0, 1.0, 5.0, 9.0]
 
 
+@pytest.mark.parametrize("clip", [None, (1.5, 2.5)])
+@pytest.mark.parametrize("part", [slice(0, 7), slice(2, 5)])
+def test_the_closed_gradient_is_autograds(part: slice, clip: tuple[float, float] | None) -> None:
+    """Of the whole batch, and of some of its states; three members and two critics with numbers of their own."""
+    generator = torch.Generator().manual_seed(0)
+    q_data, target = (torch.randn(shape, generator=generator, dtype=DOUBLE) for shape in ((3, 2, 7), (3, 7)))
+    q_samples, log_density = (torch.randn(shape, generator=generator, dtype=DOUBLE) for shape in ((3, 2, 5, 7), (3, 5, 7)))
+    weight, temperature = tensor([0.5, 0.0, 4.0]), tensor([1.0, 0.3, 5.0])
+    bounds = None if clip is None else (tensor([clip[0]] * 3), tensor([clip[1]] * 3))
+    q_data.requires_grad_()
+    q_samples.requires_grad_()
+    gap = losses.conservative_gap(q_samples, log_density, q_data, temperature)
+    if clip is not None:
+        assert 0 < int(((gap > clip[0]) & (gap < clip[1])).sum()) < gap.numel()
+    loss = losses.td_loss(q_data, target) + losses.conservative_loss(gap, weight, bounds)
+    expected = torch.autograd.grad(loss.sum(), [q_data, q_samples])
+    values = [q_data[..., part], q_samples[..., part], log_density[..., part], target[..., part]]
+    found = losses.critic_loss_gradient(*(v.detach() for v in values), weight, temperature, 7, bounds)
+    for ours, autograds in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, autograds[..., part], rtol=1e-12, atol=1e-14)
+
+
 # -- the multiplier -----------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +289,7 @@ def test_multiplier_moves_towards_its_target_gap(margin: float, weight: float) -
     agent, noise, batch = helpers.random_agent([plain]), helpers.random_noise(plain, 1, 0), helpers.batch_of(plain, 1)
     scalars = helpers.double_scalars([plain])
     policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    _, metrics, _ = cql.critic_loss(agent, batch, policy, noise, scalars, cql.Settings.of([plain]))
+    _, metrics, _ = cql.critic_gradients(agent, batch, policy, noise, scalars, cql.Settings.of([plain]))
     gap = float(metrics["conservative_gap"])
     config = dataclasses.replace(plain, target_gap=gap - margin)
     scalars = helpers.double_scalars([config])
@@ -287,10 +309,6 @@ def test_multiplier_scales_the_penalty_and_is_capped() -> None:
 
 NETWORKS = ("critics", "policy", "targets", "temperature", "multiplier")
 LOSSES = {  # which of NETWORKS each loss's gradient may reach
-    "td": {"critics"},
-    "gap": {"critics"},
-    "calibrated gap": {"critics"},
-    "max backup": {"critics"},
     "policy": {"policy"},
     "cloning": {"policy"},
 }
@@ -308,48 +326,38 @@ def connected_agent(config: CQLConfig) -> tuple[AgentState, dict[str, list[Tenso
 def loss_named(row: str, agent: AgentState, config: CQLConfig) -> Tensor:
     batch, noise = helpers.batch_of(config, 2), helpers.random_noise(config, 2, 0)
     scalars = helpers.double_scalars([config, config])
-    with_gap, without_gap = scalars, scalars | {"conservative_weight": torch.zeros(2, dtype=DOUBLE)}
-    chosen = cql.Settings.of([config, config])
     policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    if row in ("policy", "cloning"):
-        return cql.policy_loss(agent, batch, policy, noise, scalars, chosen)[0].sum()
-    loss = cql.critic_loss(agent, batch, policy, noise, without_gap, chosen)[0]
-    if row in ("gap", "calibrated gap"):
-        return cql.critic_loss(agent, batch, policy, noise, with_gap, chosen)[0] - loss.detach()
-    return loss
+    return cql.policy_loss(agent, batch, policy, noise, scalars, cql.Settings.of([config, config]))[0].sum()
 
 
 @pytest.mark.parametrize("row", LOSSES)
 def test_gradients_reach_their_own_network_alone(row: str) -> None:
-    changes: dict[str, dict[str, Any]] = {
-        "calibrated gap": {"calibrated": True},
-        "max backup": {"max_target_backup": True},
-        "cloning": {"bc_warmup_updates": 5},
-    }
+    changes: dict[str, dict[str, Any]] = {"cloning": {"bc_warmup_updates": 5}}
     config = dataclasses.replace(TINY, entropy_backup=True, **changes.get(row, {}))
     agent, leaves = connected_agent(config)
     loss = loss_named(row, agent, config)
     # The temperature is a number of the policy's loss that it learns by another; update() never asks for its gradient.
-    exempt = {"temperature"} if row in ("policy", "cloning") else set()
     for network in NETWORKS:
         gradients = torch.autograd.grad(loss, leaves[network], retain_graph=True, allow_unused=True)
         reached = any(g is not None and bool((g != 0).any()) for g in gradients)
-        if network not in exempt:
+        if network != "temperature":
             assert reached == (network in LOSSES[row]), f"{row} loss on {network}"
         if network in LOSSES[row]:
             assert all(g is not None for g in gradients)
 
 
-def test_multiplier_and_temperature_gradients_carry_no_graph() -> None:
-    config = dataclasses.replace(TINY, lagrange=True)
+@pytest.mark.parametrize("changes", [{}, {"calibrated": True}, {"max_target_backup": True, "layer_norm": True}], ids=str)
+def test_critics_gradients_carry_no_graph(changes: dict[str, Any]) -> None:
+    """What the critics learn reaches no policy, target, temperature or multiplier: there is no way there."""
+    config = dataclasses.replace(TINY, lagrange=True, entropy_backup=True, **changes)
     agent, _ = connected_agent(config)
     batch, noise = helpers.batch_of(config, 2), helpers.random_noise(config, 2, 0)
     scalars = helpers.double_scalars([config, config])
     policy = sac.evaluate_policy(agent, batch.observations, scalars)
     chosen = cql.Settings.of([config, config])
-    loss, metrics, multiplier_gradient = cql.critic_loss(agent, batch, policy, noise, scalars, chosen)
-    assert loss.requires_grad and not multiplier_gradient.requires_grad
-    assert bool((multiplier_gradient != 0).all())
+    gradient, metrics, multiplier_gradient = cql.critic_gradients(agent, batch, policy, noise, scalars, chosen)
+    assert not gradient.requires_grad and not multiplier_gradient.requires_grad
+    assert bool((gradient != 0).any(1).all()) and bool((multiplier_gradient != 0).all())
     assert not any(value.requires_grad for value in metrics.values())
 
 

@@ -54,6 +54,36 @@ def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> 
         assert (one - other).norm() < tolerance * one.norm()
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_forth_and_back_in_pieces_is_forward_and_autograd(layer_norm: bool, dtype: torch.dtype | None) -> None:
+    """Two members of three networks each; groups of 30 rows, the last piece smaller, no group parted."""
+    width, group = 64, 30
+    rows = PIECE_SIZE // width // group * group * 2 + 4 * group
+    generator = torch.Generator().manual_seed(0)
+    shape = Shape((5, width, width, 2), layer_norm)
+    stack = Stack(shape, torch.stack([shape.initial(generator) for _ in range(6)]), dtype)
+    inputs = torch.randn(2, rows, 5, generator=generator)
+    seen = []
+
+    def derivative(network: int | None, part: slice, outputs: Tensor) -> Tensor:
+        assert outputs.shape == (6 if network is None else 1, part.stop - part.start, 2)
+        assert part.start % group == part.stop % group == 0
+        seen.append((network, part.start))
+        return 2.0 * outputs * torch.arange(part.start, part.stop).view(1, -1, 1)
+
+    outputs, gradient = stack.differentiate(inputs, group, derivative)
+    assert seen == ([(None, 0)] if layer_norm else [(e, r) for e in range(6) for r in (0, (rows - 120) // 2, rows - 120)])
+    double = Stack(shape, stack.flat.double())
+    expected = double.forward(inputs.double().repeat_interleave(3, dim=0))
+    loss = (expected.square() * torch.arange(rows).view(1, -1, 1)).sum()
+    tolerance = 1e-5 if dtype is None else BF16_ERROR
+    of_parameters = double.flatten(torch.autograd.grad(loss, double.parameters()))
+    for one, other in ((expected.detach(), outputs), (of_parameters, gradient)):
+        assert other.dtype == torch.float32
+        assert (one - other).norm() < tolerance * one.norm()
+
+
 def trained(precision: str, count: int) -> Population:
     population, gather = make_population(Workload(3, 1, SMALL), 2, CPU, precision)  # type: ignore[arg-type]
     population.advance(count, gather)
