@@ -33,7 +33,7 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
   dataset validate DATA, dataset convert DATA --out PLACE
                        check it; write it as cqlray's own, Minari's or a log
-  benchmark learner|rollout|data|actor|peers
+  benchmark learner|members|rollout|data|actor|peers
                        how fast each part is, beside what this machine could do
   doctor               what Ray, torch, GPUs, storage and the environment look like from here
 """
@@ -265,6 +265,7 @@ def _benchmark(words: list[str]) -> int:
 
     kinds = {
         "learner": "cqlray.algorithms.benchmark",
+        "members": "cqlray.benchmarks.members",
         "rollout": "cqlray.benchmarks.rollout",
         "data": "cqlray.benchmarks.object_store",
         "actor": "cqlray.benchmarks.learner_actor",

@@ -40,7 +40,7 @@ def test_mistakes_before_anything_starts(capsys: pytest.CaptureFixture[str], tmp
     assert mistake(capsys, "report", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
     assert mistake(capsys, "evaluate", out, "--episodes", "0") == "episodes is 0; it must be at least 1"
-    assert mistake(capsys, "benchmark") == "benchmark: the commands are benchmark learner, rollout, data, actor, peers"
+    assert mistake(capsys, "benchmark") == "benchmark: the commands are benchmark learner, members, rollout, data, actor, peers"
     assert "must be positive" in mistake(capsys, "benchmark", "learner", "--members", "0")
     assert "invalid choice: 'X'" in mistake(capsys, "benchmark", "learner", "--workload", "X")
     assert "required: RUN" in mistake(capsys, "resume")

@@ -24,7 +24,8 @@ LOG_STD_MAX = 2.0
 # oneDNN's linear layer with its relu in one pass; FUSED_WIDTH is where it begins to pay.
 FUSED_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
 FUSED_WIDTH = 256
-# Floats of a piece's hidden activations: 1 MB, so that what a layer wrote is still in a core's cache when the next reads it.
+# Floats of a piece's hidden activations for each thread: 1 MB, so that what a layer wrote is still in a core's cache when the
+# next reads it.
 PIECE_SIZE = 2**18
 
 
@@ -256,7 +257,7 @@ def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[t
     count = inputs.shape[1]
     if inputs.device.type != "cpu" or count * width < PIECE_SIZE // 4:
         return [(None, slice(0, count))]
-    block = max(1, PIECE_SIZE // width // group) * group
+    block = max(1, PIECE_SIZE * torch.get_num_threads() // width // group) * group
     return [(e, slice(r, min(r + block, count))) for e in range(networks) for r in range(0, count, block)]
 
 

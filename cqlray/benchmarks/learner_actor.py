@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from cqlray import seeding
 from cqlray.algorithms.benchmark import WORKLOADS
-from cqlray.benchmarks.turns import Apart, Turn, ratios, timed
+from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.config import EnvConfig, Member, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
@@ -40,7 +40,6 @@ from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 if TYPE_CHECKING:
     from cqlray.actors import Loop, Team
 
-ROUNDS = 5
 NAMES = {
     "bare": "bare loop",
     "actor": "actor",

@@ -29,33 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from cqlray.algorithms.allocator import keep_freed_memory
-from cqlray.algorithms.benchmark import TRANSITIONS, WORKLOADS, Workload, make_population
-from cqlray.benchmarks.turns import Apart, Turn, ratios, timed
+from cqlray.algorithms.benchmark import TRANSITIONS, WORKLOADS, Workload
+from cqlray.benchmarks.members import Updates
+from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.errors import UserError
 
-ROUNDS = 5
 WARM_UP = 5  # updates
 SECONDS = 2.0  # of the slower one's turn, unless a number of updates is asked for
 STEPS_PER_EPISODE = 200
-
-
-class CqlrayUpdates:
-    """cqlray's learner as it is, but for its data."""
-
-    def __init__(self, workload: str, threads: int) -> None:
-        keep_freed_memory()
-        torch.set_num_threads(threads)
-        self.population, self.gather = make_population(WORKLOADS[workload], 1, torch.device("cpu"), "float32")
-
-    def turn(self, updates: int) -> Turn:
-        """Make the updates."""
-
-        def work() -> int:
-            self.population.advance(updates, self.gather)
-            return updates
-
-        return timed(work)
 
 
 class D3rlpyUpdates:
@@ -139,7 +120,7 @@ def measure(workload: str, threads: int, updates: int | None = None) -> dict[str
     """
     if importlib.util.find_spec("d3rlpy") is None:
         raise UserError("benchmark peers needs d3rlpy, which is not installed: pip install 'cqlray[peers]'")
-    with Apart(CqlrayUpdates, workload, threads) as ours, Apart(D3rlpyUpdates, workload, threads) as theirs:
+    with Apart(Updates, workload, threads) as ours, Apart(D3rlpyUpdates, workload, threads) as theirs:
         for contestant in (ours, theirs):
             contestant.call("turn", WARM_UP)
         if updates is None:

@@ -10,11 +10,13 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from types import TracebackType
 from typing import Any
+
+ROUNDS = 5
 
 _held: list[Any] = []  # in a contestant's process: the contestant
 
@@ -53,7 +55,11 @@ class Apart:
 
     def call(self, method: str, *args: Any) -> Any:
         """The result of a method, waited for."""
-        return self.pool.submit(_call, method, args).result()
+        return self.begin(method, *args).result()
+
+    def begin(self, method: str, *args: Any) -> Future[Any]:
+        """The result of a method, to come."""
+        return self.pool.submit(_call, method, args)
 
     def __enter__(self) -> Apart:
         return self

@@ -1,0 +1,108 @@
+"""What many members make together, a learner for each core, beside what one member makes on all cores; in turns.
+
+    cqlray benchmark members --workload P --members 8
+
+The members are shared out among the learners as a run does it, and all learners work at once, each in a plain process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.algorithms.benchmark import WORKLOADS, make_population
+from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
+
+WARM_UP = 5  # updates
+SECONDS = 2.0  # about, of a turn, unless a number of updates is asked for
+
+
+class Updates:
+    """cqlray's learner as it is, but for its data."""
+
+    def __init__(self, workload: str, threads: int, members: int = 1) -> None:
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        self.population, self.gather = make_population(WORKLOADS[workload], members, torch.device("cpu"), "float32")
+
+    def turn(self, updates: int) -> Turn:
+        """Make so many updates of every member; the turn's work is in updates."""
+
+        def work() -> int:
+            self.population.advance(updates, self.gather)
+            return updates
+
+        return timed(work)
+
+
+def _shares(members: int, learners: int) -> list[int]:
+    return [members // learners + (place < members % learners) for place in range(min(learners, members))]
+
+
+def measure(workload: str, members: int, cores: int, updates: int | None = None) -> dict[str, Any]:
+    """The benchmark; keys as in the JSON that the command prints. `updates` is what each member makes in a round."""
+    shares = _shares(members, cores)
+    with contextlib.ExitStack() as stack:
+        alone = stack.enter_context(Apart(Updates, workload, cores))
+        together = [stack.enter_context(Apart(Updates, workload, 1, share)) for share in shares]
+        for learner in (alone, *together):
+            learner.call("turn", WARM_UP)
+
+        def turns(learners: Sequence[Apart], count: int) -> float:
+            """Seconds until all have made so many updates, at once."""
+            started = time.perf_counter()
+            for turn in [learner.begin("turn", count) for learner in learners]:
+                turn.result()
+            return time.perf_counter() - started
+
+        of_alone, of_together = (
+            updates or max(1, round(SECONDS / turns(learners, WARM_UP) * WARM_UP)) for learners in ([alone], together)
+        )
+        one, many = [], []
+        for _ in range(ROUNDS):
+            one.append(of_alone / turns([alone], of_alone))
+            many.append(members * of_together / turns(together, of_together))
+    return {
+        "workload": workload,
+        "members": members,
+        "cores": cores,
+        "members_per_learner": shares,
+        "rounds": ROUNDS,
+        "one_member_updates_per_s": statistics.median(one),
+        "member_updates_per_s": statistics.median(many),
+        "ratio": ratios(many, one),
+    }
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result for people."""
+    ratio, shares = result["ratio"], " + ".join(str(share) for share in result["members_per_learner"])
+    return f"""workload {result["workload"]}, CPU, float32, {result["rounds"]} rounds
+  1 member on {result["cores"]} cores {result["one_member_updates_per_s"]:>10,.1f} updates/s
+  {shares} members, one core each learner {result["member_updates_per_s"]:>10,.1f} member-updates/s
+  {ratio["median"]:.2f} times ({ratio["smallest"]:.2f} to {ratio["largest"]:.2f} over the rounds)"""
+
+
+def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+    """The command `cqlray benchmark members`."""
+    parser = parser_class("cqlray benchmark members", description="Many members, a learner a core, beside one on all cores.")
+    parser.add_argument("--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]")
+    parser.add_argument("--members", type=int, default=8)
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="learners, and threads of the one member [all]")
+    parser.add_argument("--updates", type=int, help=f"of each member in each of {ROUNDS} rounds [about {SECONDS:g} s]")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    if min(options.members, options.cores) < 1 or (options.updates is not None and options.updates < 1):
+        parser.error("--members, --cores and --updates must be at least 1")
+    result = measure(options.workload, options.members, options.cores, options.updates)
+    print(json.dumps(result) if options.json else text(result))
+    return 0
