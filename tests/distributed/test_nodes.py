@@ -11,10 +11,11 @@ import pytest
 from cqlray.config import EnvConfig, ResourcesConfig
 from cqlray.validate import dump_yaml
 from tests.conftest import slow, small_config
-from tests.distributed.nodes import HEAD, Driver, Nodes, cluster
+from tests.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster
 from tests.test_driver import assert_same
 
 pytestmark = pytest.mark.ray
+ATTEMPTS = 3
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +62,31 @@ EACH_STAGE = ["teacher", "collection", "students", "evaluation"]
 @pytest.mark.parametrize("stages", [EACH_STAGE, *(pytest.param([stage], marks=slow) for stage in VICTIMS)])
 def test_killed_nodes_change_nothing(finished_run: Path, nodes: Nodes, tmp_path: Path, stages: list[str]) -> None:
     """The node that the stage's process is on dies, and another one joins; stage after stage in the same run."""
-    out = tmp_path / "run"
-    run = begin(nodes, out)
-    for number, stage in enumerate(stages):
-        role, sign = VICTIMS[stage]
-        run.wait_for((out / sign).exists)
-        victim = run.wait_for(lambda role=role: sorted(nodes.processes(role).values()))[0]
-        nodes.kill(victim)
-        assert run.process.poll() is None, run.said()
-        replacement = f"{number} after {victim}"
-        nodes.add(replacement, 2)
-        if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
-            run.wait_for(lambda name=replacement: name in nodes.workers().values())
-    run.finish()
-    assert_same(finished_run, out)
+    for attempt in range(ATTEMPTS):
+        out = tmp_path / f"run-{attempt}"
+        run = begin(nodes, out)
+        try:
+            for number, stage in enumerate(stages):
+                kill_node_of(stage, run, nodes, out, f"{attempt}.{number}")
+        except EndedEarly:  # on a busy machine the run can be over before the last stage's process was found
+            assert run.process.returncode == 0, run.said()
+            assert attempt + 1 < ATTEMPTS, "never in time"
+            continue
+        run.finish()
+        assert_same(finished_run, out)
+        return
+
+
+def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) -> None:
+    """Have another node join in the place of the one that the stage's process is on."""
+    role, sign = VICTIMS[stage]
+    run.wait_for((out / sign).exists)
+    victim = run.wait_for(lambda: sorted(nodes.processes(role).values()))[0]
+    nodes.kill(victim)
+    replacement = f"{number} after {victim}"
+    nodes.add(replacement, 2)
+    if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
+        run.wait_for(lambda: replacement in nodes.workers().values())
 
 
 @pytest.mark.parametrize(
