@@ -111,12 +111,13 @@ def critic_gradients(
         q = _by_sample(values, critics if network is None else 1, samples)
         returns = None if batch.data_returns is None else batch.data_returns[own, states]
         bounds = None if clip is None else (clip[0][own], clip[1][own])
+        q_samples = _bounded(q[:, :, 1:], returns, config)
         of_data, of_samples = losses.critic_loss_gradient(
-            q[:, :, 0], _bounded(q[:, :, 1:], returns, config), log_density[own, :, states], target[own, states],
+            q[:, :, 0], q_samples, log_density[own, :, states], target[own, states],
             multiplied[own], temperature[own], config.batch_size, bounds,
         )  # fmt: skip
         if config.calibrated:  # a value that stands below the data's return has no part in the loss
-            of_samples = of_samples * (_bounded(q[:, :, 1:], returns, config) == q[:, :, 1:])
+            of_samples = of_samples * (q_samples == q[:, :, 1:])
         return torch.cat([of_data.unsqueeze(2), of_samples], dim=2).transpose(2, 3).reshape(values.shape)
 
     values, gradient = agent.critics.differentiate(_critic_inputs(batch.observations, actions), samples, derivative)

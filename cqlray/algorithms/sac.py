@@ -27,9 +27,6 @@ class PolicyOutput:
     mean: Tensor
     log_std: Tensor
 
-    def detached(self) -> PolicyOutput:
-        return PolicyOutput(self.mean.detach(), self.log_std.detach())
-
 
 def noise_shapes(config: SACConfig, action_dim: int) -> dict[str, tuple[int, ...]]:
     """Standard normal noise that one update of one member draws."""

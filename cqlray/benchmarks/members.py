@@ -21,6 +21,9 @@ import torch
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.benchmark import WORKLOADS, make_population
 from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.config import RunConfig
+from cqlray.config import members as members_of
+from cqlray.placement import ClusterResources, make_plan
 
 WARM_UP = 5  # updates
 SECONDS = 2.0  # about, of a turn, unless a number of updates is asked for
@@ -44,13 +47,10 @@ class Updates:
         return timed(work)
 
 
-def _shares(members: int, learners: int) -> list[int]:
-    return [members // learners + (place < members % learners) for place in range(min(learners, members))]
-
-
 def measure(workload: str, members: int, cores: int, updates: int | None = None) -> dict[str, Any]:
     """The benchmark; keys as in the JSON that the command prints. `updates` is what each member makes in a round."""
-    shares = _shares(members, cores)
+    config = RunConfig(num_seeds=members)
+    shares = [len(part) for part in make_plan(config, members_of(config), ClusterResources(cores)).populations]
     with contextlib.ExitStack() as stack:
         alone = stack.enter_context(Apart(Updates, workload, cores))
         together = [stack.enter_context(Apart(Updates, workload, 1, share)) for share in shares]

@@ -414,7 +414,8 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
     config = dataclasses.replace(TINY, bc_warmup_updates=1)
     agent, scalars = helpers.random_agent([config], spread=0.3), helpers.double_scalars([config])
     batch, noise = helpers.batch_of(config, 1), helpers.random_noise(config, 1, 0)
-    policy = sac.evaluate_policy(agent, batch.observations, scalars).detached()
+    with torch.no_grad():
+        policy = sac.evaluate_policy(agent, batch.observations, scalars)
 
     def loss(actions: Tensor, updates: int = 0) -> float:
         agent.set_updates(updates)

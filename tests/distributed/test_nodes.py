@@ -85,6 +85,8 @@ def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) 
     nodes.kill(victim)
     replacement = f"{number} after {victim}"
     nodes.add(replacement, 2)
+    if run.process.poll() is not None:
+        raise EndedEarly(run.said())
     if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
         run.wait_for(lambda: replacement in nodes.workers().values())
 
