@@ -7,6 +7,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 MISTAKE, INTERRUPTED, FAILURE = 2, 130, 1
 
 _USAGE = """\
-usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of one)
+usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of one; cqlray --version)
 
   run                  teacher, dataset, students, evaluation and report; Pendulum-v1 unless told otherwise
   resume RUN           go on with a run exactly where it stopped
@@ -100,6 +101,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         "doctor": _doctor,
         "benchmark": _benchmark,
     }
+    if name == "--version":
+        return _version
     if name not in commands:
         import difflib
 
@@ -107,6 +110,11 @@ def _command(name: str) -> Callable[[list[str]], int]:
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(commands)}"
         raise UserError(f"there is no command {name!r}; {hint}")
     return commands[name]
+
+
+def _version(words: list[str]) -> int:
+    print(f"cqlray {version('cqlray')}")
+    return 0
 
 
 def _start(words: list[str], command: str) -> int:

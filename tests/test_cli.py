@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,8 @@ def test_help_and_no_words_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert main(["--help"]) == 0
     assert capsys.readouterr().out.count("usage: cqlray COMMAND") == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"cqlray {version('cqlray')}\n"
 
 
 @pytest.mark.ray

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from gymnasium.spaces import Box
 
 
@@ -73,15 +74,15 @@ class Wide(Point):
         return wide
 
 
-class Slow(Point):
-    """Takes 2 ms for each step, and next to no CPU."""
+class Slow(PendulumEnv):
+    """Pendulum, at 2 ms for each step, most of which the CPU is free."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         time.sleep(0.002)
         return super().step(action)
 
 
-gymnasium.register("Slow-v0", "tests.toy_envs:Slow", max_episode_steps=100)
+gymnasium.register("Slow-v0", "tests.toy_envs:Slow", max_episode_steps=200)
 gymnasium.register("Point-v0", "tests.toy_envs:Point", max_episode_steps=25)
 gymnasium.register("Wide-v0", "tests.toy_envs:Wide", max_episode_steps=25)
 gymnasium.register("Broken-v0", "tests.toy_envs:Broken", max_episode_steps=25)
