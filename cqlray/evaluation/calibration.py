@@ -2,12 +2,14 @@
 
 CQL means its critics to understate what the policy earns from the first state on. The excess of an episode is
 min_i Q_i(s_0, pi(s_0)) minus what it then brought, the discounted sum of its rewards as trained on and, where the time limit
-cut it off, the critics' own discounted value of the rest. That last part shares the critics' error: an excess is then
-smaller than their error, by a factor 1 - discount^length where the error is the same everywhere, and has the same sign.
+cut it off, the critics' own discounted value of the rest. That last part shares the critics' error: where the error is the
+same everywhere, an excess is that error times 1 - discount^length. Where the error grows along an episode the excess may
+even have the other sign, so that nothing is said of episodes that are cut short while the rest still counts for much.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ from cqlray.evaluation.statistics import Floats, Interval, interval, mean
 from cqlray.evaluation.summary import Row, RunRecord, conservative_weight, observed_return, student_rows
 
 MIN_RESAMPLED = 5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
+CUT_SHORT = 0.5  # mean discount of what the time limit hid: beyond it, critics would mostly be compared with themselves
 NOTHING = Interval(float("nan"), float("nan"))
 
 
@@ -31,11 +34,13 @@ class Excess:
     interval: Interval
     """95%."""
     episodes: int
+    cut_short: bool = False
+    """Whether the time limit hides so much that the critics would be compared with themselves."""
 
     @property
     def held(self) -> bool | None:
-        """Whether the lower bound held; None where the interval has both signs or cannot be given."""
-        if not np.isfinite(self.interval).all():
+        """Whether the lower bound held; None where that cannot be told."""
+        if self.cut_short or not np.isfinite(self.interval).all():
             return None
         if self.interval.high <= 0.0:
             return True
@@ -44,6 +49,8 @@ class Excess:
     @property
     def verdict(self) -> str:
         """In plain words."""
+        if self.cut_short:
+            return "cannot be told: the time limit ends episodes so early that most of what follows is the critics' own guess"
         if self.held is None:
             return f"cannot be told from {self.episodes} episode{'s' if self.episodes != 1 else ''}"
         size = f"{self.mean:,.0f}" if self.mean >= 1000.0 else f"{self.mean:.3g}"
@@ -56,7 +63,7 @@ class BoundCheck:
 
     conservative_weight: float
     overall: Excess
-    """Mean over members; the interval resamples members, then episodes, so members that disagree leave it open. Two or
+    """Mean over members; the interval resamples members and episodes, so members that disagree leave it open. Two or
     three members that agree settle it: the verdict is then about these members more than about training. With one member
     it is that member's own."""
     members: dict[int, Excess]
@@ -113,13 +120,17 @@ def _check(weight: float, rows: dict[int, Row], generator: np.random.Generator, 
     scores = _matrix(list(rows.values()))
     enough = scores.size >= MIN_RESAMPLED and np.isfinite(scores).all()
     ends = interval(scores, mean, generator, num_samples) if enough else NOTHING
-    return BoundCheck(weight, Excess(float(scores.mean()), ends, sum(e.episodes for e in members.values())), members)
+    episodes, cut_short = sum(e.episodes for e in members.values()), any(e.cut_short for e in members.values())
+    return BoundCheck(weight, Excess(float(scores.mean()), ends, episodes, cut_short), members)
 
 
 def _of_row(row: Row) -> Excess:
     """A row without `excesses` has only their mean, whose error cannot be told."""
     excesses = _excesses(row)
-    return Excess(_mean_excess(row), NOTHING, len(row["returns"])) if excesses is None else member_excess(excesses)
+    if excesses is None:
+        return Excess(_mean_excess(row), NOTHING, len(row["returns"]))
+    cut_short = (row.get("tail_weight") or 0.0) > CUT_SHORT
+    return dataclasses.replace(member_excess(excesses), cut_short=cut_short)
 
 
 def _matrix(rows: Sequence[Row]) -> Floats:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cqlray.evaluation.statistics import Floats, Interval, Resampling, chunks, percentiles, score_matrix, two_stage
+from cqlray.evaluation.statistics import Floats, Interval, Resampling, chunks, crossed, percentiles, score_matrix
 
 
 def normalized_scores(scores: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Floats:
@@ -105,7 +105,7 @@ def performance_profile(
     generator: np.random.Generator,
     num_samples: int = 2_000,
     level: float = 0.95,
-    resample: Resampling = two_stage,
+    resample: Resampling = crossed,
 ) -> Profile:
     """The share of scores above each threshold: the whole distribution, where an IQM is one number of it.
 
@@ -118,7 +118,7 @@ def performance_profile(
         generator: source of the resamples.
         num_samples: resamples.
         level: share of the resamples within the band.
-        resample: `two_stage` or `stratified`.
+        resample: `crossed` or `stratified`.
 
     Raises:
         ValueError: scores are empty or not two-dimensional, or the thresholds are not numbers that do not fall.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 LISTS = ("returns", "lengths", "excesses")  # a number for each episode; a row without critics has no excesses
-MEANS = ("value", "discounted_return", "tail_value")
+MEANS = ("value", "discounted_return", "tail_value", "tail_weight")
 
 
 def merge_rows(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

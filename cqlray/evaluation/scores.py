@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cqlray import seeding
-from cqlray.evaluation.statistics import Floats, Interval, iqm, iqm_interval
+from cqlray.evaluation.statistics import Floats, Interval, iqm_interval, iqm_of_members
 from cqlray.evaluation.summary import Row, RunRecord, common_updates, settings, student_rows
 
 
@@ -36,7 +36,7 @@ class MemberScores:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """IQM over members x episodes, with its 95% bootstrap interval."""
+    """IQM over members' mean returns, with its 95% bootstrap interval."""
 
     iqm: float
     interval: Interval
@@ -138,4 +138,5 @@ def _of_member(member: int, updates: list[int], returns: Floats) -> MemberScores
 def _aggregate(rows: Sequence[Floats], num_samples: int, seed: int) -> Aggregate:
     scores = np.stack(rows)  # [members, episodes]
     # The stream that summarize draws from: the same scores have the same interval wherever they are shown.
-    return Aggregate(iqm(scores), iqm_interval(scores, np.random.default_rng(seeding.stream(seed, "bootstrap")), num_samples))
+    generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+    return Aggregate(iqm_of_members(scores), iqm_interval(scores, generator, num_samples))

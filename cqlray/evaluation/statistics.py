@@ -1,8 +1,9 @@
 """What a run's few seeds can honestly say: the statistics of Agarwal et al. 2021 (arXiv 2108.13264) with bootstrap intervals.
 
 Scores are a matrix [members, columns]; members (trainings that differ in their seed) are the independent units. A column
-is an episode (`two_stage` resamples) or an environment (`stratified` resamples). A statistic takes [..., members, columns]
-to [...]; a matrix with a NaN has NaN.
+is an episode (`crossed` resamples) or an environment (`stratified` resamples). A statistic takes [..., members, columns]
+to [...]; a matrix with a NaN has NaN. A member's score in an environment is its mean over episodes: `of_members` makes a
+statistic of scores one of [members, episodes].
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def mean(values: Floats) -> Floats:
 
 
 def median(values: Floats) -> Floats:
-    """Median of all entries: for [members, episodes] of one environment."""
+    """Median of all entries: of one environment's scores."""
     return np.asarray(np.median(_flattened(values), axis=-1))
 
 
@@ -72,6 +73,15 @@ def optimality_gap(values: Floats, threshold: float = 100.0) -> Floats:
     return np.asarray(threshold - np.minimum(values, threshold).mean(axis=(-2, -1)))
 
 
+def of_members(statistic: Statistic) -> Statistic:
+    """A statistic of members' scores, taken of [..., members, episodes]: a score is the mean of a member's episodes.
+
+    Were the middle half of all episodes taken instead, easy and hard first states would be left out, not lucky and unlucky
+    trainings, and what is left would be no mean return to set beside another.
+    """
+    return lambda values: statistic(values.mean(axis=-1, keepdims=True))
+
+
 def estimate(scores: ArrayLike, statistic: Statistic) -> float:
     """The statistic of scores [members, columns] themselves.
 
@@ -81,18 +91,19 @@ def estimate(scores: ArrayLike, statistic: Statistic) -> float:
     return float(statistic(score_matrix(scores)))
 
 
-def two_stage(values: Floats, generator: np.random.Generator, count: int) -> Floats:
-    """Resamples of [members, episodes]: members with replacement, then episodes within each drawn member.
+def crossed(values: Floats, generator: np.random.Generator, count: int) -> Floats:
+    """Resamples of [members, episodes]: members with replacement, and episodes with replacement, the same ones for each.
 
-    Members are the independent units: all episodes of one member share one training, with its seed's luck, so twice as
-    many episodes do not make twice as much evidence about the algorithm. Resampling the pooled episodes would claim that
-    they do, and give far too narrow an interval. That members are tested on the same episode seeds is not made use of.
-    With one member only its episodes are resampled: the interval is then about that one policy, not about training.
+    Both are samples: other seeds would have been trained otherwise, and other episodes would have begun elsewhere. All
+    members play the same episodes (a column has one seed), so an easy first state is easy for each of them and does not
+    average out over members; episodes drawn for each member by itself would claim that it does, and give far too narrow an
+    interval (Owen 2007, "The pigeonhole bootstrap", on resampling rows and columns). With one member only episodes are
+    resampled: the interval is then about that one policy, not about training.
     """
     members, episodes = values.shape
     drawn = generator.integers(members, size=(count, members, 1))
-    within = generator.integers(episodes, size=(count, members, episodes))
-    return values[drawn, within]
+    shared = generator.integers(episodes, size=(count, 1, episodes))
+    return values[drawn, shared]
 
 
 def stratified(values: Floats, generator: np.random.Generator, count: int) -> Floats:
@@ -112,7 +123,7 @@ def interval(
     generator: np.random.Generator,
     num_samples: int = 2_000,
     level: float = 0.95,
-    resample: Resampling = two_stage,
+    resample: Resampling = crossed,
 ) -> Interval:
     """Bootstrap interval of a statistic of scores [members, columns], by the percentile method.
 
@@ -124,7 +135,7 @@ def interval(
         generator: source of the resamples.
         num_samples: resamples.
         level: share of the resamples between the two ends.
-        resample: `two_stage` or `stratified`.
+        resample: `crossed` or `stratified`.
 
     Raises:
         ValueError: scores are empty or not two-dimensional.
@@ -138,9 +149,18 @@ def interval(
     return Interval(float(low), float(high))
 
 
+def iqm_of_members(scores: ArrayLike) -> float:
+    """IQM over members [members, episodes] of their mean returns.
+
+    Raises:
+        ValueError: scores are empty or not two-dimensional.
+    """
+    return estimate(scores, of_members(interquartile_mean))
+
+
 def iqm_interval(scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95) -> Interval:
-    """`interval` of the IQM of scores [members, episodes], members and then episodes resampled."""
-    return interval(scores, interquartile_mean, generator, num_samples, level)
+    """`interval` of `iqm_of_members`, members and episodes resampled."""
+    return interval(scores, of_members(interquartile_mean), generator, num_samples, level)
 
 
 def score_matrix(scores: ArrayLike) -> Floats:

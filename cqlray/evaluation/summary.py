@@ -9,11 +9,24 @@ from typing import Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.evaluation.reference_scores import normalized, reference_scores
-from cqlray.evaluation.statistics import iqm, iqm_interval
+from cqlray.evaluation.comparison import normalized_scores
+from cqlray.evaluation.reference_scores import reference_scores
+from cqlray.evaluation.statistics import (
+    Floats,
+    Statistic,
+    estimate,
+    interquartile_mean,
+    interval,
+    mean,
+    median,
+    of_members,
+    optimality_gap,
+)
 from cqlray.filesystem import AnyPath
 
 Row = dict[str, Any]
+
+AGGREGATES: dict[str, Statistic] = {"iqm": interquartile_mean, "median": median, "mean": mean}
 
 
 @dataclass(frozen=True)
@@ -93,33 +106,41 @@ def conservative_weight(run: RunRecord, entry: Row) -> float | None:
 def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     """The results of a run, as `--json` prints them.
 
-    The aggregate is the IQM over members x episodes at the last update count that all members were tested at; without
-    such a count (no tests, or a member that was not tested yet) its numbers are None, and each member stands with its
-    own last test. Baselines are no part of it. `groups` holds the same aggregate for each setting of a sweep and each
-    baseline, over its own members.
+    Aggregates are over members' mean returns at the last update count that all members were tested at (that all of CQL's
+    were, where a baseline was not): IQM, median and mean, each with the ends of its interval, and the worst member's. Without
+    such a count (no tests, or a member that was not tested yet) they are None, and each member stands with its own last test.
+    Baselines are no part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline, over its
+    own members; where a sweep has several settings the aggregate of all is of a mixture, and the groups are what to look at.
+    `normalized` holds the aggregate, and the optimality gap, where the data's random policy is 0 and its reference 100.
 
     Args:
         run: the record.
         num_samples: bootstrap resamples of each interval.
         seed: the run's seed.
     """
-    everyone = [entry["member"] for entry in run.members if is_cql(entry)]
-    final = final_rows(run, everyone)
+    everyone = [entry["member"] for entry in run.members]
+    cql = [entry["member"] for entry in run.members if is_cql(entry)]
+    final = final_rows(run, everyone) or final_rows(run, cql)
     groups = [
-        {"swept": swept, "members": own, **_aggregate(_narrowed(final, own) or final_rows(run, own), num_samples, seed)}
+        {"swept": swept, "members": own, **_result(run, _narrowed(final, own) or final_rows(run, own), num_samples, seed)}
         for swept, own in settings(run)
         if swept
     ]
-    aggregate = _aggregate(final, num_samples, seed)
     return {
-        **aggregate,
-        "normalized": _normalized(run, aggregate),
+        **_result(run, _narrowed(final, cql), num_samples, seed),
         "members": [_member_result(run, entry, final) for entry in run.members],
         "teacher": reference_return(run, "teacher"),
         "dataset": dataset_return(run),
         "random": reference_return(run, "random"),
         "groups": groups,
     }
+
+
+def best_group(result: dict[str, Any]) -> Row | None:
+    """Of a summary of several settings of CQL the one with the highest IQM; None where there is one, or none was tested."""
+    cql = [group for group in result["groups"] if is_cql(group)]
+    known = [group for group in cql if group["iqm"] is not None and not np.isnan(group["iqm"])]
+    return max(known, key=lambda group: float(group["iqm"])) if len(cql) > 1 and known else None
 
 
 def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -> list[dict[str, Any]]:
@@ -130,9 +151,9 @@ def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -
     points = []
     for updates in common_updates(run, members):
         rows = {member: student_rows(run, member)[updates] for member in members}
-        aggregate = _aggregate(rows, num_samples, seed)
         means = [float(np.mean(row["returns"])) for row in rows.values()]
-        points.append({"updates": updates, **{k: aggregate[k] for k in ("iqm", "iqm_low", "iqm_high")}, "member_means": means})
+        aggregate = _aggregate(_scores(rows), {"iqm": interquartile_mean}, num_samples, seed)
+        points.append({"updates": updates, **aggregate, "member_means": means})
     return points
 
 
@@ -180,32 +201,47 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     ]
 
 
-def _normalized(run: RunRecord, aggregate: Row) -> Row | None:
-    """IQM and interval where `random` is 0 and `reference` is 100, and whose these are; None where the data has none."""
-    scores = None if run.dataset is None else reference_scores(run.dataset)
-    if scores is None or aggregate["iqm"] is None:
-        return None
-    own = {key: normalized(aggregate[key], scores.random, scores.reference) for key in ("iqm", "iqm_low", "iqm_high")}
-    return {**own, "random": scores.random, "reference": scores.reference, "source": scores.source}
+def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -> Row:
+    """The aggregates over one row of each member, with the worst member's mean, as they are and normalised."""
+    scores = _scores(rows) if rows else None
+    reference = None if run.dataset is None else reference_scores(run.dataset)
+    normalised = None
+    if reference is not None and scores is not None:
+        of_reference = normalized_scores(scores, reference.random, reference.reference)
+        normalised = {
+            **_aggregate(of_reference, {**AGGREGATES, "optimality_gap": optimality_gap}, num_samples, seed),
+            "random": reference.random,
+            "reference": reference.reference,
+            "source": reference.source,
+        }
+    return {
+        **_aggregate(scores, AGGREGATES, num_samples, seed),
+        "worst_member": None if scores is None else float(scores.mean(axis=1).min()),
+        "normalized": normalised,
+    }
 
 
 def _narrowed(rows: dict[int, Row], members: Sequence[int]) -> dict[int, Row]:
     return {member: row for member, row in rows.items() if member in members}
 
 
-def _aggregate(rows: dict[int, Row], num_samples: int, seed: int) -> dict[str, Any]:
-    """IQM, its interval and the worst member's mean over one row of each member; None for each if there are no rows."""
-    if not rows:
-        return {"iqm": None, "iqm_low": None, "iqm_high": None, "worst_member": None}
-    scores = np.array([row["returns"] for row in rows.values()], dtype=np.float64)  # [members, episodes]
-    # One stream for every interval: the same scores have the same interval in the table and in the figure.
-    interval = iqm_interval(scores, np.random.default_rng(seeding.stream(seed, "bootstrap")), num_samples)
-    return {
-        "iqm": iqm(scores),
-        "iqm_low": interval.low,
-        "iqm_high": interval.high,
-        "worst_member": float(scores.mean(axis=1).min()),
-    }
+def _scores(rows: dict[int, Row]) -> Floats:
+    """[members, episodes]."""
+    return np.array([row["returns"] for row in rows.values()], dtype=np.float64)
+
+
+def _aggregate(scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int) -> Row:
+    """Statistics of members' scores [members, episodes] and their intervals, by name; None for each without scores."""
+    found: Row = {}
+    for name, statistic in statistics.items():
+        value, low, high = (None, None, None)
+        if scores is not None:
+            # One stream for every interval: the same scores have the same interval in the table and in the figure.
+            generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+            value = estimate(scores, of_members(statistic))
+            low, high = interval(scores, of_members(statistic), generator, num_samples)
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:

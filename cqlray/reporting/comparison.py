@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from cqlray.config import NO_ENVIRONMENT
 from cqlray.errors import UserError
 from cqlray.evaluation.reference_scores import ReferenceScores, reference_scores
 from cqlray.evaluation.scores import GroupScores, group_scores
-from cqlray.evaluation.statistics import iqm
+from cqlray.evaluation.statistics import iqm_of_members
 from cqlray.evaluation.summary import RunRecord
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
@@ -60,6 +61,15 @@ def render(runs: Sequence[RunRecord]) -> str:
     return page(f"cqlray: {environment}, {len(runs)} runs", parts)
 
 
+def require_environment(run: RunRecord) -> None:
+    """Raises UserError where a run has none, so that its policies can never be tested: what can be done instead."""
+    if run.config["env"]["id"] == NO_ENVIRONMENT:
+        raise UserError(
+            f"{run.directory} has no environment (env.id none), so no episode can be played with its policies; "
+            f"what its data says of them: cqlray evaluate {run.directory} --fitted-q, then cqlray report {run.directory}"
+        )
+
+
 def require_comparable(runs: Sequence[RunRecord]) -> None:
     """Raises UserError unless there are two runs or more, of one environment, each with a test of its members."""
     if len(runs) < 2:
@@ -67,6 +77,8 @@ def require_comparable(runs: Sequence[RunRecord]) -> None:
     places = [str(run.directory) for run in runs]
     if len(set(places)) < len(places):
         raise UserError(f"{max(places, key=places.count)} is given twice; a comparison needs different runs")
+    for run in runs:
+        require_environment(run)
     for run in runs[1:]:
         if _environment(run) != _environment(runs[0]):
             raise UserError(
@@ -116,7 +128,7 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
 
 
 def _sentence(groups: Sequence[Group]) -> str:
-    scores = [iqm(group.returns) if group.returns is not None else float("nan") for group in groups]
+    scores = [iqm_of_members(group.returns) if group.returns is not None else float("nan") for group in groups]
     if not np.isfinite(scores).any():
         return "None of the groups has a finite score."
     best = int(np.nanargmax(scores))
@@ -130,8 +142,8 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str], samples: int) -> st
         rows += [_row(name, group) for group in group_scores(run, samples, run.config["seed"])]
     head = ["run", "setting", "members", "tests", "last test", "mean over last third", "each member's best test"]
     note = (
-        "IQM of returns and its 95% interval, by the bootstrap over members, then over their episodes (Agarwal et al. 2021). "
-        "The best test is chosen by the returns that it is then measured by, so it flatters."
+        "IQM over members' mean returns and its 95% interval, by the bootstrap over members and the episodes that they share "
+        "(after Agarwal et al. 2021). The best test is chosen by the returns that it is then measured by, so it flatters."
     )
     return section("Results", table(head, rows, text=2), paragraph(note, "soft"))
 

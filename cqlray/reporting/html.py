@@ -10,7 +10,7 @@ import yaml
 
 from cqlray.config import NO_ENVIRONMENT
 from cqlray.evaluation.reference_scores import reference_scores
-from cqlray.evaluation.summary import RunRecord, is_cql, summarize
+from cqlray.evaluation.summary import RunRecord, best_group, is_cql, summarize
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.choice import choice_section
@@ -20,11 +20,13 @@ from cqlray.reporting.improvement import improvement_section
 from cqlray.reporting.page import escape, figure, figures, page, paragraph, section
 from cqlray.reporting.profiles import profile_figure
 from cqlray.reporting.record import lines, load_run
-from cqlray.reporting.results import results_section, three_ways_section
+from cqlray.reporting.results import aggregates_section, results_section, three_ways_section
 from cqlray.reporting.timeline_section import timeline_section
 from cqlray.reporting.values import values_section
-from cqlray.reporting.words import environment_name, interval, number
+from cqlray.reporting.words import environment_name, interval, number, setting_name
 from cqlray.storage import write_bytes
+
+LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
 
 
 def write_report(directory: AnyPath) -> AnyPath:
@@ -50,6 +52,7 @@ def render(run: RunRecord) -> str:
         paragraph(_sentence(run, result), "lead"),
         results_section(run, result),
         _curves(run, result, samples, seed),
+        aggregates_section(result),
         three_ways_section(run, samples, seed),
         improvement_section(groups_of(run), samples, seed),
         _video(run),
@@ -82,13 +85,8 @@ def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
     data = f"{run.dataset['transitions']:,} transitions of {environment}" if run.dataset else environment
     students = f"{size} student{'s' if size != 1 else ''}"
     if result["iqm"] is not None:
-        names = (("the teacher's tests average", "teacher"), ("the dataset", "dataset"), ("a random policy", "random"))
-        references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
         return (
-            f"{students}, trained with CQL for {result['members'][0]['updates']:,} updates on {data}, "
-            f"reach{'es' if size == 1 else ''} an interquartile mean return of {number(result['iqm'])} "
-            f"(95% interval {number(result['iqm_low'])} to {number(result['iqm_high'])})"
-            f"{'; ' if references else ''}{', '.join(references)}."
+            f"{students}, trained with CQL for {result['members'][0]['updates']:,} updates on {data}, {_reached(result, size)}"
         )
     if run.members and run.config["env"]["id"] == NO_ENVIRONMENT:
         return f"{students}, trained with CQL on {data}; there is no environment to test them in."
@@ -102,14 +100,34 @@ def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
     return f"A run on {environment} that has no dataset yet."
 
 
+def _reached(result: dict[str, Any], size: int) -> str:
+    """What the students reach, or the best setting's of several, beside the references: means, all of them."""
+    best = best_group(result)
+    told, reach = best or result, "reaches" if size == 1 else "reach"
+    how = "" if best is None else "; chosen by these returns, so it flatters"
+    if best is not None:
+        several = sum(is_cql(group) for group in result["groups"])
+        reach = f"in {several} settings, of which the best, {setting_name(best['swept'])}, reaches"
+    names = (("the teacher's tests average", "teacher"), ("the dataset", "dataset"), ("a random policy", "random"))
+    references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
+    kind = "an interquartile mean" if size > 1 else "a mean"
+    return (
+        f"{reach} {kind} return of {number(told['iqm'])} (95% interval {number(told['iqm_low'])} to {number(told['iqm_high'])}"
+        f"{how}){'; ' if references else ''}{', '.join(references)}."
+    )
+
+
 def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> str:
     """Learning curves and performance profiles."""
     if not run.members or all(row["policy"] != "student" for row in run.evaluations):
         return ""
     words = f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval (band)."
-    alt = f"Learning curves. The last IQM is {number(result['iqm'])} {interval(result)}."
+    if len(run.members) == 1:
+        words = "Return over updates: the member's mean and its 95% interval (band)."
+    last = best_group(result) or result
+    alt = f"Learning curves. The last IQM is {number(last['iqm'])} {interval(last)}."
     if result["iqm"] is None:
-        words = f"Return over updates of {len(run.members)} members; not all of them have been tested yet."
+        words = f"Return over updates of the run's {len(run.members)} members; not all of them have been tested yet."
         alt = "Learning curves of the members that have been tested."
     scores = reference_scores(run.dataset) if run.dataset else None
     return section(
@@ -135,10 +153,21 @@ def _video(run: RunRecord) -> str:
     path = run.directory / "video.gif"
     if not path.is_file():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
+    content = path.read_bytes()
+    if len(content) > LARGEST_VIDEO:
+        size = f"{len(content) / 2**20:.1f} MiB"
+        return section("An episode", paragraph(f"The video of the episode is too large for this page ({size}); it is {path}."))
+    data = base64.b64encode(content).decode()
     alt = "One episode of each policy, side by side; above each stand its name and return."
     image = f'<img alt="{alt}" src="data:image/gif;base64,{data}">'
     return section("An episode", f'<div class="figures"><figure>{image}</figure></div>')
+
+
+def _baselines(run: RunRecord) -> str:
+    """How to see what CQL brings, where nothing stands beside it."""
+    if run.config.get("baselines") or not run.members:
+        return ""
+    return paragraph("With --baselines bc sac behaviour cloning and offline SAC stand beside CQL: what CQL brings.", "soft")
 
 
 def _again(run: RunRecord) -> str:
@@ -153,6 +182,7 @@ def _again(run: RunRecord) -> str:
             "<h2>Make it again</h2>",
             f"<pre>{escape(again)}</pre>",
             f'<p class="soft">It was begun as <code>{escape(began)}</code></p>' if began else "",
+            _baselines(run),
             f'<p class="soft">Versions: {escape(versions)}</p>' if versions else "",
             f"<details><summary>The whole config</summary><pre>{escape(config)}</pre></details>",
         ]

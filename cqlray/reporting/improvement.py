@@ -11,8 +11,10 @@ from cqlray import seeding
 from cqlray.evaluation.comparison import probability_of_improvement
 from cqlray.reporting.groups import Group
 from cqlray.reporting.page import paragraph, section, table
+from cqlray.reporting.words import NOTHING
 
 MOST_COMPARED = 8  # groups
+FEWEST = 5  # members of each group: fewer resamples are all alike too often for an interval
 
 
 def improvement_section(groups: Sequence[Group], samples: int, seed: int) -> str:
@@ -27,19 +29,19 @@ def improvement_section(groups: Sequence[Group], samples: int, seed: int) -> str
     for index, ((first, one), (second, other)) in enumerate(combinations(ranked[:MOST_COMPARED], 2)):
         generator = np.random.default_rng(seeding.stream(seed, "improvement", index))
         found = probability_of_improvement(one, other, generator, samples)
-        low, high = found.interval
-        rows.append([first.name, second.name, _share(found.probability), f"{_share(low)} to {_share(high)}"])
+        ends = " to ".join(map(_share, found.interval)) if min(len(one), len(other)) >= FEWEST else NOTHING
+        rows.append([first.name, second.name, _share(found.probability), ends])
     if not rows:
         return ""
     left_out = f" The {MOST_COMPARED} groups with the highest means." if len(ranked) > MOST_COMPARED else ""
     note = (
         "How often a member of the one scores higher than a member of the other, by their mean returns at the last test; 50% "
-        "is no difference. It says how often, not by how much; and a mean counts the worst and the best episodes, which an IQM "
-        f"leaves out, so the two can disagree. Of few members the interval is too narrow.{left_out}"
+        "is no difference. It says how often, not by how much. With two members a side chance alone makes it 0 or 100% once in "
+        f"three times; of fewer than {FEWEST} no interval is given.{left_out}"
     )
     head = ["a member of", "beats one of", "probability", "95% interval"]
     return section("Probability of improvement", table(head, rows, text=2), paragraph(note, "soft"))
 
 
 def _share(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.0%}"
+    return NOTHING if np.isnan(value) else f"{value:.0%}"

@@ -15,9 +15,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from cqlray.evaluation.statistics import iqm
+from cqlray.evaluation.statistics import iqm_of_members
 from cqlray.evaluation.summary import (
     RunRecord,
+    conservative_weight,
     curve,
     dataset_return,
     observed_return,
@@ -172,8 +173,9 @@ def comparable_tests(run: RunRecord) -> bool:
 
 
 def _calibration_points(run: RunRecord, member: int) -> list[tuple[float, float, float]]:
-    """(observed, value, progress in (0, 1]) of a member's tests that have both numbers."""
-    rows = student_rows(run, member)
+    """(observed, value, progress in (0, 1]) of a member's tests that have both numbers; a clone has none."""
+    entry = next(entry for entry in run.members if entry["member"] == member)
+    rows = student_rows(run, member) if conservative_weight(run, entry) is not None else {}
     points = []
     for updates, row in rows.items():
         observed, value = observed_return(row), row.get("value")
@@ -196,7 +198,7 @@ def looks(groups: Sequence[Group]) -> list[Look]:
     """A colour and line style for each group. Of more than MOST_NAMED the best at the last test are named, the rest grey."""
     best = set(range(len(groups)))
     if len(groups) > MOST_NAMED:
-        scores = [-np.inf if g.returns is None or np.isnan(g.returns).any() else iqm(g.returns) for g in groups]
+        scores = [-np.inf if g.returns is None or np.isnan(g.returns).any() else iqm_of_members(g.returns) for g in groups]
         best = set(np.argsort(scores)[::-1][: len(COLOURS)].tolist())
     names, drawn = itertools.count(), itertools.count()
     found = []

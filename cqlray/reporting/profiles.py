@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from cqlray.evaluation.reference_scores import ReferenceScores
 from cqlray.evaluation.statistics import Floats
 from cqlray.reporting.groups import Group
 from cqlray.reporting.page import figure
-from cqlray.reporting.plots import legend_below, looks, svg_figure
+from cqlray.reporting.plots import Look, legend_below, looks, svg_figure
 from cqlray.reporting.words import number
 
 THRESHOLDS = 121
@@ -29,7 +30,8 @@ def profile_figure(groups: Sequence[Group], scores: ReferenceScores | None, num_
         num_samples: bootstrap resamples of each band.
         seed: the run's seed.
     """
-    shown = [group for group in groups if group.returns is not None and np.isfinite(group.returns).all()]
+    whole = [group.returns is not None and bool(np.isfinite(group.returns).all()) for group in groups]
+    shown, own_looks = list(compress(groups, whole)), list(compress(looks(groups), whole))
     if not shown:
         return ""
     values = [_values(group, scores) for group in shown]
@@ -42,7 +44,7 @@ def profile_figure(groups: Sequence[Group], scores: ReferenceScores | None, num_
         f"Performance profile: share of the last test's episodes above each {'score' if scores else 'return'}, with its "
         f"pointwise 95% interval; further right is better. {by}"
     )
-    return figure(_draw(shown, values, unit, num_samples, seed), alt, words.strip())
+    return figure(_draw(shown, own_looks, values, unit, num_samples, seed), alt, words.strip())
 
 
 def _values(group: Group, scores: ReferenceScores | None) -> Floats:
@@ -51,13 +53,15 @@ def _values(group: Group, scores: ReferenceScores | None) -> Floats:
     return normalized_scores(group.returns, scores.random, scores.reference) if scores else group.returns
 
 
-def _draw(groups: Sequence[Group], values: Sequence[Floats], unit: str, num_samples: int, seed: int) -> str:
+def _draw(
+    groups: Sequence[Group], own_looks: Sequence[Look], values: Sequence[Floats], unit: str, num_samples: int, seed: int
+) -> str:
     low, high = min(v.min() for v in values), max(v.max() for v in values)
     margin = 0.03 * (high - low) or 1.0
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
     with svg_figure() as (drawn, svg):
         axes: Any = drawn.add_subplot(xlabel=unit, ylabel="share of episodes above", ylim=(-0.02, 1.02))
-        for scores, look, group in zip(values, looks(groups), groups, strict=True):
+        for scores, look, group in zip(values, own_looks, groups, strict=True):
             generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
             profile = performance_profile(scores, thresholds, generator, num_samples if look.named else 1)
             label = f"all {len(group.members)} members" if len(groups) == 1 and len(group.members) > 1 else look.label

@@ -8,24 +8,29 @@ from typing import Any
 import numpy as np
 
 from cqlray.evaluation.scores import Aggregate, group_scores
-from cqlray.evaluation.summary import RunRecord, is_cql
+from cqlray.evaluation.summary import RunRecord, best_group, is_cql
 from cqlray.reporting.page import escape, folded, paragraph, section, table
 from cqlray.reporting.words import NOTHING, count, interval, normalized_by, number, option_name, setting_name, setting_value
 
 MOST_ROWS = 16  # of a table that is shown whole
+FEW = 10  # members: of fewer, a bootstrap's interval is somewhat too narrow
 
 
 def results_section(run: RunRecord, result: dict[str, Any]) -> str:
     """Aggregates and references, then a line for each member; empty where no member was tested."""
     if not any(member["returns"] for member in result["members"]):
         return ""
-    everyone = all(is_cql(entry) for entry in run.members)
-    lines = [_aggregate_line(f"IQM of all {'' if everyone else 'CQL '}members", result)]
-    if scores := result["normalized"]:
+    best = best_group(result)
+    shown = best or result
+    name = f"IQM, {setting_name(best['swept'])} (best of {_settings_of_cql(result)})" if best else _everyone(run)
+    lines = [_aggregate_line(name, shown)]
+    if scores := shown["normalized"]:
         lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
     lines += [[name, number(result[key]), "", ""] for name, key in references if result[key] is not None]
     lines += [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
+    if best:
+        lines.append(_aggregate_line(f"{_everyone(run)}, whatever their setting", result))
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
     head = ["member", "seed", *map(option_name, swept), "updates", "mean return", "worst episode", "best episode"]
     members = table(head, [_member_line(member, swept) for member in result["members"]])
@@ -38,20 +43,62 @@ def results_section(run: RunRecord, result: dict[str, Any]) -> str:
     )
 
 
+def _everyone(run: RunRecord) -> str:
+    kind = "" if all(is_cql(entry) for entry in run.members) else "CQL "
+    alone = sum(is_cql(entry) for entry in run.members) == 1
+    return f"mean of the {kind}member" if alone else f"IQM of all {kind}members"
+
+
+def _settings_of_cql(result: dict[str, Any]) -> str:
+    return f"{sum(is_cql(group) for group in result['groups'])} settings"
+
+
 def _aggregate_line(name: str, aggregate: dict[str, Any]) -> list[str]:
     return [name, number(aggregate["iqm"]), interval(aggregate), number(aggregate["worst_member"])]
 
 
 def _note(run: RunRecord, result: dict[str, Any]) -> str:
     """How the numbers were made."""
-    tested = result["members"][0]["returns"]
-    what = f"{len(run.members)} members' {len(tested)} episodes each" if result["iqm"] is not None else "all members' episodes"
-    by = f" Normalised: {escape(normalized_by(result['normalized']))}." if result["normalized"] else ""
-    one = " With one member the interval is about this one policy, not about training." if len(run.members) == 1 else ""
-    return (
-        f'<p class="soft">IQM: mean of the middle half of {what} at the last test that all have. Interval: bootstrap over '
-        f"members, then over their episodes (Agarwal et al. 2021).{one}{by}</p>"
+    size = sum(is_cql(entry) for entry in run.members)
+    episodes = len(result["members"][0]["returns"])
+    tests = f"{episodes} episodes at the last test that all have" if result["iqm"] is not None else "episodes"
+    scores = (best_group(result) or result)["normalized"]
+    by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
+    chosen = (
+        " The best setting is chosen by the returns that it is then measured by, so it flatters." if best_group(result) else ""
     )
+    few = ""
+    if size == 1:
+        few = " With one member the interval is about this one policy, not about training."
+    elif size < FEW:
+        few = " Of so few members the interval is somewhat too narrow."
+    return (
+        f'<p class="soft">IQM: mean over the middle half of the members (their mean returns over {tests}). Interval: 95%, '
+        f"bootstrap over members and over the episodes that they share (after Agarwal et al. 2021).{few}{chosen}{by}</p>"
+    )
+
+
+def aggregates_section(result: dict[str, Any]) -> str:
+    """IQM, median, mean and optimality gap side by side, for each setting: papers report one or the other."""
+    members = [group["members"] for group in result["groups"]] or [result["members"]]
+    known = result["iqm"] is not None or any(group["iqm"] is not None for group in result["groups"])
+    if not known or max(map(len, members)) == 1:  # of one member all are its mean
+        return ""
+    names = ["iqm", "median", "mean"]
+    found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [("all members", result)]
+    rows = [[name, *(_with_interval(group, key) for key in names)] for name, group in found]
+    head = ["setting", "IQM", "median", "mean"]
+    note = "All are over members' mean returns, with 95% intervals."
+    if all(group["normalized"] for _, group in found):
+        head.append("optimality gap")
+        for row, (_, group) in zip(rows, found, strict=True):
+            row.append(_with_interval(group["normalized"], "optimality_gap"))
+        note += " Optimality gap: how far normalised scores fall short of 100 on average; lower is better."
+    return section("IQM, median, mean", table(head, rows, kind="scroll names"), paragraph(note, "soft"))
+
+
+def _with_interval(aggregate: dict[str, Any], name: str) -> str:
+    return f"{number(aggregate[name])} {interval(aggregate, name)}" if aggregate[name] is not None else NOTHING
 
 
 def _member_line(member: dict[str, Any], swept: Sequence[str]) -> list[str]:

@@ -26,9 +26,9 @@ def count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
-def interval(summary: dict[str, Any]) -> str:
+def interval(summary: dict[str, Any], name: str = "iqm") -> str:
     """The interval of an aggregate: [-186.1, -130.7]."""
-    return NOTHING if summary["iqm"] is None else f"[{number(summary['iqm_low'])}, {number(summary['iqm_high'])}]"
+    return NOTHING if summary[name] is None else f"[{number(summary[f'{name}_low'])}, {number(summary[f'{name}_high'])}]"
 
 
 def normalized_by(scores: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ class Evaluator:
         Every member plays the same episode seeds. Without a snapshot uniform actions are tested. `value` is the mean of
         min_i Q_i at the first state and action; `discounted_return` is what was then seen, of the rewards as trained on;
         `tail_value` is the discounted min_i Q_i at the end of truncated episodes, which the time limit hid. `excesses` has
-        value - discounted return - tail value of each episode.
+        value - discounted return - tail value of each episode, `tail_weight` the mean discount of what the limit hid.
 
         Raises:
             EnvironmentFailure: the environment raised.
@@ -67,5 +67,6 @@ class Evaluator:
             "value": float(values.mean()),
             "discounted_return": float(np.mean(seen)),
             "tail_value": float(tails.mean()),
+            "tail_weight": float((discount**lengths * truncated).mean()),
             "excesses": (values - seen - tails).tolist(),
         }

@@ -154,3 +154,14 @@ def test_a_critic_that_is_right_is_seldom_blamed(episodes: int) -> None:
     verdicts = [member_excess(row).held for row in draw.normal(size=(4_000, episodes))]
     shares = [np.mean([verdict is kind for verdict in verdicts]) for kind in (True, False)]
     np.testing.assert_allclose(shares, 0.025, atol=0.0075)  # three standard errors
+
+
+@pytest.mark.parametrize(("limit", "told"), [(20, None), (200, False)])
+def test_episodes_cut_short_tell_nothing(tmp_path: Path, limit: int, told: bool | None) -> None:
+    """A critic that is 10 too high at first and 20 at the end looks too low where the end counts for much."""
+    weight = 0.99**limit
+    row = constructed(0, 10.0 - 20.0 * weight) | {"tail_weight": weight}
+    (check,) = checked(tmp_path, [row], seeds=1)
+    assert (check.overall.mean < 0) is (limit == 20)
+    assert check.overall.held is told
+    assert ("time limit" in check.overall.verdict) is (told is None)

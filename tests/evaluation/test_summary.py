@@ -13,11 +13,12 @@ from cqlray import seeding
 from cqlray.config import RunConfig, members, to_dict
 from cqlray.evaluation.calibration import check_bounds
 from cqlray.evaluation.statistics import iqm_interval
-from cqlray.evaluation.summary import RunRecord, calibrations, common_updates, curve, final_rows, summarize
+from cqlray.evaluation.summary import RunRecord, best_group, calibrations, common_updates, curve, final_rows, summarize
 from cqlray.reporting.record import load_run
 from tests.reporting.run_directories import make_run, reference, student
 
-KEYS = {"iqm", "iqm_low", "iqm_high", "worst_member", "members", "teacher", "dataset", "random", "groups", "normalized"}
+AGGREGATES = {name + end for name in ("iqm", "median", "mean") for end in ("", "_low", "_high")}
+KEYS = {*AGGREGATES, "worst_member", "members", "teacher", "dataset", "random", "groups", "normalized"}
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def run(tmp_path: Path) -> RunRecord:
 def test_summary_by_hand(run: RunRecord) -> None:
     result = summarize(run, 500, 0)
     assert set(result) == KEYS
-    # At 200 updates, the last that both have: -100 1 | 2 3 5 6 | 7 100.
-    assert result["iqm"] == (2 + 3 + 5 + 6) / 4
+    # At 200 updates, the last that both have.
+    assert result["iqm"] == result["median"] == result["mean"] == (-23.5 + 29.5) / 2
     assert result["worst_member"] == (1 + 2 + 3 - 100) / 4
     assert (result["teacher"], result["random"], result["dataset"]) == (-2.0, -1100.0, -700.0)
     assert result["members"] == [
@@ -55,7 +56,9 @@ def test_normalised_by_the_scores_of_the_data(run: RunRecord) -> None:
     assert run.dataset is not None
     d4rl = {**run.dataset, "provenance": [{"format": "d4rl", "source": "hopper_medium-v2.hdf5"}]}
     scores = summarize(dataclasses.replace(run, dataset=d4rl), 500, 0)["normalized"]
-    assert scores["iqm"] == 100 * (4.0 + 20.272305) / (3234.3 + 20.272305)
+    assert scores["iqm"] == pytest.approx(100 * (3.0 + 20.272305) / (3234.3 + 20.272305))
+    assert scores["optimality_gap"] == pytest.approx(100 - scores["mean"])
+    assert scores["optimality_gap_low"] <= scores["optimality_gap"] <= scores["optimality_gap_high"]
     assert scores["iqm_low"] <= scores["iqm"] <= scores["iqm_high"]
     assert scores["source"] == "D4RL's published reference scores"
 
@@ -77,7 +80,7 @@ def test_order_of_members_leaves_the_iqm(run: RunRecord) -> None:
 def test_curve_by_hand(run: RunRecord) -> None:
     points = curve(run, [0, 1], 200, 0)
     assert [point["updates"] for point in points] == [100, 200] == common_updates(run, [0, 1])
-    assert points[0]["iqm"] == -(900 * 2 + 800 + 700) / 4
+    assert points[0]["iqm"] == -(900 + 650) / 2
     assert points[1]["member_means"] == [-23.5, 29.5]
     assert all(point["iqm_low"] <= point["iqm"] <= point["iqm_high"] for point in points)
     assert [point["updates"] for point in curve(run, [1], 200, 0)] == [100, 200, 300]
@@ -92,7 +95,9 @@ def test_groups_of_a_sweep(tmp_path: Path) -> None:
     result = summarize(record, 200, 0)
     first, second = result["groups"]
     assert (first["swept"], first["members"]) == ({"conservative_weight": 1.0}, [0, 1])
-    assert (first["iqm"], second["iqm"]) == ((2 + 3 + 10 + 11) / 4, (22 + 23 + 30 + 31) / 4)
+    assert (first["iqm"], second["iqm"]) == ((1.5 + 11.5) / 2, (21.5 + 31.5) / 2)
+    best = best_group(result)
+    assert best is not None and best["members"] == [2, 3]
     assert (first["worst_member"], second["worst_member"]) == (1.5, 21.5)
     assert result["members"][2]["conservative_weight"] == 5.0
     one, five = calibrations(record)
@@ -150,5 +155,9 @@ def test_baselines_are_beside_cql_and_no_part_of_its_result(tmp_path: Path) -> N
     result = summarize(record, 200, 0)
     assert result["iqm"] == 5.0 and result["worst_member"] == 0.0
     assert [(g["swept"]["algorithm"], g["iqm"]) for g in result["groups"]] == [("cql", 5.0), ("bc", 25.0), ("sac", 45.0)]
+    assert best_group(result) is None, "there is one setting of CQL"
+    ahead = [{**row, "updates": 20, "returns": [99.0]} for row in rows if row["member"] in (2, 3)]
+    uneven = summarize(dataclasses.replace(record, evaluations=[*rows, *ahead]), 200, 0)
+    assert uneven["groups"] == result["groups"], "all are looked at where all were tested"
     assert [(c.conservative_weight, c.last_excess) for c in calibrations(record)] == [(0.0, 3.5), (5.0, -0.5)]
     assert [check.conservative_weight for check in check_bounds(record, 200, 0)] == [0.0, 5.0]

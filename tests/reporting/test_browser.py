@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,7 +81,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page_is_shown_without_complaint_at_any_width_and_scheme(name: str, browser: Chromium, tmp_path: Path) -> None:
-    page = PAGES[name](tmp_path / "run")
+    look_at(browser, PAGES[name](tmp_path / "run"))
+
+
+@pytest.mark.ray
+def test_a_real_run_with_its_data_and_a_video(finished_run: Path, browser: Chromium, tmp_path: Path) -> None:
+    """What no hand-made directory has: the card of shards that are there, and a GIF as wide as four panels."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    frames = [Image.new("RGB", (2000, 500), colour) for colour in ("navy", "gold")]
+    frames[0].save(run / "video.gif", save_all=True, append_images=frames[1:])
+    page = write_report(run)
+    assert "data:image/gif" in page.read_text()
+    look_at(browser, page)
+
+
+def look_at(browser: Chromium, page: AnyPath) -> None:
+    """At all widths, in both colour schemes."""
     for width in WIDTHS:
         for scheme in SCHEMES:
             shown = browser.show(page, width, scheme, most_height=1200)

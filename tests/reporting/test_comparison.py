@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.config import EnvConfig, RunConfig
+from cqlray.config import NO_ENVIRONMENT, EnvConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.filesystem import Location
 from cqlray.reporting.comparison import run_names, write_comparison
@@ -41,7 +41,7 @@ def test_a_row_for_each_run_and_setting_by_hand(tmp_path: Path) -> None:
     for run, setting, members, level in (("low", "all members", 2, -49.5), ("high", "conservative weight 5", 2, -7.5)):
         last = f"{number(level)} [{number(level - 0.5)}, {number(level + 0.5)}]"
         assert f"{run}{setting}{members}2{last}{last}{last}" in found.text  # the last third of two tests is one test
-    assert "high, conservative weight 5low100%100% to 100%" in found.text.replace("\n", "")
+    assert "high, conservative weight 5low100%-" in found.text.replace("\n", "")
     assert len(found.figures()) == 2
     assert "None" not in found.text and "nan" not in found.text.split()
 
@@ -109,6 +109,16 @@ def test_wrong_use_gets_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=rf"^[^\n]*{words}[^\n]*$"):
             compared(tmp_path, *runs)
+
+
+def test_a_run_without_an_environment_can_never_be_compared(tmp_path: Path) -> None:
+    low, _ = two_runs(tmp_path)
+    logged = make_run(tmp_path / "logged", config=RunConfig(env=EnvConfig(NO_ENVIRONMENT), dataset="log.csv"))
+    shutil.copytree(logged, tmp_path / "other")
+    for runs in ([logged, tmp_path / "other"], [low, logged]):
+        with pytest.raises(UserError, match=rf"^{logged} has no environment \(.*: cqlray evaluate {logged} --fitted-q, then "):
+            compared(tmp_path, *runs)
+    assert not (tmp_path / "comparison.html").exists()
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:

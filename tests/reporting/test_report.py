@@ -413,10 +413,46 @@ def test_numbers_for_people() -> None:
 
 def test_settings_are_set_against_each_other(tmp_path: Path) -> None:
     text = page(swept(tmp_path / "run")).text.replace("\n", "")
-    assert "conservative weight 1conservative weight 5100%100% to 100%" in text
+    assert "conservative weight 1conservative weight 5100%-" in text, "two members a side have no interval"
+    five = [student(m, 100, [float(m % 5 - 2 * (m // 5))] * 2) for m in range(10)]
+    text = page(make_run(tmp_path / "five", SWEEP, seeds=5, evaluations=five)).text.replace("\n", "")
+    assert "conservative weight 1conservative weight 582%" in text and "82%-" not in text
     one_each = [student(m, 100, [-m - 1.0] * 4) for m in range(2)]
     single = page(make_run(tmp_path / "single", SWEEP, seeds=1, evaluations=one_each)).text
     assert "IQM, conservative weight 5" in single and "Probability of improvement" not in single
+
+
+def test_the_headline_of_a_sweep_is_its_best_setting_and_no_mixture(tmp_path: Path) -> None:
+    found = page(swept(tmp_path / "run"))
+    assert (
+        "4 students, trained with CQL for 200 updates on 1,234 transitions of Pendulum-v1, in 2 settings, of which the best, "
+        "conservative weight 1, reaches an interquartile mean return of -300.0 (95% interval -400.0 to -200.0; chosen by "
+        "these returns, so it flatters); the teacher's tests average -150.0, the dataset -700.0, a random policy -1,200."
+    ) in found.text
+    rows = found.text.replace("\n", "")
+    assert "IQM, conservative weight 1 (best of 2 settings)-300.0[-400.0, -200.0]-400.0" in rows
+    assert "IQM of all members, whatever their setting-500.0" in rows
+
+
+def test_aggregates_side_by_side(tmp_path: Path) -> None:
+    returns = [-1000.0, -170.0, -160.0, -150.0, -20.0]
+    run = make_run(tmp_path / "run", seeds=5, evaluations=[student(m, 100, [r]) for m, r in enumerate(returns)])
+    (run / "dataset" / "dataset.json").write_text(
+        json.dumps({**dataset(), "reference_scores": {"random": -1000.0, "expert": 0.0}})
+    )
+    text = page(run).text.replace("\n", "")
+    told = re.search(r"all members(-160.0 \[.*?\])(-160.0 \[.*?\])(-300.0 \[.*?\])(30.00 \[.*?\])", text)
+    assert told, "IQM, median, mean, optimality gap"
+    assert "IQM, normalised84.00" in text
+    assert "Of so few members the interval is somewhat too narrow" in text
+
+
+def test_baselines_are_not_counted_among_the_members_of_the_iqm(tmp_path: Path) -> None:
+    settings = [{"algorithm": name} for name in ("cql", "bc", "sac")]
+    rows = [student(m, 100, [-1.0 * m, -2.0]) for m in range(3)]
+    text = page(make_run(tmp_path / "run", settings, seeds=1, evaluations=rows)).text
+    assert "mean of the CQL member" in text
+    assert "With one member the interval is about this one policy" in text
 
 
 def test_a_recorded_video_is_in_the_report(tmp_path: Path) -> None:
