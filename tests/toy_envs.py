@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -74,6 +74,42 @@ class Wide(Point):
         return wide
 
 
+class Drawn(Point):
+    """As Point, with small pictures; it ends after `length` steps, or never. What `broken` names raises RuntimeError."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+
+    def __init__(self, render_mode: str | None = None, length: int = 0, broken: str = "") -> None:
+        super().__init__()
+        self.render_mode, self.length, self.broken = render_mode, length, broken
+        if render_mode:
+            self._break("making")
+
+    def _break(self, what: str) -> None:
+        if what == self.broken:
+            raise RuntimeError(f"no GL context\n\twhile {what}")
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._break("resetting")
+        self.steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._break("stepping")
+        observation, _, _, _, info = super().step(action)
+        self.steps += 1
+        return observation, 1.0, self.steps == self.length, False, info
+
+    def render(self) -> Any:
+        """16 x 16 pixels of a grey that tells the step, up to 255."""
+        self._break("rendering")
+        return np.full((16, 16, 3), min(self.steps, 255), np.uint8)
+
+    def close(self) -> None:
+        if self.render_mode:  # what could not draw cannot be closed either
+            self._break(self.broken)
+
+
 class Slow(PendulumEnv):
     """Pendulum, at 2 ms for each step, most of which the CPU is free."""
 
@@ -82,6 +118,7 @@ class Slow(PendulumEnv):
         return super().step(action)
 
 
+gymnasium.register("Drawn-v0", "tests.toy_envs:Drawn")
 gymnasium.register("Slow-v0", "tests.toy_envs:Slow", max_episode_steps=200)
 gymnasium.register("Point-v0", "tests.toy_envs:Point", max_episode_steps=25)
 gymnasium.register("Wide-v0", "tests.toy_envs:Wide", max_episode_steps=25)
