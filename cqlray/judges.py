@@ -94,6 +94,14 @@ class Judges:
         if block.keys() == ends:
             self._fit(population, self.blocks.pop(key))
 
+    def fit_what_is_there(self) -> None:
+        """Begin the fits of the blocks that will not fill up: those of a run that was interrupted.
+
+        Once the run has gone on and such a block is whole, it is fitted anew, and its later rows are the ones that count.
+        """
+        for key in sorted(self.blocks):
+            self._fit(key[0], self.blocks.pop(key))
+
     def _fit(self, population: int, block: dict[int, Any]) -> None:
         def finished(rows: list[Row], _: Sequence[Any] = ()) -> None:
             self.at_work -= {(FITS, population, updates) for updates in block}

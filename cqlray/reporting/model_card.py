@@ -17,6 +17,7 @@ from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.evaluation.scores import GroupScores, MemberScores, group_scores, member_scores
 from cqlray.evaluation.statistics import Floats, Interval, interval, mean
 from cqlray.evaluation.summary import Row, RunRecord, reference_return, student_rows
+from cqlray.reporting import record
 from cqlray.reporting.words import NOTHING, number, setting_name
 
 _ALGORITHMS = {
@@ -109,9 +110,11 @@ def _other_ways(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     yield ""
     yield "With cqlray and the run directory, the same policy; then the same in another format:"
     yield ""
-    yield f"```python\nimport cqlray\n\nactions = cqlray.load_policy({directory!r}, member={policy.member})(observations)\n```"
+    load = f"cqlray.load_policy({directory!r}, member={policy.member}, updates={policy.updates})"
+    yield f"```python\nimport cqlray\n\nactions = {load}(observations)\n```"
     others = "FORMAT  # " + " or ".join(name for name in ("torchscript", "onnx", "safetensors") if name != policy.format)
-    yield f"\n```sh\ncqlray export {shlex.quote(directory)} --member {policy.member} --format {others}\n```"
+    snapshot = f"--member {policy.member} --updates {policy.updates}"
+    yield f"\n```sh\ncqlray export {shlex.quote(directory)} {snapshot} --format {others}\n```"
 
 
 def _data(run: RunRecord) -> Iterator[str]:
@@ -156,7 +159,7 @@ def _scores(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
     own = next((scores for scores in member_scores(run) if scores.member == policy.member), None)
     if own is None:
-        yield "It was not tested: no episode was played with it. Nothing is known of how well it acts."
+        yield from _untested(run, policy)
         return
     returns = np.array([student_rows(run, own.member)[count]["returns"] for count in own.updates], dtype=np.float64)
     groups = [group for group in group_scores(run, samples, seed) if own.member in group.members and len(group.members) > 1]
@@ -173,10 +176,28 @@ def _scores(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     yield from _references(run, own)
     yield from _bound(run, policy.member, samples, seed)
     if policy.chosen_by == "fqe":
-        yield f"- It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the dataset alone."
+        yield f"- {_choice_by_fitted_q(run, policy)}"
     if policy.chosen_by == "return":
         yield f"- It was chosen as the best of {len(run.members)} members by its last test, the same episodes that its score"
         yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
+
+
+def _untested(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
+    untested = "It was not tested: no episode was played with it."
+    if policy.chosen_by != "fqe":
+        yield f"{untested} Nothing is known of how well it acts."
+        return
+    yield f"{untested} All that is known of how well it acts is an estimate from its data."
+    yield ""
+    yield f"- {_choice_by_fitted_q(run, policy)}"
+
+
+def _choice_by_fitted_q(run: RunRecord, policy: ExportedPolicy) -> str:
+    """Of the snapshot's rows the last one counts."""
+    rows = {(row["member"], row["updates"]): row for row in record.lines(run, "fqe.jsonl")}
+    estimate = rows.get((policy.member, policy.updates), {}).get("fqe_return")
+    said = f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the dataset alone."
+    return said if estimate is None else f"{said} Its estimated discounted return is {number(estimate)}: to rank by, no score."
 
 
 def _table(own: MemberScores, returns: Floats, group: GroupScores | None, samples: int, seed: int) -> Iterator[str]:
@@ -241,7 +262,7 @@ def _again(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     command = "train" if run.config.get("dataset") else "run"
     yield "```sh"
     yield f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out NEW_DIRECTORY"
-    yield f"cqlray export NEW_DIRECTORY --member {policy.member} --format {policy.format}"
+    yield f"cqlray export NEW_DIRECTORY --member {policy.member} --updates {policy.updates} --format {policy.format}"
     yield "```"
     yield ""
     versions = ", ".join(f"{name} {version}" for name, version in run.manifest.get("versions", {}).items())

@@ -13,7 +13,7 @@ import pytest
 from cqlray.config import CQLConfig, EnvConfig, RunConfig
 from cqlray.reporting.model_card import ExportedPolicy, model_card
 from cqlray.reporting.record import load_run
-from tests.reporting.run_directories import Row, dataset, make_run, reference, student
+from tests.reporting.run_directories import Row, dataset, make_run, reference, student, write_lines
 
 POLICY = ExportedPolicy(
     file="member-1.onnx",
@@ -99,6 +99,34 @@ def test_without_tests_nothing_is_claimed(tmp_path: Path) -> None:
         section(card, "Scores").strip()
         == "It was not tested: no episode was played with it. Nothing is known of how well it acts."
     )
+
+
+def judged(run: Path, estimate: float) -> None:
+    """Rows of fitted Q, the last of member 1 made again."""
+    rows = [{"member": 0, "updates": 500, "fqe_return": -7.0}, {"member": 1, "updates": 400, "fqe_return": -6.0}]
+    write_lines(run / "fqe.jsonl", [*rows, *({"member": 1, "updates": 500, "fqe_return": v} for v in (-9.0, estimate))])
+
+
+BY_FQE = dataclasses.replace(POLICY, chosen_by="fqe")
+
+
+def test_a_choice_by_fitted_q_is_told_without_tests_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", config=RunConfig(env=EnvConfig("none"), dataset="log.csv"))
+    chosen = "- It was chosen as the best of 2 members by fitted Q evaluation, from the dataset alone."
+    judged(run, -5.25)
+    untested, told = section(model_card(load_run(run), BY_FQE), "Scores").strip().split("\n\n")
+    assert untested.startswith("It was not tested: no episode") and "Nothing is known" not in untested
+    assert told == f"{chosen} Its estimated discounted return is -5.25: to rank by, no score."
+    write_lines(run / "fqe.jsonl", [])  # as where the file was lost
+    assert section(model_card(load_run(run), BY_FQE), "Scores").strip().endswith(f"\n\n{chosen}")
+
+
+def test_a_choice_by_fitted_q_is_told_beside_tests(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", evaluations=[*REFERENCES, *TESTS])
+    judged(run, 12.5)
+    scores = section(model_card(load_run(run), BY_FQE), "Scores")
+    assert "by fitted Q evaluation, from the dataset alone. Its estimated discounted return is 12.50" in scores
+    assert "last test, after 500 updates" in scores
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""How well fitted Q evaluation ranks real policies: real runs, of minutes, whose snapshots are tested in many episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cqlray import PRESETS, api
+from cqlray.config import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.evaluation.summary import RunRecord, reference_return
+from cqlray.reporting.choice import agreement_sentences, chosen_sentences, judged_snapshots, trust, trust_sentences
+from cqlray.reporting.record import lines, load_run
+from cqlray.reporting.timeline import time_line
+from tests.conftest import slow
+
+MEMBERS, SNAPSHOTS, EPISODES = 4, 8, 40
+without_mujoco = pytest.mark.skipif(find_spec("mujoco") is None, reason="mujoco is not installed")
+
+
+def pendulum() -> RunConfig:
+    """A short teacher, and students that are seen from their first updates until they are about as good as it."""
+    preset = PRESETS["pendulum"]
+    return dataclasses.replace(
+        preset,
+        num_seeds=MEMBERS,
+        teacher=dataclasses.replace(preset.teacher, rounds=14),
+        cql=dataclasses.replace(preset.cql, num_updates=2400),
+        evaluation=EvaluationConfig(interval=2400 // SNAPSHOTS, episodes=EPISODES, fitted_q=True),
+    )
+
+
+def reacher() -> RunConfig:
+    """As pendulum, with episodes of a quarter its length. Students are soon equally good: slower ones, seen sooner."""
+    config = pendulum()
+    rates = {"policy_learning_rate": 3e-4, "critic_learning_rate": 3e-4}
+    return dataclasses.replace(
+        config,
+        env=EnvConfig("Reacher-v5"),
+        teacher=dataclasses.replace(config.teacher, episodes_per_round=8, reward_scale=1.0),
+        collection=CollectionConfig(tiers=("replay", "medium", "random"), episodes=(100,)),
+        cql=dataclasses.replace(config.cql, num_updates=400, reward_scale=1.0, **rates),
+        evaluation=dataclasses.replace(config.evaluation, interval=400 // SNAPSHOTS),
+    )
+
+
+@slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("config", [pendulum(), pytest.param(reacher(), marks=without_mujoco)], ids=lambda c: c.env.id)
+def test_estimates_rank_snapshots_as_their_returns_do(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: RunConfig
+) -> None:
+    """The README's claim: a rank correlation of at least 0.7 with true returns, over snapshots of different quality."""
+    run = api.run(dataclasses.replace(config, out=str(tmp_path / "run")), quiet=True).run_dir
+    record = load_run(run)
+    judged = judged_snapshots(record, lines(record, "fqe.jsonl"))
+    assert len(judged) == MEMBERS * SNAPSHOTS
+    episodes = np.array([row["returns"] for row in record.evaluations if row["policy"] == "student"])
+    assert episodes.shape == (MEMBERS * SNAPSHOTS, EPISODES)
+    found = trust(judged, 2000, 0)
+    with capsys.disabled():
+        print(f"\n{config.env.id}, mean returns of {episodes.mean(1).min():.1f} to {episodes.mean(1).max():.1f}")
+        print(*trust_sentences(judged, found), *agreement_sentences(judged), *chosen_sentences(judged), sep="\n")
+        print(*_costs(record), sep="\n")
+    teacher, random = (reference_return(record, name) for name in ("teacher", "random"))
+    assert teacher is not None and random is not None
+    assert episodes.mean(1).std() > 0.05 * (teacher - random), "of different quality: near equals nobody can rank"
+    assert found.overall.rho >= 0.7
+
+
+def _costs(record: RunRecord) -> Iterator[str]:
+    """Seconds of fitted Q and of training, as the run's own files have them; of processes of one thread each."""
+    fits = sum(row["seconds"] for row in lines(record, "fqe.jsonl"))
+    yield f"fits took {fits:.1f} s, {fits / MEMBERS / SNAPSHOTS:.2f} s for each policy; stages {record.manifest['stages']}"
+    for (stage, role), busy in time_line(lines(record, "events.jsonl"), False).busy.items():
+        if stage == "students":
+            yield f"{role}: {busy.processes} processes at work for {busy.busy_seconds:.1f} s in all"
