@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 from cqlray import session
 from cqlray.config import PRESETS, RunConfig
 from cqlray.errors import UserError
-from cqlray.evaluation.summary import student_rows
+from cqlray.evaluation.summary import RunRecord, student_rows
 from cqlray.filesystem import AnyPath, any_path
 from cqlray.reporting.html import write_report
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run as load_run_record
+from cqlray.reporting.series import Estimates, fqe_returns
 from cqlray.storage import RunDirectory
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+MEMBER_COLUMNS = ("member", "seed", "mean_return", "returns", "updates")  # of a run without a sweep
 
 
 @dataclass(frozen=True)
@@ -30,32 +35,38 @@ class RunResult:
 
     @property
     def iqm(self) -> float | None:
-        """Interquartile mean over members and episodes at the last test."""
+        """Interquartile mean over members' mean returns at the last test."""
         return self.summary["iqm"]  # type: ignore[no-any-return]
 
     @property
     def members(self) -> pandas.DataFrame:
-        """A row for each member: seed, what the sweep chose, and its last test.
+        """A row for each member, `member` is the index: seed, what the sweep chose, and its last test, mean_return, returns
+        and updates. Where fitted Q evaluation judged the run also fqe_return and fqe_updates, of the newest snapshot of the
+        member that it judged.
+
+        No rows before the students are begun, or of a data set that was collected alone.
 
         Raises:
             UserError: pandas is not installed.
         """
-        return _frame(self.summary["members"]).set_index("member")
+        rows = self.summary["members"]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        return _frame(rows, columns or MEMBER_COLUMNS).set_index("member")
 
     def curves(self) -> pandas.DataFrame:
-        """A row for each test of a member: member, seed, what the sweep chose, updates, mean_return.
+        """A row for each snapshot of a member that was judged: member, seed, what the sweep chose, updates, mean_return of its
+        test and, where fitted Q evaluation judged the run, fqe_return. NaN stands for what there is not of a snapshot.
+
+        No rows before the first test or estimate.
 
         Raises:
             UserError: pandas is not installed.
         """
         record = load_run_record(self.run_dir)
-        rows = [
-            {"member": entry["member"], "seed": entry["seed"], **entry["swept"], "updates": updates, "mean_return": mean}
-            for entry in record.members
-            for updates, row in student_rows(record, entry["member"]).items()
-            for mean in [sum(row["returns"]) / len(row["returns"])]
-        ]
-        return _frame(rows)
+        estimates = fqe_returns(record)
+        swept = dict.fromkeys(name for entry in record.members for name in entry["swept"])
+        columns = ["member", "seed", *swept, "updates", "mean_return", *["fqe_return"] * bool(estimates)]
+        return _frame(list(_judged(record, estimates)), columns)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """The learning curves, as in the report, into `axes` or new ones; the axes are returned."""
@@ -66,7 +77,8 @@ class RunResult:
         record = load_run_record(self.run_dir)
         axes = plt.subplots()[1] if axes is None else axes
         draw_learning_curves(axes, record, record.config["evaluation"]["bootstrap_samples"], record.config["seed"])
-        axes.legend(fontsize="small")
+        if axes.get_legend_handles_labels()[1]:  # matplotlib warns of a legend of nothing
+            axes.legend(fontsize="small")
         return axes
 
 
@@ -80,12 +92,27 @@ def load_run(run_dir: str | Path) -> RunResult:
     return RunResult(directory.path, session.result(directory))
 
 
-def _frame(rows: list[dict[str, Any]]) -> pandas.DataFrame:
+def _judged(record: RunRecord, estimates: Estimates) -> Iterator[dict[str, Any]]:
+    for entry in record.members:
+        tests, own = student_rows(record, entry["member"]), estimates.get(entry["member"], {})
+        for updates in sorted(tests.keys() | own.keys()):
+            returns, estimate = tests[updates]["returns"] if updates in tests else [], own.get(updates)
+            yield {
+                "member": entry["member"],
+                "seed": entry["seed"],
+                **entry["swept"],
+                "updates": updates,
+                "mean_return": sum(returns) / len(returns) if returns else math.nan,
+                "fqe_return": math.nan if estimate is None else estimate,
+            }
+
+
+def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pandas.DataFrame:
     try:
         import pandas
     except ImportError:
         raise UserError("data frames need pandas, which is not installed: pip install pandas") from None
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(rows, columns=columns)
 
 
 def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResult:

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
@@ -17,7 +16,7 @@ from cqlray.filesystem import AnyPath, any_path
 if TYPE_CHECKING:
     from cqlray.storage import RunDirectory
 
-MISTAKE, INTERRUPTED, FAILURE = 2, 130, 1
+MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
 
 _USAGE = """\
 usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of one; cqlray --version)
@@ -64,7 +63,7 @@ class _Parser(_OneLine):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure."""
+    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure, 3 no run (--if-there)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
@@ -81,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"your environment raised the exception above ({error.where}); reset it with that seed to see it", FAILURE
         )
     except ActorLost as error:
+        if "--debug" in words:
+            traceback.print_exc()
         return _complain(str(error), FAILURE)
     except (Interrupted, KeyboardInterrupt) as error:
-        return _complain(str(error) or "stopped before anything was written", INTERRUPTED)
+        before = error.__context__ if isinstance(error.__context__, Interrupted) else ""  # it knows how to go on
+        return _complain(str(error) or str(before) or "stopped before anything was written", INTERRUPTED)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -130,10 +132,15 @@ def _start(words: list[str], command: str) -> int:
 
 
 def _resume(words: list[str]) -> int:
-    options = _Parser("resume", "RUN", "Go on with a run exactly where it stopped.").with_output().parse_args(words)
+    parser = _Parser("resume", "RUN", "Go on with a run exactly where it stopped.").with_output()
+    parser.add_argument("--if-there", action="store_true", help=f"no run there is no mistake, but exit status {NO_RUN}")
+    options = parser.parse_args(words)
     from cqlray import session
     from cqlray.reporting.progress import ProgressDisplay
+    from cqlray.storage import RunDirectory
 
+    if options.if_there and RunDirectory.is_free(options.path):
+        return _complain(f"there is no run at {options.path} yet", NO_RUN)
     with ProgressDisplay(options.quiet) as progress:
         directory = session.resume(options.path, progress)
     dataset_only = directory.manifest()["dataset_only"]
@@ -182,21 +189,21 @@ def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -
 
 
 def _report(words: list[str]) -> int:
-    about = "Write report.html and TensorBoard files of a run; of several runs, one page that compares them."
+    about = "Write report.html and TensorBoard files of a run, or --out alone; of several runs, one page that compares them."
     parser = _Parser("report", "", about).with_output()
     parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=any_path, metavar="FILE", help="the page of several runs [comparison.html]")
+    parser.add_argument("--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]")
     parser.add_argument("--to", nargs="+", default=[], metavar="NAME", help="show it there too: tensorboard, wandb, mlflow")
     options = parser.parse_args(words)
     if len(options.runs) > 1:
         return _compare(options)
-    if options.out is not None:
-        raise UserError("--out is for the page of several runs; the report of one is RUN/report.html")
+    if options.out is not None and "tensorboard" in options.to:
+        raise UserError("--to tensorboard writes into the run directory, which --out leaves alone; give one of them")
     from cqlray.reporting.trackers import send_to
 
-    (options.path,) = options.runs
-    path = _write_report(options.path)
-    sent = send_to(options.path, options.to) if options.to else {}
+    (run,) = options.runs
+    path = _write_report(run) if options.out is None else _write_page(run, options.out)
+    sent = send_to(run, options.to) if options.to else {}
     if options.json:
         print(json.dumps({"report": str(path), **sent}))
     else:
@@ -221,12 +228,16 @@ def _video(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
     parser.add_argument("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
     options = parser.parse_args(words)
+    from cqlray import session
     from cqlray.video import CannotRender, record
 
+    session.require_environment(options.path)
     member = int(options.member) if options.member.isdecimal() else options.member
     try:
         print(record(options.path, options.policy, member, options.seed, options.out))
     except CannotRender as error:
+        if options.debug:
+            traceback.print_exc()
         print(f"no video: {error}")
     return 0
 
@@ -236,13 +247,16 @@ def _export(words: list[str]) -> int:
     parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
     parser.add_argument("--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]")
     parser.add_argument("--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]")
+    parser.add_argument(
+        "--updates", type=int, metavar="N", help="its snapshot after N updates [the newest; of best the one chosen for]"
+    )
     parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
     options = parser.parse_args(words)
     from cqlray.export import export
 
     member = int(options.member) if options.member.isdecimal() else options.member
-    exported = export(options.path, member, options.format, options.out, options.by)
+    exported = export(options.path, member, options.format, options.out, options.by, options.updates)
     print(json.dumps(vars(exported), default=str) if options.json else exported.path)
     return 0
 
@@ -256,7 +270,7 @@ def _dataset(words: list[str]) -> int:
 def _doctor(words: list[str]) -> int:
     parser = _Parser("doctor", "", "What Ray, torch, GPUs, storage and the environment look like from here.")
     parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIRECTORY", help="where runs are to be [runs]")
+    parser.add_argument("--out", type=any_path, default="runs", metavar="DIRECTORY", help="where runs are to be [runs]")
     options = parser.parse_args(words)
     from cqlray.config import EnvConfig
     from cqlray.doctor import examine
@@ -336,6 +350,16 @@ def _write_report(run: AnyPath) -> AnyPath:
 
     path = write_report(run)
     write_tensorboard(run)
+    return path
+
+
+def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
+    """The report somewhere else; nothing is written into the run directory, which one may only be allowed to read."""
+    from cqlray.reporting.html import render
+    from cqlray.reporting.record import load_run
+    from cqlray.storage import write_bytes
+
+    write_bytes(path, render(load_run(run)).encode())
     return path
 
 

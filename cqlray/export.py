@@ -6,6 +6,7 @@ It is compared with the policy before it is written.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from importlib import import_module
@@ -49,31 +50,39 @@ class Exported:
 
 
 def export(
-    run: str | Path, member: int | str = "best", format: str = "onnx", out: str | Path = "", by: str | None = None
+    run: str | Path,
+    member: int | str = "best",
+    format: str = "onnx",
+    out: str | Path = "",
+    by: str | None = None,
+    updates: int | None = None,
 ) -> Exported:
-    """Write the newest policy of one student as a file, with a model card beside it.
+    """Write one student's policy as a file, with a model card beside it.
 
     Args:
         run: a run directory.
         member: its index or "best", as for load_policy.
         format: torchscript (one observation or a batch), onnx (a batch of any size) or safetensors (see the module).
+        out: the file, local or in an object store; by default RUN/export/member-INDEX with the format's suffix, and
+            member-INDEX-updates-N where `updates` is given.
         by: as for load_policy.
-        out: the file, local or in an object store; by default RUN/export/member-INDEX with the format's suffix.
+        updates: the snapshot, as for load_policy.
 
     Raises:
-        UserError: not a run, no such member or format, no snapshot yet, the format's packages are not installed, the file
+        UserError: not a run, no such member or format, no such snapshot, the format's packages are not installed, the file
             cannot be written; or the file's actions differ from the policy's, and then none is left.
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; they are {', '.join(FORMATS)}")
     suffix, encode = FORMATS[format]
-    policy = load_policy(run, member, by)
+    policy = load_policy(run, member, by, updates)
     record = load_run(any_path(run))
     arrays = policy_arrays(policy)
     data, act = encode(arrays, _about(record, policy, arrays))
     observations, source = _observations(record, policy)
     difference = _check(policy, act, observations, format)
-    place = any_path(out) if str(out) else record.directory / "export" / f"member-{policy.member}{suffix}"
+    name = f"member-{policy.member}" if updates is None else f"member-{policy.member}-updates-{policy.updates}"
+    place = any_path(out) if str(out) else record.directory / "export" / f"{name}{suffix}"
     card = place.parent / f"{place.name}.md"
     described = ExportedPolicy(
         file=place.name,
@@ -90,10 +99,16 @@ def export(
         checked=f"on {len(observations):,} {source}, to {max(difference, 1e-9):.0e} of the actions' range",
         versions={"cqlray": version("cqlray"), **{name: import_module(name).__version__ for name in REQUIRED[format]}},
     )
-    text = model_card(record, described)
+    text = model_card(_until(record, policy.updates), described)
     write_bytes(place, data)
     write_bytes(card, text.encode())
     return Exported(place, card, format, policy.member, policy.updates, difference)
+
+
+def _until(record: RunRecord, updates: int) -> RunRecord:
+    """The record as it was after so many updates: on the card of an earlier snapshot the last test is that snapshot's own."""
+    evaluations = [row for row in record.evaluations if row["updates"] is None or row["updates"] <= updates]
+    return dataclasses.replace(record, evaluations=evaluations)
 
 
 def _about(record: RunRecord, policy: LoadedPolicy, arrays: Arrays) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath, Location, any_path
 from cqlray.storage import RunDirectory
+
+MOST_LISTED = 24  # update counts in a message
+
+Row = dict[str, Any]
 
 
 class LoadedPolicy:
@@ -37,38 +41,50 @@ class LoadedPolicy:
         return actions[0] if array.ndim == 1 else actions
 
 
-def last_snapshot(run: AnyPath, population: int) -> Location:
-    """The newest snapshot of a population.
+def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
+    """A population's snapshots by their updates, rising.
 
     Raises:
         UserError: there is none yet.
     """
-    snapshots = list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
-    if not snapshots:
+    found = list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
+    if not found:
         raise UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
-    return snapshots[-1]
+    return {int(path.stem): path for path in found}
 
 
-def load_policy(run: str | Path, member: int | str = "best", by: str | None = None) -> LoadedPolicy:
-    """The newest policy of one student of a run.
+def last_snapshot(run: AnyPath, population: int) -> Location:
+    """The newest snapshot of a population. Raises as `_snapshots`."""
+    return list(_snapshots(run, population).values())[-1]
+
+
+def load_policy(run: str | Path, member: int | str = "best", by: str | None = None, updates: int | None = None) -> LoadedPolicy:
+    """The policy of one student of a run, as one of its snapshots has it.
 
     Args:
         run: the run directory.
-        member: its index, or "best": the highest of what `by` says, for its newest snapshot that has it.
+        member: its index, or "best": the highest of what `by` says of each one's newest snapshot that it says something of.
         by: "return", the mean return of a test in the environment, or "fqe", what fitted Q evaluation estimates from the
             data alone; by default the return, and fitted Q where nothing was tested.
+        updates: the snapshot after so many updates; by default the newest, and of the best the one it was chosen for.
+            With "best", members are compared after so many updates.
+
     Raises:
-        UserError: not a run, no such member, no snapshot or (for "best") nothing to choose by yet.
+        UserError: not a run, no such member, no such snapshot or (for "best") nothing to choose by yet.
     """
     if by not in (None, "return", "fqe"):
         raise UserError(f"by is {by!r}; it should be 'return' or 'fqe'")
     directory = RunDirectory.open(any_path(run))
     manifest = directory.manifest()
     populations: list[list[int]] = manifest.get("plan", {}).get("populations", [])
-    index, chosen_by = _best_member(directory, by) if member == "best" else (member, None)
+    index, chosen_by = member, None
+    if member == "best":
+        row, chosen_by = _best_row(directory, by, updates)
+        # A run under way has newer snapshots than that, which nobody has judged yet.
+        index, updates = row["member"], row["updates"]
     for population, own in enumerate(populations):
         if index in own:
-            path = last_snapshot(directory.path, population)
+            path = _snapshot(directory.path, population, int(index), updates)
             arrays, metadata = checkpoint.decode(path.read_bytes(), str(path))
             environment = manifest["environment"]
             bounds = [np.array(environment[name], np.float32) for name in ("action_low", "action_high")]
@@ -78,28 +94,72 @@ def load_policy(run: str | Path, member: int | str = "best", by: str | None = No
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
 
-def _best_member(directory: RunDirectory, by: str | None) -> tuple[int, str]:
-    """The member, and what it was chosen by."""
-    if by != "fqe":
-        tests = (row for row in directory.rows("evaluations.jsonl") if row["policy"] == "student")
-        means = {m: float(np.mean(row["returns"])) for m, row in _newest(tests).items() if None not in row["returns"]}
-        if means:
-            return max(means, key=lambda member: means[member]), "return"
-    if by != "return":
-        estimates = {m: row["fqe_return"] for m, row in _newest(directory.rows("fqe.jsonl")).items()}
-        found = {member: value for member, value in estimates.items() if value is not None}
-        if found:
-            return max(found, key=lambda member: found[member]), "fqe"
+def _snapshot(run: AnyPath, population: int, member: int, updates: int | None) -> Location:
+    """The member's snapshot after so many updates, or its newest. Raises UserError where there is none."""
+    found = _snapshots(run, population)
+    if updates is None:
+        return list(found.values())[-1]
+    if updates not in found:
+        raise UserError(
+            f"{run} has no snapshot of member {member} after {updates:,} updates; it has those after {_listed(found)}"
+        )
+    return found[updates]
+
+
+def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> tuple[Row, str]:
+    """The row that makes a member the best, and what it was chosen by; of rows after so many updates where that is said.
+
+    Raises:
+        UserError: there is nothing to choose by.
+    """
+    judged: set[int] = set()
+    for way in _SCORES if by is None else (by,):
+        file, score = _SCORES[way]
+        rows = [row for row in directory.rows(file) if row.get("policy", "student") == "student"]
+        newest = _newest(row for row in rows if updates in (None, row["updates"]))
+        scores = {member: found for member, row in newest.items() if (found := score(row)) is not None}
+        if scores:
+            return newest[max(scores, key=lambda member: scores[member])], way
+        judged |= {row["updates"] for row in rows if score(row) is not None}
+    if judged and updates is not None:
+        ways = {"return": "test", "fqe": "fitted Q evaluation"}.get(by or "", "test or fitted Q evaluation")
+        raise UserError(
+            f"{directory.path} has no {ways} of its students after {updates:,} updates, but after {_listed(judged)}"
+        )
     if by == "fqe":
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
         raise UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
     raise UserError(f"{directory.path} has no test of its students yet; name a member by its index")
 
 
-def _newest(rows: Iterable[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _mean_return(row: Row) -> float | None:
+    return None if None in row["returns"] else float(np.mean(row["returns"]))
+
+
+def _estimate(row: Row) -> float | None:
+    estimate: float | None = row["fqe_return"]
+    return estimate
+
+
+# What a policy can be chosen by, in the order in which it is looked for: the file, and a row's score; None is not finite.
+_SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
+    "return": ("evaluations.jsonl", _mean_return),
+    "fqe": ("fqe.jsonl", _estimate),
+}
+
+
+def _newest(rows: Iterable[Row]) -> dict[int, Row]:
     """Each member's row of the most updates; of equals the last."""
-    newest: dict[int, dict[str, Any]] = {}
+    newest: dict[int, Row] = {}
     for row in rows:
         if row["updates"] >= newest.get(row["member"], row)["updates"]:
             newest[row["member"]] = row
     return newest
+
+
+def _listed(counts: Iterable[int]) -> str:
+    """Update counts on one line; of more than MOST_LISTED the first and the last ones."""
+    words = [f"{count:,}" for count in sorted(counts)]
+    if len(words) > MOST_LISTED:
+        words[3:-3] = ["..."]
+    return ", ".join(words)

@@ -28,6 +28,7 @@ from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
+from cqlray.reporting.series import fqe_returns
 from cqlray.storage import FORMAT, RunDirectory, write_bytes
 
 if TYPE_CHECKING:
@@ -112,12 +113,29 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
 
 
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
-    """The run's record with fresh tests of its last snapshots in the place of the old ones. Raises as `start`."""
-    record = load_run(path)
+    """The run's record with fresh tests of its last snapshots in the place of the old ones.
+
+    Raises:
+        UserError: the run has no environment. And as `start`.
+    """
+    record = require_environment(path)
     with _driver(RunDirectory.open(path), progress) as driver:
         rows = driver.evaluate(episodes)
     references = [row for row in record.evaluations if row["policy"] != "student"]
     return dataclasses.replace(record, evaluations=[*references, *rows])
+
+
+def require_environment(path: AnyPath) -> RunRecord:
+    """The run's record, if episodes can be played with its policies.
+
+    Raises:
+        UserError: it has no environment. And as load_run.
+    """
+    from cqlray.reporting import comparison
+
+    record = load_run(path)
+    comparison.require_environment(record)
+    return record
 
 
 @contextmanager
@@ -178,6 +196,7 @@ def _with_video(directory: RunDirectory, config: RunConfig, progress: ProgressDi
     """The finished run with the video it was asked for; what cannot be drawn is a line, and takes nothing from the results."""
     if config.evaluation.video and not directory.manifest()["dataset_only"] and not (directory.path / "video.gif").is_file():
         try:
+            require_environment(directory.path)
             video.record(str(directory.path))
         except Exception as error:
             progress.say(f"no video: {error}")
@@ -187,19 +206,33 @@ def _with_video(directory: RunDirectory, config: RunConfig, progress: ProgressDi
 @contextmanager
 def _saying_how_to_go_on(command: str) -> Iterator[None]:
     """Nothing that is on disk is lost by these; their message says so."""
+    from cqlray.actors import FROM_RAY, describe
+
     try:
         yield
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         raise Interrupted(f"stopped; go on with: {command}") from None
     except (ActorLost, StorageFailure) as error:
-        raise type(error)(f"{error}; go on with: {command}") from None
+        raise type(error)(f"{error}; go on with: {command}") from error
+    except FROM_RAY as error:
+        raise ActorLost(f"{describe(error)} (--debug shows the traceback); go on with: {command}") from error
 
 
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:
-    """The summary of a run, as --json prints it."""
+    """The summary of a run, as --json prints it.
+
+    Where fitted Q evaluation judged the run, its members have fqe_return, the estimate for the newest snapshot of each that
+    was judged, and fqe_updates, which says which that is; None for a member without.
+    """
     record = record or load_run(directory.path)
     samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
     summary = summarize(record, samples, seed)
+    estimates = fqe_returns(record)
+    if estimates:
+        for member in summary["members"]:
+            own = estimates.get(member["member"], {})
+            newest = max(own, default=None)
+            member |= {"fqe_return": None if newest is None else own[newest], "fqe_updates": newest}
     return {**summary, "run_dir": str(directory.path), "seconds": directory.manifest().get("seconds", 0.0)}
 
 

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from cqlray import session
 from cqlray.cli import main
+from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.filesystem import any_path
+from cqlray.reporting.html import write_report
+from cqlray.reporting.progress import ProgressDisplay
+from cqlray.storage import RunDirectory
+from tests.reporting.run_directories import make_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,6 +66,42 @@ def test_an_output_directory_that_exists_is_left_alone(capsys: pytest.CaptureFix
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "exists already" in mistake(capsys, "run", "--out", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_without_an_environment_says_so(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no tests, and never will: nothing may tell its user to wait for them, or to name an environment."""
+    evaluation = EvaluationConfig(episodes=0, video=True)
+    config = RunConfig(env=EnvConfig(NO_ENVIRONMENT), dataset="log.csv", evaluation=evaluation)
+    logged, other = (str(make_run(tmp_path / name, config=config)) for name in ("logged", "other"))
+    words = (
+        f"{logged} has no environment (env.id none), so no episode can be played with its policies; what its data says of "
+        f"them: cqlray evaluate {logged} --fitted-q, then cqlray report {logged}"
+    )
+    assert mistake(capsys, "video", logged) == words
+    assert mistake(capsys, "video", logged, "--policy", "random") == words
+    assert mistake(capsys, "evaluate", logged) == words
+    assert mistake(capsys, "report", logged, other) == words
+    said: list[str] = []
+    directory = RunDirectory.open(any_path(logged))
+    monkeypatch.setattr(ProgressDisplay, "say", lambda _, line: said.append(line))
+    session._with_video(directory, config, ProgressDisplay(quiet=True))
+    assert said == [f"no video: {words}"]
+
+
+def test_the_report_of_one_run_somewhere_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The run directory may be one that one can only read."""
+    run = make_run(tmp_path / "run")
+    before = sorted(path for path in run.rglob("*"))
+    page = tmp_path / "new" / "page.html"
+    assert main(["report", str(run), "--out", str(page)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert main(["report", str(run), "--out", str(page), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(page)}
+    assert "--to tensorboard writes into the run" in mistake(capsys, "report", str(run), "--out", "x", "--to", "tensorboard")
+    assert sorted(run.rglob("*")) == before
+    assert write_report(run).read_text() == page.read_text()
 
 
 @pytest.mark.ray

@@ -24,6 +24,8 @@ from cqlray.filesystem import Location
 from cqlray.policies import LoadedPolicy
 from cqlray.policy_files import FORMATS, policy_arrays
 from cqlray.reporting.record import load_run
+from cqlray.reporting.words import number
+from cqlray.storage import RunDirectory
 from tests.reporting.run_directories import make_run
 
 pytest.importorskip("onnx")
@@ -190,6 +192,72 @@ def test_the_observations_are_the_datas_where_it_is_there(copied_run: Path) -> N
     card = Path(exported.card).read_text()
     assert "on 1,000 random observations, to" in card
     assert "Nothing is known of it" in card and "It was chosen" not in card
+
+
+def means(run: Path, updates: int) -> dict[int, float]:
+    """Each member's mean return in its test after so many updates."""
+    rows = RunDirectory(run).rows("evaluations.jsonl")
+    return {row["member"]: float(np.mean(row["returns"])) for row in rows if row["updates"] == updates}
+
+
+def card_of(exported: Exported) -> str:
+    return Path(exported.card).read_text()
+
+
+@pytest.mark.ray
+def test_the_best_of_a_run_under_way_is_the_snapshot_that_was_tested(copied_run: Path) -> None:
+    lines = (copied_run / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (copied_run / "evaluations.jsonl").write_text("".join(line for line in lines if json.loads(line)["updates"] != 330))
+    tested = means(copied_run, 220)
+    best = max(tested, key=lambda member: tested[member])
+    policy = load_policy(copied_run)
+    assert (policy.member, policy.updates, policy.chosen_by) == (best, 220, "return")
+    observations = observations_of(policy, 50)
+    np.testing.assert_array_equal(policy(observations), load_policy(copied_run, best, updates=220)(observations))
+    newest = load_policy(copied_run, best)
+    assert newest.updates == 330 and not np.allclose(policy(observations), newest(observations))
+    card = card_of(export(copied_run))
+    assert "- 220 of 330 updates;" in card and "The exported policy is the one of the first line" in card
+    assert "The exported policy is of 330 updates: the table is of other snapshots" in card_of(export(copied_run, best))
+
+
+@pytest.mark.ray
+def test_any_snapshot_can_be_exported_and_its_card_says_which(copied_run: Path) -> None:
+    exported = export(copied_run, 1, "safetensors", updates=110)
+    assert exported.path == copied_run / "export" / "member-1-updates-110.safetensors" and exported.updates == 110
+    policy = load_policy(copied_run, 1, updates=110)
+    observations = observations_of(policy, 50)
+    (actions,) = run_without_cqlray(exported, [observations])
+    np.testing.assert_allclose(actions / 5.0, policy(observations) / 5.0, rtol=0, atol=1e-6)
+    card = card_of(exported)
+    assert "- 110 of 330 updates;" in card and "The exported policy is the one of the first line" in card
+    first = next(line for line in card.splitlines() if line.startswith("| last test"))
+    assert first.startswith(f"| last test, after 110 updates | {number(means(copied_run, 110)[1])} ")
+    assert "330 updates |" not in card and "best of 1 tests" in card, "its later tests are not its own"
+    tested = means(copied_run, 110)
+    best = export(copied_run, format="safetensors", updates=110)
+    assert (best.member, best.updates) == (max(tested, key=lambda member: tested[member]), 110)
+    assert "It was chosen as the best of 3 members" in card_of(best)
+
+
+@pytest.mark.ray
+def test_a_snapshot_that_is_not_there_is_one_line(
+    finished_run: Path, copied_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = r"has no snapshot of member 1 after 5 updates; it has those after 110, 220, 330$"
+    with pytest.raises(UserError, match=missing):
+        load_policy(finished_run, 1, updates=5)
+    with pytest.raises(
+        UserError, match=r"has no test or fitted Q evaluation of its students after 5 updates, but after 110, 22"
+    ):
+        load_policy(finished_run, updates=5)
+    with pytest.raises(UserError, match=r"has no test of its students after 5 updates, but after 110, 220, 330$"):
+        load_policy(finished_run, by="return", updates=5)
+    assert cli.main(["export", str(finished_run), "--member", "1", "--updates", "5"]) == 2
+    assert re.search(missing, capsys.readouterr().err.rstrip())
+    assert cli.main(["export", str(copied_run), "--member", "1", "--updates", "220", "--format", "torchscript", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["updates"] == 220 and said["path"].endswith("member-1-updates-220.pt")
 
 
 def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_without_an_environment_every_snapshot_is_judged_by_the_data(judged: Pat
         load_policy(judged, by="luck")
 
 
+def test_what_the_data_says_is_in_the_frames_and_any_snapshot_can_be_had(judged: Path) -> None:
+    run, found = api.load_run(judged), estimates(judged)
+    assert run.members["fqe_return"].to_dict() == {member: found[member, 330]["fqe_return"] for member in range(3)}
+    curves = run.curves().set_index(["member", "updates"])
+    assert curves["fqe_return"].to_dict() == {key: row["fqe_return"] for key, row in found.items()}
+    assert curves["mean_return"].isna().all()
+    early = {member: found[member, 110]["fqe_return"] for member in range(3)}
+    policy = load_policy(judged, by="fqe", updates=110)
+    assert (policy.member, policy.updates) == (max(early, key=lambda member: early[member]), 110)
+
+
 def test_what_was_lost_of_it_is_made_again_to_the_bit(judged: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(judged, out)

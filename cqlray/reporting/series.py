@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,11 +24,13 @@ from cqlray.evaluation.summary import (
     summarize,
 )
 from cqlray.filesystem import AnyPath
+from cqlray.reporting.record import lines
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"
 
 Scalar = tuple[str, float, int]  # name, value, step in updates
+Estimates = Mapping[int, Mapping[int, float | None]]  # of fitted Q evaluation, by member and updates; None is not finite
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def tracked_run(run: RunRecord) -> TrackedRun:
     manifest = run.manifest
     own = manifest.get("id") or json.dumps([manifest.get("created"), run.config], sort_keys=True, default=str)
     began = manifest.get("created")
+    estimates = fqe_returns(run)
     return TrackedRun(
         directory=run.directory,
         identity=hashlib.sha256(f"cqlray {own}".encode()).hexdigest()[:32],
@@ -77,12 +80,24 @@ def tracked_run(run: RunRecord) -> TrackedRun:
         state="finished" if manifest.get("finished") else "running" if run.running else "interrupted",
         began=datetime.fromisoformat(began) if began else datetime.fromtimestamp(0, UTC),
         seconds=float(sum(manifest.get("stages", {}).values())),
-        series=[_everyone(run), *_singles(run)],
+        series=[_everyone(run, estimates), *_singles(run, estimates)],
     )
 
 
-def curves(run: RunRecord) -> Iterator[tuple[str, list[Scalar]]]:
-    """Name and scalars of the teacher and of each member."""
+def fqe_returns(run: RunRecord) -> Estimates:
+    """What fitted Q evaluation says of each member's snapshots, their updates rising; empty where nothing was judged by it.
+
+    Of a snapshot that was judged twice the last counts.
+    """
+    found: dict[int, dict[int, float | None]] = {}
+    for row in lines(run, "fqe.jsonl"):
+        found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
+    return {member: dict(sorted(own.items())) for member, own in found.items()}
+
+
+def curves(run: RunRecord, estimates: Estimates | None = None) -> Iterator[tuple[str, list[Scalar]]]:
+    """Name and scalars of the teacher and of each member; `estimates` are the run's, read where they are not given."""
+    estimates = fqe_returns(run) if estimates is None else estimates
     teacher = [scalar for row in run.metrics if row["stage"] == "teacher" for scalar in _training(row)]
     tests = run.teacher["tests"] if run.teacher else []
     teacher += [("eval/return_mean", test["mean_return"], test["updates"]) for test in tests if test["mean_return"] is not None]
@@ -92,7 +107,10 @@ def curves(run: RunRecord) -> Iterator[tuple[str, list[Scalar]]]:
         number = entry["member"]
         own = [row for row in run.metrics if row["stage"] == "students" and row["member"] == number]
         tested = student_rows(run, number).values()
-        yield f"member-{number}", [s for row in own for s in _training(row)] + [s for row in tested for s in _test(row)]
+        scalars = [s for row in own for s in _training(row)] + [s for row in tested for s in _test(row)]
+        judged = estimates.get(number, {}).items()
+        scalars += [("eval/fqe_return", value, updates) for updates, value in judged if value is not None]
+        yield f"member-{number}", scalars
 
 
 def _training(row: Row) -> Iterator[Scalar]:
@@ -110,10 +128,11 @@ def _test(row: Row) -> Iterator[Scalar]:
             yield tag, value, row["updates"]
 
 
-def _singles(run: RunRecord) -> Iterator[Series]:
+def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
     """The teacher's series and each member's."""
-    students = _settled(run)
-    for name, scalars in curves(run):
+    students = _settled(run, estimates)
+    for name, scalars in curves(run, estimates):
+        judged: list[float | None] = []
         if name == "teacher":
             # Its tests are written when it is done: until then none of its steps is whole.
             settled = math.inf if run.teacher or run.manifest.get("finished") else 0
@@ -121,13 +140,17 @@ def _singles(run: RunRecord) -> Iterator[Series]:
         else:
             entry = next(entry for entry in run.members if f"member-{entry['member']}" == name)
             settled, settings = students, _member_settings(run, entry)
+            judged = list(estimates.get(entry["member"], {}).values())
         returns = [value for tag, value, _ in scalars if tag == "eval/return_mean"]
         best = max((value for value in returns if math.isfinite(value)), default=math.nan)
         summary = {"last/return_mean": returns[-1], "best/return_mean": best} if returns else {}
+        # In the summary too: W&B takes a step once, and estimates may be made after the run was sent there.
+        if judged and judged[-1] is not None:
+            summary["last/fqe_return"] = judged[-1]
         yield Series(name, scalars, settled, _plain(_common(run) | settings), summary)
 
 
-def _everyone(run: RunRecord) -> Series:
+def _everyone(run: RunRecord, estimates: Estimates) -> Series:
     """The aggregate of all CQL members, as the report has it."""
     samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
     points = curve(run, [entry["member"] for entry in run.members if is_cql(entry)], samples, seed)
@@ -139,16 +162,20 @@ def _everyone(run: RunRecord) -> Series:
     summary |= {f"normalized/{name}": (results["normalized"] or {}).get(name) for name in ("iqm", "iqm_low", "iqm_high")}
     settings = {"kind": EVERYONE, "cql": run.config["cql"], "evaluation": run.config["evaluation"]}
     known = {name: value for name, value in summary.items() if value is not None}
-    return Series(EVERYONE, scalars, _settled(run), _plain(_common(run) | settings), known)
+    return Series(EVERYONE, scalars, _settled(run, estimates), _plain(_common(run) | settings), known)
 
 
-def _settled(run: RunRecord) -> float:
-    """The first step at which some member has not been tested yet; infinity where no test is to come."""
-    if run.manifest.get("finished") or not run.config["evaluation"]["episodes"]:
+def _settled(run: RunRecord, estimates: Estimates) -> float:
+    """The first step at which some member has not been judged yet; infinity where no judgement is to come."""
+    if run.manifest.get("finished"):
         return math.inf
     tested = {(row["member"], row["updates"]) for row in run.evaluations if row["policy"] == "student"}
+    estimated = {(member, updates) for member, own in estimates.items() for updates in own}
+    evaluation = run.config["evaluation"]
+    judges = [found for wanted, found in ((evaluation["episodes"], tested), (evaluation.get("fitted_q"), estimated)) if wanted]
     trained = [(row["member"], row["updates"]) for row in run.metrics if row["stage"] == "students"]
-    return min((float(updates) for member, updates in trained if (member, updates) not in tested), default=math.inf)
+    lacking = (updates for member, updates in trained if any((member, updates) not in found for found in judges))
+    return min(map(float, lacking), default=math.inf)
 
 
 def _common(run: RunRecord) -> dict[str, Any]:

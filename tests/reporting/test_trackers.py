@@ -53,6 +53,9 @@ def expected(directory: Path) -> dict[str, Points]:
             own["eval/return_mean", row["updates"]] = sum(row["returns"]) / len(row["returns"])
             own["eval/value", row["updates"]] = row["value"]
             own["eval/observed_return", row["updates"]] = row["discounted_return"] + row["tail_value"]
+    for row in RunDirectory(directory).rows("fqe.jsonl"):
+        if row["fqe_return"] is not None:
+            points[f"member-{row['member']}"]["eval/fqe_return", row["updates"]] = row["fqe_return"]
     for test in json.loads((directory / "teacher" / "teacher.json").read_text())["tests"]:
         points["teacher"]["eval/return_mean", test["updates"]] = test["mean_return"]
     return points
@@ -256,6 +259,55 @@ def test_wandb_sync_gets_each_step_once(tmp_path: Path, wandb_files: Path, monke
 def test_wandb_disabled_is_said(run: Path, wandb_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert send_to(run, ["wandb"]) == {"wandb": "WANDB_MODE is disabled: nothing was sent"}
+
+
+def estimate(member: int, updates: int, value: float | None) -> dict[str, Any]:
+    return {"member": member, "updates": updates, "fqe_value": -9.0, "fqe_return": value, "seconds": 0.5}
+
+
+def test_estimates_of_fitted_q_are_a_curve_beside_the_tests(run: Path, wandb_files: Path, mlflow_store: str) -> None:
+    """Also those that are made after trackers had the run."""
+    send_to(run, ["wandb", "mlflow"])
+    assert not [key for points in read_mlflow(mlflow_store)[1].values() for key, _ in points if "fqe" in key]
+    judged = [estimate(0, 200, -2.0), estimate(0, 100, 9.0), estimate(0, 100, -1.0), estimate(1, 100, -3.0)]
+    write_lines(run / "fqe.jsonl", [*judged, estimate(1, 200, None)])  # the second of (0, 100) counts
+    send_to(run, ["wandb", "mlflow"])
+    group, (runs, points) = read_group(wandb_files), read_mlflow(mlflow_store)
+    del group[EVERYONE], points["run"]
+    assert {name: logged.points for name, logged in group.items()} == points == expected(run)
+    assert points["member-0"]["eval/fqe_return", 100] == -1.0 and ("eval/fqe_return", 200) not in points["member-1"]
+    assert group["member-0"].summary["last/fqe_return"] == -2.0
+    assert runs["member-0"].data.tags["cqlray.last/fqe_return"] == "-2.0"
+    assert "last/fqe_return" not in group["member-1"].summary, "that of its newest snapshot is no number"
+
+
+def test_estimates_are_a_curve_in_tensorboard_too(run: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    write_lines(run / "fqe.jsonl", [estimate(1, 200, -3.0)])
+    send_to(run, ["tensorboard"])
+    tags = {}
+    for name in ("member-0", "member-1"):
+        events = EventAccumulator(str(run / "tensorboard" / name))
+        events.Reload()
+        tags[name] = [(e.step, e.value) for e in events.Scalars("eval/fqe_return")] if name == "member-1" else events.Tags()
+    assert tags["member-1"] == [(200, -3.0)] and "eval/fqe_return" not in tags["member-0"]["scalars"]
+
+
+@pytest.mark.parametrize("episodes", [0, 2])
+def test_a_step_is_settled_when_all_its_judges_have_spoken(tmp_path: Path, episodes: int) -> None:
+    config = RunConfig(evaluation=EvaluationConfig(episodes=episodes, fitted_q=True))
+    directory = make_run(tmp_path / "run", evaluations=TESTS, finished=False, config=config)
+
+    def members() -> set[float]:
+        return {series.settled for series in tracked_run(load_run(directory)).series if series.name.startswith("member")}
+
+    assert members() == {100}
+    write_lines(directory / "fqe.jsonl", [estimate(member, 100, 1.0) for member in (0, 1)] + [estimate(0, 200, None)])
+    assert members() == {200}
+    write_lines(directory / "fqe.jsonl", [estimate(member, updates, 1.0) for member in (0, 1) for updates in (100, 200)])
+    assert members() == {math.inf}
 
 
 def test_without_tests_every_step_is_settled(tmp_path: Path) -> None:
