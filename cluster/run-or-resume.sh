@@ -30,10 +30,10 @@ follow() {
     return "$status"
 }
 
-follow cqlray resume "$place"
+follow cqlray resume --if-there "$place"
 status=$?
-# 2 is a mistake: no run there. Where it is another one, the next command refuses to touch what is there.
-if [ "$status" -ne 2 ] || [ -n "$signalled" ]; then
+# 3 alone is "no run there"; what else went wrong (a full disk, a run in use, no credentials) has been said, and ends here.
+if [ "$status" -ne 3 ] || [ -n "$signalled" ]; then
     exit "$status"
 fi
 echo "run-or-resume: nothing to go on with at $place; starting" >&2

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cqlray.config import EnvConfig
 from cqlray.errors import UserError
+from cqlray.filesystem import AnyPath, Location
 
 
-def examine(env: EnvConfig, out: Path) -> Iterator[tuple[str, bool, str]]:
+def examine(env: EnvConfig, out: AnyPath) -> Iterator[tuple[str, bool, str]]:
     """(what, whether it is well, what was found) for each thing that a run needs."""
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", lambda: f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"),
@@ -71,13 +72,15 @@ def _environment(env: EnvConfig) -> str:
     )
 
 
-def _storage(out: Path) -> str:
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=out) as file:
-        file.write(b"x")
-        file.flush()
-        os.fsync(file.fileno())
-    return f"{out} can be written, {shutil.disk_usage(out).free / 2**30:,.0f} GiB free"
+def _storage(out: AnyPath) -> str:
+    """As a run will write and remove, and at no name that anybody else has."""
+    trial = Location.parse(out) / f".cqlray-doctor-{uuid.uuid4().hex}"
+    trial.write(b"x")
+    if trial.read_bytes() != b"x":
+        raise RuntimeError(f"{out}: what was written is not what is read")
+    trial.remove()
+    free = f", {shutil.disk_usage(out).free / 2**30:,.0f} GiB free" if isinstance(out, Path) else ""
+    return f"{out} can be written, read and removed from{free}"
 
 
 def _ray() -> str:

@@ -175,10 +175,10 @@ class Job:
     def ended(self, status: str, code: int | None, message: str) -> int:
         """Say how, and what now; the exit status. `code` is that of cqlray in the job, where it got as far as that."""
         line = f"job {self.identity}: {status}"
-        if status == "FAILED" and code is None:
-            told = [row.strip() for row in message.splitlines() if row.strip()]
+        told = [row.strip() for row in message.splitlines() if row.strip()]
+        if status == "FAILED" and code is None and told:  # before cqlray began, or as the head or the job's own process died
             line += f": {' … '.join(dict.fromkeys([told[0], told[-1]]))}"
-        elif status == "STOPPED" or (status == "FAILED" and code != MISTAKE):
+        if status == "STOPPED" or (status == "FAILED" and code != MISTAKE):
             line += f"; a run that has begun goes on with: {self.resume}"
         _say(line)
         if status == "FAILED":

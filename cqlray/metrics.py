@@ -6,22 +6,27 @@ Ray exports them on every node's metrics port with the prefix `ray_`; cluster/gr
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ray.util.metrics import Counter, Gauge
+
+SILENT = 300.0  # seconds without a word from a learner, whose calls take a few: its population is done, or waits for one
 
 
 class RunMetrics:
     """One run's metrics; making it twice in a process goes on with the same ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes_waiting: Callable[[], int]) -> None:
+        """`writes_waiting` tells how many writes the driver has yet to make; it is asked whenever something arrives."""
         self.steps = Counter("cqlray_environment_steps_total", "Environment steps played.", tag_keys=("role",))
         self.shards = Counter("cqlray_shards_total", "Shards of episodes that rollout workers brought.")
         self.updates = Counter("cqlray_member_updates_total", "Updates, summed over members.")
         self.returns = Gauge("cqlray_evaluation_return", "Mean return at the newest test.", tag_keys=("member",))
         self.queue = Gauge("cqlray_queue_length", "Calls that wait for a free actor.", tag_keys=("queue",))
         self.busy = Gauge("cqlray_busy_ratio", "Share of a role's time spent at work.", tag_keys=("role",))
-        self.finished_at: dict[int, float] = {}  # population -> when its learner last came back
+        self.writes = Gauge("cqlray_writes_waiting", "Writes that the driver has yet to make.")
+        self.writes_waiting = writes_waiting
+        self.learners: dict[int, tuple[float, float]] = {}  # population -> when its learner last came back, how busy it was
 
     def played(self, role: str, steps: int) -> None:
         """Steps that a role's actor played."""
@@ -32,9 +37,11 @@ class RunMetrics:
         if updates:
             self.updates.inc(float(updates))
         now = time.monotonic()
-        since = now - self.finished_at.get(population, now - seconds)
-        self.finished_at[population] = now
-        self.busy.set(min(1.0, seconds / since) if since > 0 else 1.0, {"role": "learner"})
+        before, _ = self.learners.get(population, (now - seconds, 1.0))
+        self.learners[population] = now, min(1.0, seconds / (now - before)) if now > before else 1.0
+        busy = [share for heard, share in self.learners.values() if now - heard < SILENT]
+        self.busy.set(sum(busy) / len(busy), {"role": "learner"})
+        self.writes.set(float(self.writes_waiting()))
 
     def tested(self, member: str, returns: Sequence[float]) -> None:
         """The returns of a member's newest test."""
@@ -44,3 +51,4 @@ class RunMetrics:
         """A team after a call came in or was finished."""
         self.queue.set(float(waiting), {"queue": role})
         self.busy.set(at_work / size, {"role": role})
+        self.writes.set(float(self.writes_waiting()))

@@ -11,17 +11,19 @@ import json
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cqlray.errors import StorageFailure, UserError
 from cqlray.filesystem import AnyPath, Location
 from cqlray.lease import Lease, held, is_held
 
 FORMAT = 1
+LOCK_WAIT = 90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
 _HALF_MADE = (".manifest.json.tmp", ".config.yaml.tmp")
 
 
@@ -166,17 +168,13 @@ class RunDirectory:
         """Hold the directory: on a disk the kernel lets go of it however this process ends, elsewhere a lease expires.
 
         Raises:
-            UserError: another process holds it.
+            UserError: another process holds it, or nobody can.
         """
         if isinstance(self.path, Location):
             with held(self.path / "lease.json", say) as self.lease:
                 yield
             return
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path} is in use by another cqlray process; wait for it or stop it first") from None
+        with _lock(self.path, say):
             self._sweep()
             yield
             self._sweep()
@@ -196,7 +194,7 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except FileNotFoundError:
+        except OSError:  # never locked, or not to be seen from here
             pass
         return False
 
@@ -231,3 +229,43 @@ class RunDirectory:
             except json.JSONDecodeError:
                 continue
         return rows
+
+
+@contextmanager
+def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a directory on a disk.
+
+    Raises:
+        UserError: another process holds it, or the disk refuses.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context((directory / ".lock").open("a+"))
+            taken = _take(file, f"{directory} is in use by another cqlray process", say)
+        except OSError as error:
+            reason = f"{error.strerror or error}; a run directory needs a disk that can be written to and has locks (flock)"
+            raise UserError(f"{directory / '.lock'} cannot be locked: {reason}") from None
+        if not taken:
+            raise UserError(f"{directory} is in use by another cqlray process; wait for it or stop it first")
+        yield
+
+
+def _take(file: IO[str], in_use: str, say: Callable[[str], None]) -> bool:
+    """Whether the lock could be had, within LOCK_WAIT if another machine holds it, for that may have just died."""
+    deadline, said = time.monotonic() + LOCK_WAIT, False
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(socket.gethostname())
+            file.flush()
+            return True
+        file.seek(0)
+        if file.read() == socket.gethostname():
+            return False
+        if not said:
+            say(f"{in_use}; waiting up to {LOCK_WAIT:.0f} s, for its machine may have died")
+            said = True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(min(1.0, LOCK_WAIT / 10))

@@ -22,7 +22,13 @@ from cqlray.errors import UserError
 
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some
-SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY)(_ID|_KEY)?$", re.IGNORECASE)
+# Names of environment variables: what ends so is a secret, not the file it is in (…_PATH, …_FILE) or how it is used (…_MODE).
+SECRET = re.compile(
+    r"(SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(API|ACCESS|PRIVATE)KEY|_PWD|(^|_)(PASS|KEY))(_ID)?$",
+    re.IGNORECASE,
+)
+# USER:PASSWORD@ in an address, or a token alone before the @ of https://; not HOST:PORT/…@…, nor ${NAME}, which pip fills in.
+PASSWORD = re.compile(r'//[^/\s"@]*:(?!\d+/|\$\{\w+\}@)[^\s"@]+@|https?://(?!\$\{\w+\}@)[^/\s":@]+@')
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,11 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError('submit: --runtime-env-json must be an object, and its env_vars too, such as {"env_vars": {}}')
     if shown := [name for name in variables if SECRET.search(name)]:
         raise UserError(f"submit: env_vars has {shown[0]}, which Ray's dashboard would show; credentials belong on the nodes")
+    if PASSWORD.search(json.dumps(given)):
+        raise UserError(
+            "submit: --runtime-env-json has an address with a password or token in it, which Ray's dashboard would show;"
+            " credentials belong on the nodes"
+        )
     env = {**given, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(options.stop_wait), **variables}}
     if options.working_dir is not None:
         if not options.working_dir.is_dir():
@@ -149,11 +160,15 @@ def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[s
 
 
 def _kept(options: argparse.Namespace) -> list[str]:
-    """The options of `submit` that hold for the job that resumes, too."""
+    """The options of `submit` that hold for the job that resumes, too. The values of env_vars are not for a log to keep."""
+    given = json.loads(options.runtime_env_json)
+    if variables := given.get("env_vars"):
+        given["env_vars"] = dict.fromkeys(variables, "...")
     flags = {
         "--address": options.address,
         "--working-dir": options.working_dir,
         "--stop-wait": options.stop_wait if options.stop_wait != STOP_WAIT else None,
-        "--runtime-env-json": options.runtime_env_json if options.runtime_env_json != "{}" else None,
+        # Without the quotes it is no JSON: typed as it stands, it is refused rather than taken for the values.
+        "--runtime-env-json": json.dumps(given).replace('"..."', "...") if given else None,
     }
     return [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cqlray import checkpoint, seeding
+from cqlray import checkpoint, seeding, storage
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage import RunDirectory, SharedDirectory, read_json, write_bytes, write_json
 
@@ -72,8 +77,9 @@ def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path)
 
 
-def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
-    directory = RunDirectory.create(tmp_path / "run", {})
+@contextmanager
+def held_elsewhere(directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the run until it is killed."""
     code = (
         "import sys; from pathlib import Path; from cqlray.storage import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
@@ -81,11 +87,62 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(directory.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="in use by another"), directory.locked():
-            pass
+        yield other
         other.kill()
+
+
+def test_two_processes_cannot_hold_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory.create(tmp_path / "run", {})
+    with held_elsewhere(directory):
+        with pytest.raises(UserError, match="in use by another cqlray process; wait for it or stop it first"):
+            directory.locked(lambda _: pytest.fail("the holder is on this machine and lives")).__enter__()
+        assert directory.in_use()
+        (directory.path / ".lock").write_text("another-machine")
+        monkeypatch.setattr(storage, "LOCK_WAIT", 0.5)
+        with pytest.raises(UserError, match="in use by another cqlray process; wait for it or stop it first"):
+            directory.locked().__enter__()
     with directory.locked():
         pass
+
+
+def test_the_lock_of_a_holder_that_is_gone_in_a_moment_is_waited_for(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run", {})
+    said: list[str] = []
+    with held_elsewhere(directory) as other:
+        (directory.path / ".lock").write_text("another-machine")
+
+        def say(line: str) -> None:
+            assert other.poll() is None, "it is said at once"
+            said.append(line)
+            other.kill()
+
+        started = time.monotonic()
+        with directory.locked(say):
+            waited = time.monotonic() - started
+    assert said == [f"{directory.path} is in use by another cqlray process; waiting up to 90 s, for its machine may have died"]
+    assert waited < 30
+
+
+def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory.create(tmp_path / "run", {})
+    (tmp_path / "run" / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"/run/\.lock cannot be locked: Is a directory; a run directory needs a disk that"):
+        directory.locked().__enter__()
+    (tmp_path / "run" / ".lock").rmdir()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"/run/\.lock cannot be locked: Function not implemented; .* has locks \(flock\)$"):
+        directory.locked().__enter__()
+    assert not directory.in_use(), "which is for a report, and no reason to write none"
+
+
+def test_what_goes_wrong_while_a_run_is_held_is_not_taken_for_the_lock(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path / "run", {})
+    with pytest.raises(BrokenPipeError), directory.locked():
+        raise BrokenPipeError
 
 
 def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:

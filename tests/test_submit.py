@@ -175,34 +175,103 @@ def test_token_mode_is_turned_on_where_a_token_lies_and_nothing_else_was_said(
         ("FAILED", 2, 2, "job a: FAILED"),
         ("FAILED", 130, 130, "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x"),
         ("FAILED", -9, 1, "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x"),
-        ("FAILED", None, 1, "job a: FAILED: runtime_env setup failed … No space left"),
+        ("FAILED", None, 1, "job a: FAILED: no disk … Full; a run that has begun goes on with: cqlray submit resume /x"),
     ],
 )
 def test_how_a_job_ended(
     capsys: pytest.CaptureFixture[str], status: str, code: int | None, exit_status: int, said: str
 ) -> None:
     job = jobs.Job(None, "a", None, "", "cqlray submit resume /x")
-    message = "runtime_env setup failed\nTraceback:\n  File x\nNo space left\n"
+    message = "no disk\nTraceback:\n  File x\nFull\n"
     assert job.ended(status, code, message) == exit_status
     assert capsys.readouterr().err == said + "\n"
 
 
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "RAY_AUTH_TOKEN", "db_password"])
+@pytest.mark.parametrize("message", ["", " \n"])
+def test_a_job_that_failed_without_a_word(capsys: pytest.CaptureFixture[str], message: str) -> None:
+    job = jobs.Job(None, "a", None, "", "cqlray submit resume /x")
+    assert job.ended("FAILED", None, message) == 1
+    assert capsys.readouterr().err == "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x\n"
+
+
+def runtime_env_of(**given: object) -> dict[str, object]:
+    return submit._runtime_env(options_of("--runtime-env-json", json.dumps(given)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "WANDB_APIKEY", "RAY_AUTH_TOKEN"),
+        *("db_password", "PGPASSWORD", "PGPASSWD", "DB_PASS", "MYSQL_PWD", "SSH_PRIVATE_KEY", "SSH_PASSPHRASE", "SECRET"),
+        *("AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING", "GITHUBTOKEN", "DJANGO_SECRET_KEY", "deployPrivateKey"),
+    ],
+)
 def test_what_ray_would_show_to_all_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"env_vars has {name}, which Ray's dashboard would show"):
-        submit._runtime_env(options_of("--runtime-env-json", json.dumps({"env_vars": {name: "x"}})))
-    harmless = {
-        "AWS_REGION": "x",
-        "TOKENIZERS_PARALLELISM": "x",
-        "RAY_AUTH_TOKEN_PATH": "x",
-        "AWS_SHARED_CREDENTIALS_FILE": "x",
-    }
-    assert submit._runtime_env(options_of("--runtime-env-json", json.dumps({"env_vars": harmless})))
+        runtime_env_of(env_vars={name: "x"})
+
+
+def test_variables_that_are_no_secrets_pass() -> None:
+    names = ["AWS_REGION", "TOKENIZERS_PARALLELISM", "RAY_AUTH_TOKEN_PATH", "AWS_SHARED_CREDENTIALS_FILE", "PGPASSFILE"]
+    names += ["GOOGLE_APPLICATION_CREDENTIALS", "SSH_KEY_PATH", "PWD", "OLDPWD", "BYPASS", "COMPASS", "MONKEY", "RAY_AUTH_MODE"]
+    assert runtime_env_of(env_vars=dict.fromkeys(names, "x"))
+
+
+HUNTER = "hunter2"  # a password that must not be seen
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"env_vars": {"DATABASE_URL": f"postgres://me:{HUNTER}@db/x"}},
+        {"env_vars": {"REDIS": f"redis://:{HUNTER}@db:6379/0"}},
+        {"env_vars": {"PROXY": f"http://me:12{HUNTER}@proxy:3128"}},
+        {"env_vars": {"STORE": f"s3://key:{HUNTER}/with/slashes@bucket/x"}},
+        {"env_vars": {f"a//b:{HUNTER}@c": "x"}},
+        {"pip": {"packages": ["x"], "pip_install_options": [f"--index-url=https://me:{HUNTER}@pypi.example/simple"]}},
+        {"pip": [f"mine @ git+https://{HUNTER}@github.com/me/mine@v1"]},
+        {"working_dir": f"https://me:{HUNTER}@host/code.zip"},
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(given: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="--runtime-env-json has an address with a password or token in it") as raised:
+        runtime_env_of(**given)
+    assert HUNTER not in str(raised.value)
+    with pytest.raises(UserError, match="an address with a password"):  # JSON may write a slash so
+        submit._runtime_env(options_of("--runtime-env-json", json.dumps(given).replace("/", "\\/")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("https://pypi.example:8080/simple/x@1.2", "git+ssh://git@github.com/me/mine@v1", "mine @ https://host/mine.whl"),
+        *(
+            "http://127.0.0.1:3128",
+            "git+https://${TOKEN}@github.com/me/mine",
+            "https://${USER}:${PASSWORD}@pypi.example/simple",
+        ),
+        *("me@example.org", "s3://bucket/code@2.zip", "see //host/share, at 12:30 @home"),
+    ],
+)
+def test_addresses_without_a_password_pass(text: str) -> None:
+    assert runtime_env_of(env_vars={"X": text}, pip=[text])["pip"] == [text]
 
 
 def test_to_resume_takes_the_options_along() -> None:
     options = options_of("--address", "http://a:1", "--submission-id", "b", "--stop-wait", "9", "--no-wait", "resume", "/x")
     assert submit._kept(options) == ["--address", "http://a:1", "--stop-wait", "9"]
+
+
+def test_to_resume_does_not_repeat_what_env_vars_hold(capsys: pytest.CaptureFixture[str], nowhere: str) -> None:
+    given = {"pip": ["x"], "env_vars": {"LICENSE": HUNTER, "MODE": HUNTER}}
+    typed = submit._kept(options_of("--runtime-env-json", json.dumps(given)))
+    assert typed == ["--runtime-env-json", '{"pip": ["x"], "env_vars": {"LICENSE": ..., "MODE": ...}}']
+    assert mistake(capsys, "submit", "--address", nowhere, *typed, "resume", "/x").startswith(
+        "submit: --runtime-env-json is not JSON"
+    )
+    alone = submit._kept(options_of("--runtime-env-json", '{"pip": ["x"]}'))
+    assert alone == ["--runtime-env-json", '{"pip": ["x"]}']
+    assert submit._kept(options_of("--runtime-env-json", "{}")) == []
 
 
 @pytest.mark.parametrize("words", [["run"], ["run", "--out", "runs/x"], ["collect", "--out", "x"]])

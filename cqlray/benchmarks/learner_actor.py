@@ -8,6 +8,9 @@ Four rates over the same data and members, measured in turns, five rounds:
 - contended: the same, while every evaluator plays without a pause, as no run asks for: what sharing the cores' caches and
   memory with other programs costs at most.
 
+Besides: the CPU time of the driver's process for a learner's call and for a test by an evaluator, which bounds how many
+learners and evaluators one driver can serve. In these calls is as little as can be: no updates, one episode.
+
 Updates per second of the process's CPU time tell what the actor itself costs, whoever else uses the machine: Ray runs its
 workers at a lower priority (niceness 15), so on a busy machine other programs slow an actor more than a plain process.
 """
@@ -49,6 +52,7 @@ NAMES = {
 ENV = EnvConfig("Pendulum-v1")
 SHARDS, EPISODES_PER_SHARD = 10, 10  # of 200 steps
 FOREVER = 10**9
+CALLS = 100  # of each kind, one behind the other, for what they cost the driver
 # Those of the environment's sizes.
 OF_PENDULUM = [name for name, workload in WORKLOADS.items() if (workload.observation_dim, workload.action_dim) == (3, 1)]
 
@@ -134,6 +138,28 @@ class DrivenLearner:
                 self._test(part)
 
         self.evaluators.call(lambda evaluator: evaluator.evaluate.remote(snapshot, part), tested)
+
+    def driver_ms(self) -> dict[str, float]:
+        """CPU time of this process for a learner's call and for a test, called and answered as in a run."""
+        from cqlray.actors import put
+
+        snapshot, part = put(self.snapshot), self.parts[0][:1]
+
+        def step() -> None:
+            said, _, _ = self.learner.step.options(num_returns=3).remote(0.0, False)
+            self.loop.on(said, lambda _: None)
+
+        def test() -> None:
+            self.evaluators.call(lambda evaluator: evaluator.evaluate.remote(snapshot, part), lambda _, __: None)
+
+        return {"learner": self._ms_each(step), "evaluation": self._ms_each(test)}
+
+    def _ms_each(self, call: Callable[[], None]) -> float:
+        before = time.process_time()
+        for _ in range(CALLS):
+            call()
+            self.loop.run()
+        return 1e3 * (time.process_time() - before) / CALLS
 
     def _cpu_seconds(self) -> float:
         seconds: float = self.loop.get(self.learner.__ray_call__.remote(_process_time))
@@ -225,7 +251,8 @@ def _in_turns(bare: Apart, driven: DrivenLearner, members: int, seconds: float) 
             result["ratio"][name] = ratios([t.rate for t in of_name], [t.rate for t in turns["bare"]])
             result["cpu_ratio"][name] = ratios([t.cpu_rate for t in of_name], [t.cpu_rate for t in turns["bare"]])
     share = statistics.median(inside)
-    return {**result, "share_inside_advance": share, "tests_played": driven.tests, "niceness": driven.niceness()}
+    of_driver = {"niceness": driven.niceness(), "driver_ms_per_call": driven.driver_ms()}
+    return {**result, "share_inside_advance": share, "tests_played": driven.tests, **of_driver}
 
 
 def text(result: dict[str, Any]) -> str:
@@ -243,6 +270,10 @@ def text(result: dict[str, Any]) -> str:
         lines.append(line)
     lines.append(
         f"  {result['share_inside_advance']:.2%} of the actor's time is inside its calls; its niceness is {result['niceness']}"
+    )
+    driver = result["driver_ms_per_call"]
+    lines.append(
+        f"  driver's CPU time: {driver['learner']:.2f} ms a learner's call, {driver['evaluation']:.2f} ms an evaluation"
     )
     return "\n".join(lines)
 

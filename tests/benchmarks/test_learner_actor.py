@@ -36,6 +36,12 @@ def test_the_updates_counted_are_those_that_the_learner_made(ray_cluster: str, m
             assert all(turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns)
             assert not loop.pending and not driven.evaluators.waiting
 
+            made = []
+            assert driven._ms_each(lambda: made.append(len(made))) < 1.0
+            assert made == list(range(learner_actor.CALLS))
+            assert driven.driver_ms().keys() == {"learner", "evaluation"}
+            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote()), "these calls make no updates"
+
 
 def test_the_bare_loop_counts_its_updates() -> None:
     spec = describe_env(ENV)
@@ -51,6 +57,7 @@ def test_the_command_prints_what_programs_rely_on(
 ) -> None:
     monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     monkeypatch.setattr(learner_actor, "ROUNDS", 1)
+    monkeypatch.setattr(learner_actor, "CALLS", 10)
     assert learner_actor.main(["--seconds", "0.1", "--json"], _OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["member_updates_per_s"].keys() == NAMES.keys()
@@ -59,7 +66,11 @@ def test_the_command_prints_what_programs_rely_on(
     assert result["ratio"]["tested"]["median"] == pytest.approx(rates["tested"] / rates["bare"])
     assert 0.5 < result["share_inside_advance"] <= 1.0
     assert result["interval"] % 100 == 0 and result["tests_played"] > 0
+    driver = result["driver_ms_per_call"]
+    assert driver.keys() == {"learner", "evaluation"}
+    assert all(0.05 < ms < 100 for ms in driver.values()), driver
     assert "of bare" in learner_actor.text(result)
+    assert f"{driver['evaluation']:.2f} ms an evaluation" in learner_actor.text(result)
 
 
 @pytest.mark.parametrize(

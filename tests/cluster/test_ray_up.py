@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import yaml
 from jsonschema import ValidationError
+from ray.autoscaler._private.aws.config import DEFAULT_RAY_IAM_ROLE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from tests.cluster.commands import CLUSTER
+from tests.cluster.commands import CLUSTER, fenced, of_program
 
 NAMES = ("local", "aws", "gcp")
 CLOUDS = ("aws", "gcp")
@@ -93,3 +95,17 @@ def test_what_this_project_does_not_want_is_seen() -> None:
     config["available_node_types"]["rollout"]["resources"]["GPU"] = 1
     config["max_workers"] = 100
     assert mistakes("aws", config) == ["token", "head", "spot", "gpu", "limits"]
+
+
+def test_the_head_is_given_the_right_to_start_workers_with_their_role() -> None:
+    """Ray makes the head's role without it, and EC2 then refuses to start a worker that has a profile."""
+    types = config_of("aws")["available_node_types"]
+    assert "IamInstanceProfile" not in types["head"]["node_config"], "else the head's role is another than Ray's"
+    profiles = {types[kind]["node_config"]["IamInstanceProfile"]["Name"] for kind in ("rollout", "learner")}
+    (words,) = of_program(fenced((CLUSTER / "README.md").read_text()), "aws", "iam", "put-role-policy")
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert options["--role-name"] == DEFAULT_RAY_IAM_ROLE
+    (statement,) = json.loads(options["--policy-document"])["Statement"]
+    assert (statement["Effect"], statement["Action"]) == ("Allow", "iam:PassRole")
+    assert {statement["Resource"].rpartition(":role/")[2]} == profiles
+    assert "iam:PassRole" in (CLUSTER / "ray-aws.yaml").read_text()

@@ -15,6 +15,8 @@ import pytest
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
+from cqlray import cli
+from cqlray.storage import RunDirectory
 from tests.cluster.commands import CLUSTER, REPOSITORY
 
 RUN_OR_RESUME = CLUSTER / "run-or-resume.sh"
@@ -114,24 +116,25 @@ def place(tmp_path: Path) -> Place:
 
 def test_a_run_that_is_there_is_resumed(place: Place) -> None:
     assert place.run(RUN_OR_RESUME, "run", "/runs/x", "--seed", "1", resume=0)[0] == 0
-    assert place.calls() == ["resume /runs/x"]
+    assert place.calls() == ["resume --if-there /runs/x"]
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
 def test_a_run_that_is_not_there_is_started(place: Place, status: int) -> None:
-    found, errors = place.run(RUN_OR_RESUME, "train", "s3://b/x", "--env.kwargs", "a", "b c", resume=2, train=status)
+    found, errors = place.run(RUN_OR_RESUME, "train", "s3://b/x", "--env.kwargs", "a", "b c", resume=3, train=status)
     assert found == status
     assert "nothing to go on with at s3://b/x" in errors
-    assert place.calls() == ["resume s3://b/x", "train --out s3://b/x --env.kwargs a b c"]
+    assert place.calls() == ["resume --if-there s3://b/x", "train --out s3://b/x --env.kwargs a b c"]
 
 
-@pytest.mark.parametrize("status", [1, 130])
+@pytest.mark.parametrize("status", [1, 2, 130])
 def test_a_run_that_fails_is_not_started_again(place: Place, status: int) -> None:
-    assert place.run(RUN_OR_RESUME, "run", "/runs/x", resume=status, run=0)[0] == status
-    assert place.calls() == ["resume /runs/x"]
+    found, errors = place.run(RUN_OR_RESUME, "run", "/runs/x", resume=status, run=0)
+    assert (found, errors) == (status, "")
+    assert place.calls() == ["resume --if-there /runs/x"]
 
 
-@pytest.mark.parametrize(("behaviour", "calls"), [({"resume": "wait"}, 1), ({"resume": 2, "run": "wait"}, 2)])
+@pytest.mark.parametrize(("behaviour", "calls"), [({"resume": "wait"}, 1), ({"resume": 3, "run": "wait"}, 2)])
 def test_sigterm_reaches_cqlray(place: Place, behaviour: dict[str, int | str], calls: int) -> None:
     process = place.start(RUN_OR_RESUME, "run", "/runs/x", **behaviour)
     assert place.terminate_when_waiting(process) == 130
@@ -145,16 +148,39 @@ def test_too_few_words_are_a_usage_line(place: Place, script: Path) -> None:
     assert errors.startswith("usage: ")
 
 
-def test_cqlray_itself_says_2_where_there_is_no_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cqlray", "resume", str(tmp_path / "none")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=REPOSITORY)
-    assert done.returncode == 2, done.stderr
+def test_cqlray_itself_says_3_where_there_is_no_run_and_2_where_one_cannot_be_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert cli.main(["resume", "--if-there", str(run)]) == 3
+    assert capsys.readouterr().err == f"cqlray: there is no run at {run} yet\n"
+    assert cli.main(["resume", str(run)]) == 2, "without the script it is a mistake like any other"
+    RunDirectory.create(run, {"id": "a"})  # what a kill left before there was a run
+    assert cli.main(["resume", str(run), "--if-there"]) == 3
+    (run / "config.yaml").write_text("seed: none\n")
+    assert cli.main(["resume", "--if-there", str(run)]) == 2
+    assert "seed" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert cli.main(["resume", "--if-there", str(tmp_path)]) == 2
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_the_script_and_cqlray_together_say_why(place: Place, tmp_path: Path) -> None:
+    (place.path / "cqlray").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m cqlray "$@"\n')
+    place.env["PYTHONPATH"] = str(REPOSITORY)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    status, errors = place.run(RUN_OR_RESUME, "run", str(tmp_path / "thesis"))
+    assert (status, errors.count("\n")) == (2, 1) and "is not a run directory" in errors
+    status, errors = place.run(RUN_OR_RESUME, "run", str(tmp_path / "none"), "--cql.batch-size", "-3")
+    assert status == 2
+    assert [line.split(":")[0] for line in errors.splitlines()] == ["cqlray", "run-or-resume", "cqlray"]
 
 
 def test_slurm_starts_what_ray_takes(place: Place) -> None:
-    status, errors = place.run(SBATCH, "/runs/x", "--num-seeds", "8", resume=2, run=0)
+    status, errors = place.run(SBATCH, "/runs/x", "--num-seeds", "8", resume=3, run=0)
     assert status == 0, errors
-    assert place.calls() == ["resume /runs/x", "run --out /runs/x --num-seeds 8"]
+    assert place.calls() == ["resume --if-there /runs/x", "run --out /runs/x --num-seeds 8"]
     assert not (place.path / "requeued").exists()
     words = json.loads((place.path / "ray.json").read_text())
     assert words.pop(0) == "symmetric-run"
@@ -181,7 +207,7 @@ def test_slurm_stops_a_cluster_that_is_still_starting(place: Place) -> None:
 
 @pytest.mark.parametrize("status", [1, 2])
 def test_slurm_does_not_repeat_a_failure(place: Place, status: int) -> None:
-    assert place.run(SBATCH, "/runs/x", resume=2, run=status)[0] == status
+    assert place.run(SBATCH, "/runs/x", resume=3, run=status)[0] == status
     assert not (place.path / "requeued").exists()
 
 
