@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -25,22 +26,32 @@ from typing import Any, TypeAlias
 import ray
 from ray._private.services import find_bootstrap_address
 from ray._private.state import state
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, StorageFailure, UserError
 from cqlray.placement import ClusterResources
 
 # What comes of a dead process or node: its actors, and the objects that were there alone.
-Lost: TypeAlias = RayActorError | ObjectLostError
-LOST = (RayActorError, ObjectLostError)
+Lost: TypeAlias = RayActorError | ObjectLostError | OutOfMemoryError | NodeDiedError | WorkerCrashedError
+LOST = (RayActorError, ObjectLostError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
+FROM_RAY = RayError  # all of these, what an actor raised, and whatever else Ray has
 # A shard or test that kills its process this often is not bad luck.
 TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_PROBE = 60.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SECONDS_OF_ONE_REQUEST = 2.0  # `ray job stop` signals a process and its parent, which may pass it on
 # A call is made again elsewhere when it takes so many times the median of its team's, and so many seconds.
 SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
 
@@ -97,7 +108,8 @@ def _autoscaler() -> tuple[bool, dict[str, float] | None]:
     """Whether nodes come when they are asked for, and the most of each resource, where the autoscaler says it.
 
     Ray has no call for this. Version 2 (KubeRay's) leaves its limits in the cluster's state; version 1 (`ray up`) only
-    names its node types in its status, where a cluster of plain `ray start` has names made of node ids.
+    names its node types in its status, where a cluster of plain `ray start` has names made of node ids, and `ray up` on
+    machines that are there already has one name for all of them.
     """
     limits = state.get_max_resources_from_cluster_config()
     if limits:
@@ -105,7 +117,7 @@ def _autoscaler() -> tuple[bool, dict[str, float] | None]:
     status = internal_kv._internal_kv_get(b"__autoscaling_status")
     report = json.loads(status).get("autoscaler_report") if status else None
     types = ((report or {}).get("node_type_mapping") or {}).values()
-    return any(not name.startswith("node_") for name in types), None
+    return any(not name.startswith("node_") and name != "local.cluster.node" for name in types), None
 
 
 def _init() -> None:
@@ -116,6 +128,16 @@ def _init() -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     asked, started = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)  # the latter by `ray start`
+    if asked and asked.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS {asked!r} is a dashboard, which takes jobs: cqlray submit --address {asked} run …;"
+            " a process on the cluster joins it by RAY_ADDRESS=HOST:6379 or auto"
+        )
+    if asked and asked.startswith("ray://"):
+        raise UserError(
+            f"RAY_ADDRESS {asked!r}: a run does not go through Ray Client; on a machine of the cluster set"
+            " RAY_ADDRESS=HOST:6379 or auto, from elsewhere use cqlray submit --address http://HOST:8265 run …"
+        )
     if asked and not _listens(asked):
         raise UserError(f"RAY_ADDRESS {asked!r}: nothing listens there; is `ray start` running?")
     if not asked and not (started and _listens(started)):
@@ -124,7 +146,7 @@ def _init() -> None:
     try:
         # What `ray start` left has precedence in "auto", which alone turns on Ray's token mode where there is a token.
         ray.init(address=asked or "auto", **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         where = f"RAY_ADDRESS {asked!r}" if asked else f"the cluster of `ray start` at {started}"
         hint = "if it is protected by a token, set RAY_AUTH_MODE=token and have the token here"
         raise UserError(f"{where} cannot be joined: {str(error).strip().splitlines()[0]}; {hint}") from None
@@ -161,6 +183,27 @@ def seen_by_all(probe: Callable[[], bool]) -> bool:
         return False
 
 
+def describe(error: BaseException) -> str:
+    """What an error of Ray's says, in one line: of one that an actor raised, what it raised."""
+    cause = getattr(error, "cause", None) or error
+    said = str(cause).strip().splitlines()
+    return said[0] if said and isinstance(cause, LOST) else ": ".join([type(cause).__name__, *said[:1]])
+
+
+def _failed_creation(error: Lost) -> Exception | None:
+    """What an actor's own __init__ raised, as it would again; None where it died, or what it was given is lost."""
+    gone = getattr(error, "cause", None) or error  # of an argument, the actor that was to make it
+    if not isinstance(gone, RayActorError) or not gone.actor_init_failed or "ray.exceptions." in str(gone):
+        return None
+    last = str(gone).strip().splitlines()[-1]  # Ray keeps of it the text alone
+    name, _, said = last.partition(": ")
+    for kind in (UserError, StorageFailure):
+        if name == f"{kind.__module__}.{kind.__name__}":
+            return kind(said)
+    role = re.search(r"ray::(.+?)(?: \(\w{6}\):\w+)?\.__init__", str(gone))  # the name that `create` made unique, or its class
+    return ActorLost(f"{role[1] if role else 'a process'} cannot be started: {last}")
+
+
 def _listens(address: str) -> bool:
     """Whether somebody answers at HOST:PORT; Ray itself would try for minutes. Other forms of address are left to Ray."""
     host, _, port = address.rpartition(":")
@@ -179,7 +222,10 @@ class Loop:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
         self.stop = threading.Event()
-        self.starting: list[Any] = []
+        self.hurry = threading.Event()  # asked again: without a last checkpoint
+        self.starting: dict[Any, float] = {}  # who is not known to be there yet, and since when it is asked for
+        self.looked = 0.0  # after them
+        self.loss: Lost | None = None  # the newest
         self.created: list[weakref.ref[Any]] = []
         self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[Lost], None] | None]] = {}
         self.watches: list[Callable[[], None]] = []  # called now and then
@@ -187,17 +233,21 @@ class Loop:
     def handle_signals(self) -> None:
         """Let Ctrl-C and SIGTERM stop the loop, as long as `connect` lasts: ray.init sets handlers of its own.
 
-        The first asks for an end in order, with a last checkpoint; the second does not wait for that.
+        The first asks for an end in order, with a last checkpoint; the second does not wait for that, the third for nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        asked = 0
+        asked: list[float] = []
 
         def ask(number: int, _: Any) -> None:
-            nonlocal asked
-            asked += 1
+            now = time.monotonic()
+            if number == signal.SIGTERM and asked and now - asked[0] < SECONDS_OF_ONE_REQUEST:
+                return
+            asked.append(now)
+            if len(asked) > 1:
+                self.hurry.set()
             self.stop.set()
-            if asked > 2:
+            if len(asked) > 2:
                 raise KeyboardInterrupt
 
         for number in SIGNALS:
@@ -207,18 +257,30 @@ class Loop:
         """Call `then` with the result, or `lost` if a process that it needs is gone (without `lost` the error goes up)."""
         self.pending[ref] = (then, lost)
 
-    def keep_only(self, refs: Sequence[Any]) -> None:
-        """Forget all calls but these."""
+    def see_out(self, refs: Sequence[Any]) -> None:
+        """Once asked to stop: let these calls come to their end, and forget all others.
+
+        Raises:
+            Interrupted: asked again.
+        """
         self.pending = {ref: self.pending[ref] for ref in refs if ref in self.pending}
+        self.stop.clear()
+        self.check_hurry()
+        self.run()
+        self.stop.set()
+
+    def check_hurry(self) -> None:
+        """Raises Interrupted where a second request to stop says not to wait."""
+        if self.hurry.is_set():
+            raise Interrupted
 
     def run(self) -> None:
         """Until nothing is in flight.
 
         Raises:
             Interrupted: asked to stop; what was in flight still is. EnvironmentFailure, UserError: raised in an actor.
-            RayActorError, ObjectLostError: of a dead process or node.
+            ActorLost: an actor's __init__ raised something else. LOST: of a dead process or node.
         """
-        heard = time.monotonic()
         while self.pending:
             if self.stop.is_set():
                 raise Interrupted
@@ -228,11 +290,7 @@ class Loop:
                     self._finish(ref)
             for watch in list(self.watches):
                 watch()
-            if ready:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > SECONDS_BETWEEN_COMPLAINTS:
-                heard = time.monotonic()
-                self._complain()
+            self._complain()
 
     def _finish(self, ref: Any) -> None:
         then, lost = self.pending.pop(ref)
@@ -252,6 +310,10 @@ class Loop:
             then(result)
 
     def _lost(self, error: Lost, then: Callable[[Lost], None] | None) -> None:
+        self.loss = error
+        if (failure := _failed_creation(error)) is not None:
+            self.pending.clear()
+            raise failure from error
         if then is None:
             self.pending.clear()
             raise error
@@ -279,7 +341,7 @@ class Loop:
         if retried:
             options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
         actor = ray.remote(**options)(role).remote(*args)
-        self.starting.append(actor.__ray_ready__.remote())
+        self.starting[actor.__ray_ready__.remote()] = time.monotonic()
         self.created.append(weakref.ref(actor))
         return actor
 
@@ -289,13 +351,18 @@ class Loop:
             ray.kill(actor)
 
     def _complain(self) -> None:
-        """Long silence is either work or a cluster that is full or still growing; say so where it is the latter."""
-        if self.starting:
-            _, self.starting = ray.wait(self.starting, num_returns=len(self.starting), timeout=0)
-        if self.starting:
+        """Who has not started for long waits for a cluster that is full or still growing, whatever else goes on."""
+        now = time.monotonic()
+        if not self.starting or now - self.looked < SECONDS_BETWEEN_COMPLAINTS:
+            return
+        self.looked = now
+        _, waiting = ray.wait(list(self.starting), num_returns=len(self.starting), timeout=0)
+        self.starting = {ref: self.starting[ref] for ref in waiting}
+        late = sum(now - since >= SECONDS_BETWEEN_COMPLAINTS for since in self.starting.values())
+        if late:
             free, total = ray.available_resources(), ray.cluster_resources()
             there = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))
-            self.say(f"waiting for {len(self.starting)} processes to start ({there})")
+            self.say(f"waiting for {late} processes to start ({there})")
 
     def get(self, ref: Any) -> Any:
         """One result, waited for so that it can be stopped."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import seeding
-from cqlray.actors import Loop, Lost, Team, put, seen_by_all
+from cqlray.actors import Loop, Lost, Team, describe, put, seen_by_all
 from cqlray.config import RunConfig
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import ShardSummary
@@ -41,8 +41,8 @@ class Crew:
         self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
         self.loop, self.progress = loop, progress
         self.teams: dict[type[Any], Team] = {}
-        self.metrics = RunMetrics()
-        self.writer = Writer()
+        self.writer = Writer(loop.check_hurry)
+        self.metrics = RunMetrics(lambda: len(self.writer.waiting))
         self.stage, self.stage_began = "", 0.0
 
     def __enter__(self) -> Crew:
@@ -69,6 +69,15 @@ class Crew:
             return True
         run = self.directory.path
         return isinstance(run, Path) and path.absolute().is_relative_to(run.absolute()) and self.place is not None
+
+    def on_all_nodes(self, dataset: AnyPath) -> bool:
+        """Whether learners can read a dataset's directory themselves, also where they need not and it is not the run's."""
+        description = dataset.absolute() / "dataset.json"
+        if self.seen_by_learners(dataset):
+            return True
+        if self.plan.cluster.grows or not description.exists():
+            return False
+        return seen_by_all(partial(_holds, description, description.read_bytes()))
 
     def _one_node(self) -> bool:
         return self.plan.cluster.nodes == 1 and not self.plan.cluster.grows
@@ -103,7 +112,7 @@ class Crew:
 
     def died(self, role: str, error: Exception) -> None:
         """Note that a process is gone."""
-        self.event("death", role=role, what=first_line(error))
+        self.event("death", role=role, what=describe(error))
 
     def read_shard(self, name: str) -> Shard:
         """A shard of the run directory."""
@@ -224,7 +233,6 @@ class Crew:
             )
 
 
-def first_line(error: Exception) -> str:
-    """What an error of Ray's says, in one line."""
-    cause = getattr(error, "cause", None) or error  # of what a task could not begin for, without the task's own lines
-    return str(cause).strip().splitlines()[0]
+def _holds(file: AnyPath, content: bytes) -> bool:
+    """Whether a file is there and the same."""
+    return file.exists() and file.read_bytes() == content

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import checkpoint, seeding
-from cqlray.actors import LOST, Loop, fetch, kill, put
+from cqlray.actors import LOST, Loop, describe, fetch, kill, put
 from cqlray.config import RunConfig
-from cqlray.crew import Crew, Row, first_line
+from cqlray.crew import Crew, Row
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
@@ -36,7 +36,7 @@ from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.storage import RunDirectory, read_json, write_json
-from cqlray.students import DEATHS_IN_A_ROW, SECONDS_BETWEEN_CHECKPOINTS, Students, lost
+from cqlray.students import DEATHS_IN_A_ROW, SECONDS_BETWEEN_CHECKPOINTS, STOPPING, Students, lost, unjudged
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import round_name
 from cqlray.workers.fitted_q import FittedQ
@@ -64,6 +64,8 @@ class Driver:
             stay alive. EnvironmentFailure, UserError: raised in an actor.
         """
         if self.config.dataset is None:
+            if self.config.resources.data == "disk":
+                self._require_on_nodes(self.directory / "dataset", "resources.data disk")
             self.make_dataset()
         else:
             self.crew.run_stage("dataset", self.adopt_dataset)
@@ -81,7 +83,8 @@ class Driver:
         config, crew = self.config.teacher, self.crew
         if (self.directory / "teacher" / "teacher.json").exists():
             return
-        saved, done, tests = self._teacher_checkpoint()
+        saved, before, tests, learnt = self._teacher_checkpoint()
+        done = before
         seen = [put(crew.read_shard(round_name(index))) for index in range(done)] if crew.place is None else []
         dimension, seed = self.spec.observation_dim, self.config.seed
         teacher = self.loop.create(
@@ -90,17 +93,19 @@ class Driver:
         )  # fmt: skip
         self.progress.stage("teacher", config.rounds, "rounds", done)
         saved_at = time.monotonic()
-        while done < config.rounds and not _reached(tests, config.stop_return, config.stop_tests):
+        while learnt or (done < config.rounds and not _reached(tests, config.stop_return, config.stop_tests)):
             try:
-                episodes = self._play_round(teacher, done)
-            except Interrupted:  # the teacher stands between two rounds
-                self._save_teacher(teacher, done, tests)
+                if learnt is None:
+                    learnt = self._teacher_round(teacher, done, self._play_round(teacher, done))
+                    done += 1
+                tested = done % config.evaluation_interval == 0 or done == config.rounds
+                if tested:
+                    tests.append(self._test_teacher(teacher, done, learnt))
+            except Interrupted:  # the teacher stands between two rounds, unless asked not to wait for that
+                if done > before and not self.loop.hurry.is_set():
+                    self._save_teacher(teacher, done, tests, learnt)
                 raise
-            report = self._teacher_round(teacher, done, episodes)
-            done += 1
-            tested = done % config.evaluation_interval == 0 or done == config.rounds
-            if tested:
-                tests.append(self._test_teacher(teacher, done, report))
+            learnt = None
             if tested or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save_teacher(teacher, done, tests)
                 saved_at = time.monotonic()
@@ -114,16 +119,18 @@ class Driver:
         crew.write_json("teacher/teacher.json", result)
         self.progress.finish(f"mean return {best['mean_return']:.0f} after {last['environment_steps']:,} steps")
 
-    def _teacher_checkpoint(self) -> tuple[bytes | None, int, list[Row]]:
+    def _teacher_checkpoint(self) -> tuple[bytes | None, int, list[Row], Row | None]:
+        """The checkpoint, its rounds and tests, and the last round's report where its test is still to come."""
         path = self.directory / "teacher" / "checkpoint.safetensors"
         if not path.exists():
-            return None, 0, []
+            return None, 0, [], None
         saved = path.read_bytes()
         _, metadata = checkpoint.decode(saved, str(path))
-        return saved, metadata["rounds"], metadata["tests"]
+        return saved, metadata["rounds"], metadata["tests"], metadata.get("untested")
 
-    def _save_teacher(self, teacher: Any, rounds: int, tests: list[Row]) -> None:
-        state = fetch(teacher.save.remote({"rounds": rounds, "tests": tests}))
+    def _save_teacher(self, teacher: Any, rounds: int, tests: list[Row], untested: Row | None = None) -> None:
+        progress = {"rounds": rounds, "tests": tests} | ({} if untested is None else {"untested": untested})
+        state = fetch(teacher.save.remote(progress))
         self.crew.write("teacher/checkpoint.safetensors", state)
 
     def _play_round(self, teacher: Any, index: int) -> list[Any]:
@@ -139,11 +146,23 @@ class Driver:
         if self.crew.place is None:
             joined = joined_round([fetch(shard) for shard in episodes])
             self.crew.write(round_name(index), shard_files.to_parquet(joined))
-        report: Row = self.loop.get(teacher.learn.remote(index, *episodes))
+        report = self._learn(teacher, index, episodes)
         if report.pop("diverged"):
             raise UserError(f"the teacher became non-finite in round {index + 1}; lower teacher.critic_learning_rate")
         self.crew.append("metrics.jsonl", [{"stage": "teacher", "round": index + 1, **report}])
         return report
+
+    def _learn(self, teacher: Any, index: int, episodes: list[Any]) -> Row:
+        """The round's updates; also once asked to stop, as there is nothing to save before their end."""
+        reports: list[Row] = []
+        updates = teacher.learn.remote(index, *episodes)
+        self.loop.on(updates, reports.append)
+        try:
+            self.loop.run()
+        except Interrupted:
+            self.progress.say(STOPPING)
+            self.loop.see_out([updates])
+        return reports[0]
 
     def _test_teacher(self, teacher: Any, rounds: int, report: Row) -> Row:
         """Test the newest policy and keep it as a snapshot."""
@@ -293,6 +312,7 @@ class Driver:
         """Have the learners' data, which is on disk: the word to read it there, or else its shards in the object store."""
         on_disk, why = self._exceeds_memory(description)
         if on_disk:
+            self._require_on_nodes(place, why)
             run = self.directory.path
             local = run.absolute() / "dataset" if isinstance(run, Path) else Path(tempfile.gettempdir(), description["digest"])
             self.data = [StoredData(place.absolute(), local / "records.bin")]
@@ -301,6 +321,14 @@ class Driver:
             self.data = [StoredData(place.absolute())]
         else:
             self.data = [put(shard) for shard in iterate_shards(place, description)]
+
+    def _require_on_nodes(self, place: AnyPath, why: str) -> None:
+        """Raises UserError unless every node sees a directory whose data learners are to read from disk."""
+        if not self.crew.on_all_nodes(place):
+            raise UserError(
+                f"{place} is not on every node, and learners cannot have the data otherwise ({why}):"
+                " have it at s3:// or gs://, share the disk, or have data that fits into memory there (resources.data memory)"
+            )
 
     def _exceeds_memory(self, description: Row) -> tuple[bool, str]:
         chosen = self.config.resources.data
@@ -319,12 +347,18 @@ class Driver:
 
     def _data_again(self) -> list[Any]:
         """The data once more, from its files: what was in a lost node's object store is gone."""
+        if isinstance(self.data[0], StoredData):
+            return self.data
         place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
         self._provide(place, datasets.read_description(place))
         return self.data
 
     def evaluate(self, episodes: int) -> list[Row]:
-        """Test every population's last snapshot on fresh episodes; rows as in evaluations.jsonl, nothing is written."""
+        """Test every population's last snapshot on fresh episodes; rows as in evaluations.jsonl, nothing is written.
+
+        Raises:
+            ActorLost: an evaluator does not stay alive.
+        """
         collected: list[Row] = []
         for population, own in enumerate(self.plan.populations):
             path = last_snapshot(self.directory.path, population)
@@ -334,39 +368,68 @@ class Driver:
                 collected.extend({**key, **row} for key, row in zip(keys, rows, strict=True))
 
             self.crew.begin_test(put(path.read_bytes()), "evaluate-again", episodes, tested)
-        self.loop.run()
+        try:
+            self.loop.run()
+        except LOST as error:
+            raise lost("an evaluator", error) from None
         return sorted(collected, key=lambda row: row["member"])
 
     def fit_q(self) -> None:
-        """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it."""
+        """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it.
+
+        Raises:
+            UserError: no member's newest snapshot has an estimate. ActorLost: a judge does not stay alive.
+        """
         place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
         self._provide(place, datasets.read_description(place))
         judges = Judges(self.crew, lambda: self.data, tests=False, fits=True)
         for population in range(len(self.plan.populations)):
             judges.make_up_for(population, sys.maxsize)
+        judges.fit_what_is_there()
         total = len(judges.at_work)
         self.progress.stage("fitted Q", total, "snapshots")
         judges.watch = lambda: self.progress.advance(total - len(judges.at_work), judges.newest)
         self.loop.run()
+        self.crew.writer.flush()
+        for population in range(len(self.plan.populations)):
+            judges.make_up_for(population, sys.maxsize)
+        if judges.at_work:
+            raise unjudged(judges, self.loop)
         self.crew.dismiss(FittedQ)
         self.progress.finish(judges.newest)
+        rows = sorted(self.directory.rows("fqe.jsonl"), key=lambda row: int(row["updates"]))
+        newest = {row["member"]: row["fqe_return"] for row in rows}
+        if all(estimate is None for estimate in newest.values()):
+            self.crew.event("session", what="finished")  # nothing broke: there is nothing to choose by
+            raise UserError(
+                f"{self.directory.path}: fitted Q evaluation has no finite estimate of any member's newest snapshot"
+            )
 
     # -- what the stages share ----------------------------------------------------------------------------------------------
 
     def _replacing_the_dead(self, stage: Callable[[], None]) -> None:
         """Begin a stage again, from what it left on disk, when one of its actors died for good."""
-        for attempt in range(DEATHS_IN_A_ROW + 1):
+        deaths, left = 0, self._left()
+        while True:
             try:
                 stage()
                 return
             except LOST as error:
-                if attempt == DEATHS_IN_A_ROW:
-                    raise lost("an actor", error) from None
-                self.progress.say(f"an actor died; going on from the last checkpoint: {first_line(error)}")
                 self.crew.died("teacher", error)
                 self.crew.dismiss(RolloutWorker)
                 self.crew.dismiss(Evaluator)
                 self.crew.writer.flush()
+                before, left = left, self._left()
+                deaths = deaths + 1 if left == before else 1
+                if deaths > DEATHS_IN_A_ROW:
+                    raise lost("an actor", error) from None
+                self.progress.say(f"an actor died; going on from the last checkpoint: {describe(error)}")
+
+    def _left(self) -> tuple[int, int]:
+        """Rounds of the teacher's checkpoint and shards of the dataset, from which another attempt would go on."""
+        path = self.directory / "teacher" / "checkpoint.safetensors"
+        rounds = checkpoint.read_metadata(path)["rounds"] if path.exists() else 0
+        return rounds, len(list((self.directory / "dataset").glob("shard-*")))
 
 
 def _request(method: str, *args: Any) -> Any:

@@ -8,7 +8,7 @@ class UserError(Exception):
 
 
 class StorageFailure(UserError):
-    """A write was refused: the disk is full, or the storage is away for good. What is there is whole and can be resumed."""
+    """The disk is full, or the storage refuses or is away for good. What is there is whole and can be resumed."""
 
 
 class Interrupted(Exception):
@@ -28,4 +28,4 @@ class EnvironmentFailure(Exception):
 
 
 class ActorLost(Exception):
-    """A process of the run died again and again without progress; what is on disk is whole and can be resumed."""
+    """A process of the run cannot start, died again and again without progress, or failed; what is on disk can be resumed."""

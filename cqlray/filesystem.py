@@ -23,8 +23,8 @@ SCHEMES = ("s3", "gs")
 class Location:
     """A place that may hold a file or a directory. Its methods are pathlib's, where pathlib has them.
 
-    Every write is whole or not there. In an object store a method raises UserError where it is refused or has no answer
-    for minutes; on a disk it raises OSError.
+    Every write is whole or not there. In an object store a method raises StorageFailure where it is refused or has no
+    answer for minutes; on a disk it raises OSError.
     """
 
     scheme: str  # "" on the local disk

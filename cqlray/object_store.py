@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from cqlray import parts
-from cqlray.errors import UserError
+from cqlray.errors import StorageFailure
 
 GIVE_UP_AFTER = 300.0  # seconds of one operation's failures
 SAID_AFTER = 2.0  # seconds; what passes sooner is not worth a line
@@ -97,7 +97,7 @@ class ObjectStore:
     """One bucket. Paths are `bucket/key`, as pyarrow has them; every method retries what may pass.
 
     Raises (every method):
-        UserError: refused, no such bucket, or no answer for GIVE_UP_AFTER seconds.
+        StorageFailure: refused, no such bucket, or no answer for GIVE_UP_AFTER seconds.
     """
 
     def __init__(self, scheme: str, bucket: str) -> None:
@@ -192,7 +192,9 @@ class ObjectStore:
                 return b"".join(self._read_all(folder, parts.standing(parts.parse(self.names(folder))))).decode()
             except FileNotFoundError:  # merged by the writer since it was listed
                 continue
-        raise UserError(f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or deleting there?")
+        raise StorageFailure(
+            f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or deleting there?"
+        )
 
     def _read_all(self, folder: str, listed: list[parts.Part]) -> list[bytes]:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -225,9 +227,9 @@ class ObjectStore:
             except (OSError, pa.ArrowException) as error:
                 what, waited = fault(error), time.monotonic() - started
             if not what.transient:
-                raise UserError(f"{self.name}: {what.reason}; {what.check}")
+                raise StorageFailure(f"{self.name}: {what.reason}; {what.check}")
             if waited + pause > GIVE_UP_AFTER:
-                raise UserError(
+                raise StorageFailure(
                     f"{self.name}: no answer for {waited:.0f} s ({what.reason}); is it there, and reachable from here?"
                 )
             if waited > SAID_AFTER and not said:

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from cqlray import checkpoint
-from cqlray.actors import LOST, Lost, fetch, kill
+from cqlray.actors import LOST, Loop, Lost, describe, fetch, kill
 from cqlray.config import Member, members
-from cqlray.crew import Crew, Row, first_line
+from cqlray.crew import Crew, Row
 from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.judges import Judges, missing, snapshots_of
 from cqlray.workers.evaluator import Evaluator
@@ -26,6 +26,7 @@ from cqlray.workers.learner import Advance, Learner, StudentFiles
 SECONDS_PER_ADVANCE = 2.0
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 DEATHS_IN_A_ROW = 3  # of one actor, without progress between them
+STOPPING = "stopping after a last checkpoint (Ctrl-C again: without it)"
 
 
 class Students:
@@ -43,6 +44,7 @@ class Students:
         self.at_work: dict[int, tuple[Any, Any]] = {}  # population -> learner, and the reference of its call
         self.answered: set[int] = set()  # populations whose learner is there
         self.frozen: dict[int, int] = {}  # member -> updates at its last good state
+        self.not_fetched: dict[int, Lost] = {}  # population -> why what its learner left last is gone with it
         self.busy_seconds = 0.0
         self.stopping = False
         evaluation = self.config.evaluation
@@ -115,7 +117,9 @@ class Students:
             own = self.plan.populations[population]
             self.crew.metrics.advanced(population, (result.updates - self.done[population]) * len(own), result.seconds)
             self.busy_seconds += result.seconds
-            self.done[population], self.deaths[population] = result.updates, 0
+            self.done[population] = result.updates
+            if self.crew.place is not None:  # else it counts once it is fetched
+                self.deaths[population] = 0
             del self.at_work[population]
             self.answered.add(population)
             finished = result.updates == self._goal(population)
@@ -125,26 +129,32 @@ class Students:
                 self._advance(population, learner, time.monotonic() if result.metrics is not None or due else saved_at)
             self._record(population, result, snapshot, saved if result.metrics is not None or due else None)
             if finished:
-                self._dismiss(learner)
+                self._dismiss(population, learner)
 
         self.at_work[population] = learner, said
         self.loop.on(said, advanced, partial(self._died, population))
 
-    def _dismiss(self, learner: Any) -> None:
-        """End a learner that is done, and give its place to the next population."""
+    def _dismiss(self, population: int, learner: Any) -> None:
+        """End a learner that is done, once what it left is written, and give its place to the next population."""
+        if self.crew.place is None:  # then its last files are on its node alone until the driver has them
+            self.crew.writer.flush()
+            self._look_at_checkpoint(population)
         kill(learner)
+        if self.done[population] < self._goal(population):
+            self._died(population, self.not_fetched[population])
+            return
         if not self.stopping:
             self._next_population()
 
     def _died(self, population: int, error: Lost) -> None:
-        del self.at_work[population]
+        self.at_work.pop(population, None)
         self.answered.discard(population)
         if self.stopping:
             return
         self.deaths[population] += 1
         if self.deaths[population] > DEATHS_IN_A_ROW:
             raise lost("a learner", error)
-        self.progress.say(f"a learner died and is replaced (population {population}): {first_line(error)}")
+        self.progress.say(f"a learner died and is replaced (population {population}): {describe(error)}")
         self.crew.died("learner", error)
         self.crew.writer.flush()
         self._look_at_checkpoint(population)
@@ -165,10 +175,8 @@ class Students:
         there = [said for population, (_, said) in self.at_work.items() if population in self.answered]
         if not there:
             return
-        self.loop.keep_only(there)
-        self.loop.stop.clear()
-        self.progress.say("stopping after a last checkpoint (Ctrl-C again: without it)")
-        self.loop.run()
+        self.progress.say(STOPPING)
+        self.loop.see_out(there)
 
     def _save(self, population: int, learner: Any) -> None:
         def kept(saved: bytes | None) -> None:
@@ -196,11 +204,13 @@ class Students:
         """Fetch and write for a learner whose machine does not have the directory; runs in the writer's thread."""
         try:
             files = [(name, fetch(snapshot)), (checkpoint_name(population), fetch(saved))]
-        except LOST:  # with its learner, which goes on from the checkpoint before
+        except LOST as error:  # with its learner, which goes on from the checkpoint before
+            self.not_fetched[population] = error
             return
         for file, data in files:
             if file is not None:
                 self.crew.write_now(file, data)
+        self.deaths[population] = 0
 
     def _metric_rows(self, population: int, updates: int, metrics: dict[str, list[float]]) -> list[Row]:
         return [
@@ -232,17 +242,33 @@ class Students:
         self.judges.make_up_for(population, self.done[population])
 
     def _test_what_was_lost(self) -> None:
-        """Snapshots that went with a node before anybody could test them, from their files."""
-        for _ in range(DEATHS_IN_A_ROW):
+        """Snapshots that went with a node before anybody could test them, from their files.
+
+        Raises:
+            ActorLost: nobody lives long enough to test them.
+        """
+        for attempt in range(DEATHS_IN_A_ROW + 1):
             self.crew.writer.flush()
             for population in range(len(self.done)):
                 self._make_up_for(population)
             if not self.loop.pending:
                 return
+            if attempt == DEATHS_IN_A_ROW:
+                raise unjudged(self.judges, self.loop)
             self.loop.run()
 
 
 def lost(who: str, error: Lost) -> ActorLost:
     """What to say of an actor that does not stay alive."""
     times = DEATHS_IN_A_ROW + 1
-    return ActorLost(f"{who} died {times} times in a row: {first_line(error)} (Ray's logs: /tmp/ray/session_latest/logs)")
+    return ActorLost(f"{who} died {times} times in a row: {describe(error)} (Ray's logs: /tmp/ray/session_latest/logs)")
+
+
+def unjudged(judges: Judges, loop: Loop) -> ActorLost:
+    """What to say where judges died of what they were given, again and again."""
+    file, population, updates = min(judges.at_work)
+    why = "" if loop.loss is None else f": {describe(loop.loss)}"
+    return ActorLost(
+        f"judgements missing: {len(judges.at_work)}, the first in {file} of population {population} after {updates:,} updates;"
+        f" the processes that were to judge died{why}"
+    )

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 MOST_BYTES = 2**30  # that wait to be written; then whoever brings more waits
+SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Writer:
@@ -15,7 +16,9 @@ class Writer:
     Every method raises what a write raised before, once it is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
+        """`check` is called again and again by whoever waits, and may raise where it is to wait no longer."""
+        self.check_waiting = check
         self.waiting: deque[tuple[Callable[[], None], int]] = deque()
         self.bytes = 0
         self.error: BaseException | None = None
@@ -26,8 +29,7 @@ class Writer:
     def submit(self, write: Callable[[], None], size: int = 0) -> None:
         """Have it done after all that was submitted before; `size` is of the bytes that it holds on to."""
         with self.change:
-            self.change.wait_for(lambda: self.error is not None or self.bytes + size <= MOST_BYTES or not self.waiting)
-            self._raise()
+            self._wait_for(lambda: self.bytes + size <= MOST_BYTES or not self.waiting)
             self.waiting.append((write, size))
             self.bytes += size
             if self.thread is None:
@@ -38,8 +40,7 @@ class Writer:
     def flush(self) -> None:
         """Wait until all of it is done."""
         with self.change:
-            self.change.wait_for(lambda: self.error is not None or not self.waiting)
-            self._raise()
+            self._wait_for(lambda: not self.waiting)
 
     def close(self) -> None:
         """Let the thread end once all is done; nothing can be submitted any more."""
@@ -51,6 +52,11 @@ class Writer:
         """Raise what went wrong, if anything did."""
         with self.change:
             self._raise()
+
+    def _wait_for(self, sign: Callable[[], bool]) -> None:
+        while not self.change.wait_for(lambda: self.error is not None or sign(), SECONDS_BETWEEN_LOOKS):
+            self.check_waiting()
+        self._raise()
 
     def _raise(self) -> None:
         if self.error is not None:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from cqlray.filesystem import Location
+from cqlray.storage import RunDirectory
 from cqlray.validate import dump_yaml
 from tests.conftest import SLOW, small_config
+from tests.distributed.nodes import descendants, kill, running
 from tests.test_driver import ROOT, assert_same
 from tests.test_filesystem import Proxy, proxy, remote, server  # noqa: F401 (fixtures)
 
@@ -39,7 +41,9 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
     proxy: Proxy,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """One request in ten fails, and nobody answers for a while as the students begin: the same bits, and no line lost."""
+    """One request in ten fails, nobody answers for a while as the students begin, and a learner dies: the same bits, and no
+    line lost.
+    """
     out = remote / "run"
     config = small_config(Path("set below"))
     (tmp_path / "c.yaml").write_text(dump_yaml(config).replace("set below", str(out)))
@@ -51,7 +55,13 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
             time.sleep(0.1)
         proxy.share = 0.1
         proxy.outage(60.0 if SLOW else 4.0)
+        while not (learners := running("ray::learner").keys() & {*descendants(run.pid)}):
+            assert run.poll() is None, run.communicate()
+            time.sleep(0.1)
+        assert kill(min(learners))
         _, said = run.communicate(timeout=300)
     assert run.returncode == 0, said
     proxy.calm()
+    deaths = [row for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "death"]
+    assert [row["role"] for row in deaths] == ["learner"]
     assert_same(finished_run, downloaded(out, tmp_path / "copy"))

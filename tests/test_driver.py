@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from cqlray import UserError, api, checkpoint, load_policy
+from cqlray.actors import Loop
 from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
@@ -301,5 +302,5 @@ def test_the_medium_snapshot(tmp_path: Path, best: float, medium: int) -> None:
     for rounds in (2, 4):
         (run / "teacher" / f"snapshot-{rounds:05d}.safetensors").write_bytes(bytes([rounds]))
     plan = make_plan(config, members(config), ClusterResources(2.0))
-    driver = Driver(config, run, plan, None, None, None)  # type: ignore[arg-type]
+    driver = Driver(config, run, plan, None, Loop(print), None)  # type: ignore[arg-type]
     assert driver._medium() == bytes([medium])

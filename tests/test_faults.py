@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 import ray
 
-from cqlray import UserError, api, checkpoint
+from cqlray import UserError, api
 from cqlray.config import RunConfig
-from cqlray.crew import Crew, first_line
+from cqlray.crew import Crew
 from cqlray.data import dataset as datasets
 from cqlray.errors import StorageFailure
 from cqlray.storage import RunDirectory, read_json
@@ -43,39 +42,6 @@ def waited_for(sign: Path, run: subprocess.Popen[str]) -> None:
     while not sign.exists():
         assert run.poll() is None, run.communicate()
         time.sleep(0.005)
-
-
-@pytest.fixture(scope="module")
-def long_config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """Students alone, some seconds of updates without a snapshot, so that no checkpoint is due by itself."""
-    config = small_config(tmp_path_factory.mktemp("long") / "run")
-    cql = dataclasses.replace(config.cql, num_updates=3_000)
-    evaluation = dataclasses.replace(config.evaluation, interval=3_000)
-    return dataclasses.replace(config, cql=cql, evaluation=evaluation)
-
-
-def test_sigterm_leaves_a_last_checkpoint_from_which_the_same_bits_follow(
-    long_config: RunConfig, finished_run: Path, ray_cluster: str, tmp_path: Path
-) -> None:
-    config = dataclasses.replace(long_config, dataset=str(finished_run))
-    undisturbed = api.run(dataclasses.replace(config, out=str(tmp_path / "undisturbed")), quiet=True).run_dir
-    out = tmp_path / "run"
-    with begun(dataclasses.replace(config, out=str(out)), tmp_path, ray_cluster) as run:
-        waited_for(out / "members.json", run)
-        time.sleep(4)  # the learners start, and make a first call
-        run.terminate()
-        _, said = run.communicate(timeout=30)
-    assert run.returncode == 130, said
-    assert f"stopped; go on with: cqlray resume {out}" in said
-    assert "Traceback" not in said
-    saved = sorted((out / "checkpoints").glob("*"))
-    if not saved:
-        pytest.skip("this machine was too busy for a learner to begin in time")
-    assert all(0 < checkpoint.read_metadata(path)["updates"] <= 3_000 for path in saved)
-    api.resume(out, quiet=True)
-    assert_same(undisturbed, out)
-    sessions = [row["what"] for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "session"]
-    assert sessions == ["began", "stopped", "resumed", "finished"]
 
 
 def test_the_time_line_says_what_happened(finished_run: Path) -> None:
@@ -275,7 +241,7 @@ def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
     actors.kill(source)
     with pytest.raises(actors.LOST) as failure:
         loop.run()
-    assert first_line(failure.value).startswith("The actor")
+    assert actors.describe(failure.value).startswith("The actor")
     team.dismiss()
     assert not loop.pending
     again = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True)])
@@ -284,17 +250,3 @@ def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
     loop.run()
     assert values == [7]
     loop.close()
-
-
-def test_ctrl_c_twice_does_not_wait(ray_cluster: str, finished_run: Path, long_config: RunConfig, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with begun(dataclasses.replace(long_config, out=str(out), dataset=str(finished_run)), tmp_path, ray_cluster) as run:
-        waited_for(out / "members.json", run)
-        for _ in range(2):
-            run.send_signal(signal.SIGINT)
-            time.sleep(0.2)
-        asked = time.monotonic()
-        _, said = run.communicate(timeout=30)
-    assert time.monotonic() - asked < 10
-    assert run.returncode == 130, said
-    assert f"cqlray resume {out}" in said
