@@ -26,6 +26,14 @@ SLOW = os.environ.get("CQLRAY_SLOW") == "1"
 slow = pytest.mark.skipif(not SLOW, reason="CQLRAY_SLOW=1 runs it")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, the session's cluster is in one process, and the clusters of several nodes in another."""
+    for item in items:
+        if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("nodes" if "distributed" in item.path.parts else "ray"))
+
+
 def small_config(out: Path, **changes: object) -> RunConfig:
     """A run of a few seconds with every stage in it."""
     base = RunConfig(
