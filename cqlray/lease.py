@@ -8,6 +8,7 @@ next renewal and stops. Meanwhile both write the same bytes, because a run is de
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cqlray.errors import UserError
+from cqlray.errors import StorageFailure, UserError
 from cqlray.filesystem import Location
 
 RENEW_EVERY = 15.0  # seconds
@@ -128,7 +129,8 @@ def held(place: Location, say: Callable[[str], None]) -> Iterator[Lease]:
     finally:
         lease.released.set()
         thread.join()
-        lease.release()
+        with contextlib.suppress(StorageFailure):  # the storage is away, which is said already; the lease expires by itself
+            lease.release()
 
 
 def is_held(place: Location) -> bool:
