@@ -378,7 +378,7 @@ class Driver:
         """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it.
 
         Raises:
-            UserError: no member's newest snapshot has an estimate. ActorLost: a judge does not stay alive.
+            ActorLost: a judge does not stay alive.
         """
         place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
         self._provide(place, datasets.read_description(place))
@@ -397,13 +397,6 @@ class Driver:
             raise unjudged(judges, self.loop)
         self.crew.dismiss(FittedQ)
         self.progress.finish(judges.newest)
-        rows = sorted(self.directory.rows("fqe.jsonl"), key=lambda row: int(row["updates"]))
-        newest = {row["member"]: row["fqe_return"] for row in rows}
-        if all(estimate is None for estimate in newest.values()):
-            self.crew.event("session", what="finished")  # nothing broke: there is nothing to choose by
-            raise UserError(
-                f"{self.directory.path}: fitted Q evaluation has no finite estimate of any member's newest snapshot"
-            )
 
     # -- what the stages share ----------------------------------------------------------------------------------------------
 

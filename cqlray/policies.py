@@ -116,7 +116,7 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
     for way in _SCORES if by is None else (by,):
         file, score = _SCORES[way]
         rows = [row for row in directory.rows(file) if row.get("policy", "student") == "student"]
-        newest = _newest(row for row in rows if updates in (None, row["updates"]))
+        newest = newest_rows(row for row in rows if updates in (None, row["updates"]))
         scores = {member: found for member, row in newest.items() if (found := score(row)) is not None}
         if scores:
             return newest[max(scores, key=lambda member: scores[member])], way
@@ -148,7 +148,7 @@ _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 }
 
 
-def _newest(rows: Iterable[Row]) -> dict[int, Row]:
+def newest_rows(rows: Iterable[Row]) -> dict[int, Row]:
     """Each member's row of the most updates; of equals the last."""
     newest: dict[int, Row] = {}
     for row in rows:

@@ -25,7 +25,7 @@ from cqlray.evaluation.summary import RunRecord, summarize
 from cqlray.filesystem import AnyPath, any_path
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
-from cqlray.policies import last_snapshot
+from cqlray.policies import last_snapshot, newest_rows
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import fqe_returns
@@ -97,7 +97,8 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
     """Judge all snapshots of a run by fitted Q evaluation, as far as that was not done; each member's newest row.
 
     Raises:
-        UserError: not a run, one that is under way, or without a dataset or snapshots yet. Interrupted: asked to stop.
+        UserError: not a run, one that is under way, or without a dataset or snapshots yet; no member's newest snapshot has an
+            estimate. Interrupted: asked to stop.
     """
     directory = RunDirectory.open(path)
     for population in range(len(directory.manifest()["plan"]["populations"])):
@@ -108,7 +109,9 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
         driver.crew.run_stage("fitted Q", driver.fit_q)
         driver.crew.event("session", what="finished")
         driver.crew.writer.flush()
-    newest = {row["member"]: row for row in sorted(directory.rows("fqe.jsonl"), key=lambda row: int(row["updates"]))}
+    newest = newest_rows(directory.rows("fqe.jsonl"))
+    if all(row["fqe_return"] is None for row in newest.values()):
+        raise UserError(f"{directory.path}: fitted Q evaluation has no finite estimate of any member's newest snapshot")
     return [newest[member] for member in sorted(newest)]
 
 

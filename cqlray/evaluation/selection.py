@@ -61,10 +61,7 @@ def rank_correlation(
     if len(one) < 2 or np.isnan(rho := spearman(one, other)):
         return RankCorrelation(float("nan"), UNKNOWN)
     own = [np.flatnonzero(whose == member) for member in np.unique(whose)]
-    resampled = np.array([_resampled(one, other, own, generator) for _ in range(num_samples)])
-    defined = resampled[~np.isnan(resampled)]
-    low, high = percentiles(defined, level) if len(defined) else UNKNOWN
-    return RankCorrelation(rho, Interval(float(low), float(high)))
+    return _with_interval(rho, np.array([_resampled(one, other, own, generator) for _ in range(num_samples)]), level)
 
 
 def rank_correlation_among_members(
@@ -103,8 +100,12 @@ def rank_correlation_among_members(
         drawn = generator.integers(first.shape[1], size=(size, first.shape[1]))
         rows = [grid[:, drawn].swapaxes(0, 1).reshape(-1, grid.shape[1]) for grid in (first, second)]
         resampled.append(_mean_of_defined(_spearman_of_rows(*rows).reshape(size, -1)))
-    found = np.concatenate(resampled)
-    defined = found[~np.isnan(found)]
+    return _with_interval(rho, np.concatenate(resampled), level)
+
+
+def _with_interval(rho: float, resampled: Floats, level: float) -> RankCorrelation:
+    """Resamples in which the correlation is not defined, NaN, are left out."""
+    defined = resampled[~np.isnan(resampled)]
     low, high = percentiles(defined, level) if len(defined) else UNKNOWN
     return RankCorrelation(rho, Interval(float(low), float(high)))
 

@@ -138,9 +138,14 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
 
 def best_group(result: dict[str, Any]) -> Row | None:
     """Of a summary of several settings of CQL the one with the highest IQM; None where there is one, or none was tested."""
-    cql = [group for group in result["groups"] if is_cql(group)]
+    cql = cql_groups(result)
     known = [group for group in cql if group["iqm"] is not None and not np.isnan(group["iqm"])]
     return max(known, key=lambda group: float(group["iqm"])) if len(cql) > 1 and known else None
+
+
+def cql_groups(result: dict[str, Any]) -> list[Row]:
+    """Of a summary the settings of CQL, without the baselines."""
+    return [group for group in result["groups"] if is_cql(group)]
 
 
 def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -> list[dict[str, Any]]:
@@ -204,18 +209,17 @@ def calibrations(run: RunRecord) -> list[Calibration]:
 def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -> Row:
     """The aggregates over one row of each member, with the worst member's mean, as they are and normalised."""
     scores = _scores(rows) if rows else None
+    aggregate = _aggregate(scores, AGGREGATES, num_samples, seed)
     reference = None if run.dataset is None else reference_scores(run.dataset)
-    normalised = None
+    normalised: Row | None = None
     if reference is not None and scores is not None:
-        of_reference = normalized_scores(scores, reference.random, reference.reference)
-        normalised = {
-            **_aggregate(of_reference, {**AGGREGATES, "optimality_gap": optimality_gap}, num_samples, seed),
-            "random": reference.random,
-            "reference": reference.reference,
-            "source": reference.source,
-        }
+        ends = (reference.random, reference.reference)
+        normalised = {name: float(normalized_scores(value, *ends)) for name, value in aggregate.items()}
+        # The gap is no affine map of the scores, as the others are.
+        normalised |= _aggregate(normalized_scores(scores, *ends), {"optimality_gap": optimality_gap}, num_samples, seed)
+        normalised |= {"random": reference.random, "reference": reference.reference, "source": reference.source}
     return {
-        **_aggregate(scores, AGGREGATES, num_samples, seed),
+        **aggregate,
         "worst_member": None if scores is None else float(scores.mean(axis=1).min()),
         "normalized": normalised,
     }

@@ -10,7 +10,7 @@ import yaml
 
 from cqlray.config import NO_ENVIRONMENT
 from cqlray.evaluation.reference_scores import reference_scores
-from cqlray.evaluation.summary import RunRecord, best_group, is_cql, summarize
+from cqlray.evaluation.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.choice import choice_section
@@ -106,8 +106,7 @@ def _reached(result: dict[str, Any], size: int) -> str:
     told, reach = best or result, "reaches" if size == 1 else "reach"
     how = "" if best is None else "; chosen by these returns, so it flatters"
     if best is not None:
-        several = sum(is_cql(group) for group in result["groups"])
-        reach = f"in {several} settings, of which the best, {setting_name(best['swept'])}, reaches"
+        reach = f"in {len(cql_groups(result))} settings, of which the best, {setting_name(best['swept'])}, reaches"
     names = (("the teacher's tests average", "teacher"), ("the dataset", "dataset"), ("a random policy", "random"))
     references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
     kind = "an interquartile mean" if size > 1 else "a mean"

@@ -17,7 +17,7 @@ from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.evaluation.scores import GroupScores, MemberScores, group_scores, member_scores
 from cqlray.evaluation.statistics import Floats, Interval, interval, mean
 from cqlray.evaluation.summary import Row, RunRecord, reference_return, student_rows
-from cqlray.reporting import record
+from cqlray.reporting.series import fqe_returns
 from cqlray.reporting.words import NOTHING, number, setting_name
 
 _ALGORITHMS = {
@@ -193,9 +193,7 @@ def _untested(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
 
 
 def _choice_by_fitted_q(run: RunRecord, policy: ExportedPolicy) -> str:
-    """Of the snapshot's rows the last one counts."""
-    rows = {(row["member"], row["updates"]): row for row in record.lines(run, "fqe.jsonl")}
-    estimate = rows.get((policy.member, policy.updates), {}).get("fqe_return")
+    estimate = fqe_returns(run).get(policy.member, {}).get(policy.updates)
     said = f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the dataset alone."
     return said if estimate is None else f"{said} Its estimated discounted return is {number(estimate)}: to rank by, no score."
 

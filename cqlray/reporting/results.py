@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cqlray.evaluation.scores import Aggregate, group_scores
-from cqlray.evaluation.summary import RunRecord, best_group, is_cql
+from cqlray.evaluation.summary import RunRecord, best_group, cql_groups, is_cql
 from cqlray.reporting.page import escape, folded, paragraph, section, table
 from cqlray.reporting.words import NOTHING, count, interval, normalized_by, number, option_name, setting_name, setting_value
 
@@ -22,7 +22,7 @@ def results_section(run: RunRecord, result: dict[str, Any]) -> str:
         return ""
     best = best_group(result)
     shown = best or result
-    name = f"IQM, {setting_name(best['swept'])} (best of {_settings_of_cql(result)})" if best else _everyone(run)
+    name = f"IQM, {setting_name(best['swept'])} (best of {len(cql_groups(result))} settings)" if best else _everyone(run)
     lines = [_aggregate_line(name, shown)]
     if scores := shown["normalized"]:
         lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
@@ -47,10 +47,6 @@ def _everyone(run: RunRecord) -> str:
     kind = "" if all(is_cql(entry) for entry in run.members) else "CQL "
     alone = sum(is_cql(entry) for entry in run.members) == 1
     return f"mean of the {kind}member" if alone else f"IQM of all {kind}members"
-
-
-def _settings_of_cql(result: dict[str, Any]) -> str:
-    return f"{sum(is_cql(group) for group in result['groups'])} settings"
 
 
 def _aggregate_line(name: str, aggregate: dict[str, Any]) -> list[str]:
