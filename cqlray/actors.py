@@ -38,7 +38,7 @@ from ray.exceptions import (
 from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, StorageFailure, UserError
+from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, NotShared, StorageFailure, UserError
 from cqlray.placement import ClusterResources
 
 # What comes of a dead process or node: its actors, and the objects that were there alone.
@@ -50,6 +50,7 @@ TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
 SECONDS_TO_ANSWER = 5.0
 SECONDS_TO_PROBE = 60.0
+SECONDS_BETWEEN_LOOKS = 2.0  # at nodes that are being drained; a spot machine has 30 s left, or 120
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SECONDS_OF_ONE_REQUEST = 2.0  # `ray job stop` signals a process and its parent, which may pass it on
 # A call is made again elsewhere when it takes so many times the median of its team's, and so many seconds.
@@ -197,7 +198,7 @@ def _failed_creation(error: Lost) -> Exception | None:
         return None
     last = str(gone).strip().splitlines()[-1]  # Ray keeps of it the text alone
     name, _, said = last.partition(": ")
-    for kind in (UserError, StorageFailure):
+    for kind in (UserError, StorageFailure, NotShared):
         if name == f"{kind.__module__}.{kind.__name__}":
             return kind(said)
     role = re.search(r"ray::(.+?)(?: \(\w{6}\):\w+)?\.__init__", str(gone))  # the name that `create` made unique, or its class
@@ -229,6 +230,9 @@ class Loop:
         self.created: list[weakref.ref[Any]] = []
         self.pending: dict[Any, tuple[Callable[[Any], None], Callable[[Lost], None] | None]] = {}
         self.watches: list[Callable[[], None]] = []  # called now and then
+        self.draining: dict[str, int] = {}  # nodes that will soon be gone, by their ids
+        self.looked_for_drains = 0.0
+        self.drained = False  # this process's own node
 
     def handle_signals(self) -> None:
         """Let Ctrl-C and SIGTERM stop the loop, as long as `connect` lasts: ray.init sets handlers of its own.
@@ -291,6 +295,7 @@ class Loop:
             for watch in list(self.watches):
                 watch()
             self._complain()
+            self._leave_drained_node()
 
     def _finish(self, ref: Any) -> None:
         then, lost = self.pending.pop(ref)
@@ -363,6 +368,26 @@ class Loop:
             free, total = ray.available_resources(), ray.cluster_resources()
             there = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))
             self.say(f"waiting for {late} processes to start ({there})")
+
+    def is_leaving(self, actor: Any) -> bool:
+        """Whether the actor's node is being drained (a spot notice, `ray drain-node`, SIGTERM to `ray start`)."""
+        self._look_for_drains()
+        if not self.draining:
+            return False
+        return bool(state.actor_table(actor._actor_id.hex()).get("Address", {}).get("NodeID") in self.draining)
+
+    def _look_for_drains(self) -> None:
+        now = time.monotonic()
+        if now - self.looked_for_drains >= SECONDS_BETWEEN_LOOKS:
+            self.looked_for_drains, self.draining = now, state.get_draining_nodes()
+
+    def _leave_drained_node(self) -> None:
+        """Stop in order where this process's own node is being drained."""
+        self._look_for_drains()
+        if self.draining and not self.drained and ray.get_runtime_context().get_node_id() in self.draining:
+            self.drained = True
+            self.say("the driver's node is being drained")
+            self.stop.set()
 
     def get(self, ref: Any) -> Any:
         """One result, waited for so that it can be stopped."""

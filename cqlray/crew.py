@@ -15,6 +15,7 @@ from cqlray.data import shards as shard_files
 from cqlray.data.dataset import ShardSummary
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec
+from cqlray.errors import NotShared
 from cqlray.evaluation.rows import merge_rows
 from cqlray.filesystem import AnyPath
 from cqlray.metrics import RunMetrics
@@ -41,6 +42,7 @@ class Crew:
         self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
         self.loop, self.progress = loop, progress
         self.teams: dict[type[Any], Team] = {}
+        self.sharing = True  # until a node turns out not to have the directory that the others have
         self.writer = Writer(loop.check_hurry)
         self.metrics = RunMetrics(lambda: len(self.writer.waiting))
         self.stage, self.stage_began = "", 0.0
@@ -54,18 +56,31 @@ class Crew:
 
     # -- storage --------------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def place(self) -> SharedDirectory | None:
         """The run directory as actors write to it themselves, or None where not every node sees it: then the driver does."""
+        return self._seen_place if self.sharing else None
+
+    @cached_property
+    def _seen_place(self) -> SharedDirectory | None:
         run_id = self.directory.manifest().get("id")
         place = SharedDirectory(self.directory.path.absolute(), run_id or "")
         if not isinstance(place.path, Path) or self._one_node():
             return place
-        return place if run_id and not self.plan.cluster.grows and seen_by_all(place.is_here) else None
+        return place if run_id and seen_by_all(place.is_here) else None
+
+    def stop_sharing(self, error: NotShared) -> None:
+        """Let the driver alone write and read files from now on: a node that came later does not have the directory."""
+        self.progress.say(f"{error}; from now on all files go through the driver")
+        self.event("not shared", what=str(error))
+        for role in list(self.teams):
+            self.dismiss(role)
+        self.writer.flush()
+        self.sharing = False
 
     def seen_by_learners(self, path: AnyPath) -> bool:
         """Whether learners can read a directory themselves."""
-        if not isinstance(path, Path) or self._one_node():
+        if not isinstance(path, Path) or (self.sharing and self._one_node()):
             return True
         run = self.directory.path
         return isinstance(run, Path) and path.absolute().is_relative_to(run.absolute()) and self.place is not None
@@ -75,9 +90,7 @@ class Crew:
         description = dataset.absolute() / "dataset.json"
         if self.seen_by_learners(dataset):
             return True
-        if self.plan.cluster.grows or not description.exists():
-            return False
-        return seen_by_all(partial(_holds, description, description.read_bytes()))
+        return description.exists() and seen_by_all(partial(_holds, description, description.read_bytes()))
 
     def _one_node(self) -> bool:
         return self.plan.cluster.nodes == 1 and not self.plan.cluster.grows

@@ -29,18 +29,17 @@ from cqlray.data.loading import iterate_shards
 from cqlray.data.store import data_bytes, where_data_lives
 from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
-from cqlray.errors import Interrupted, UserError
+from cqlray.errors import Interrupted, NotShared, UserError
 from cqlray.filesystem import AnyPath, Location, any_path
 from cqlray.judges import Judges
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.storage import RunDirectory, read_json, write_json
-from cqlray.students import DEATHS_IN_A_ROW, SECONDS_BETWEEN_CHECKPOINTS, STOPPING, Students, lost, unjudged
+from cqlray.students import DEATHS_IN_A_ROW, STOPPING, Students, is_due, lost, unjudged
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.files import round_name
+from cqlray.workers.files import StoredData, round_name
 from cqlray.workers.fitted_q import FittedQ
-from cqlray.workers.learner import StoredData
 from cqlray.workers.rollout_worker import ReplayTask, RolloutWorker, ShardTask
 from cqlray.workers.teacher import Teacher, joined_round
 
@@ -73,8 +72,8 @@ class Driver:
 
     def make_dataset(self) -> None:
         """The first two stages; all there is to `cqlray collect`."""
-        self.crew.run_stage("teacher", lambda: self._replacing_the_dead(self.teach))
-        self.crew.run_stage("collection", lambda: self._replacing_the_dead(self.collect))
+        self.crew.run_stage("teacher", lambda: self._shared_or_not(partial(self._replacing_the_dead, self.teach)))
+        self.crew.run_stage("collection", lambda: self._shared_or_not(partial(self._replacing_the_dead, self.collect)))
 
     # -- 1. teacher -----------------------------------------------------------------------------------------------------
 
@@ -106,7 +105,7 @@ class Driver:
                     self._save_teacher(teacher, done, tests, learnt)
                 raise
             learnt = None
-            if tested or time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS:
+            if tested or is_due(self.loop, teacher, saved_at):
                 self._save_teacher(teacher, done, tests)
                 saved_at = time.monotonic()
             self.progress.advance(done, f"mean return {tests[-1]['mean_return']:.0f}" if tests else "")
@@ -343,15 +342,17 @@ class Driver:
 
     def train(self) -> None:
         """Each learner trains its population; each snapshot is tested by whichever evaluator is free."""
-        Students(self.crew, self.data, self._data_again).train()
+        self._shared_or_not(lambda: Students(self.crew, self.data, self._data_again).train())
 
     def _data_again(self) -> list[Any]:
         """The data once more, from its files: what was in a lost node's object store is gone."""
-        if isinstance(self.data[0], StoredData):
-            return self.data
+        if not isinstance(self.data[0], StoredData):
+            self._provide_from_files()
+        return self.data
+
+    def _provide_from_files(self) -> None:
         place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
         self._provide(place, datasets.read_description(place))
-        return self.data
 
     def evaluate(self, episodes: int) -> list[Row]:
         """Test every population's last snapshot on fresh episodes; rows as in evaluations.jsonl, nothing is written.
@@ -380,8 +381,10 @@ class Driver:
         Raises:
             ActorLost: a judge does not stay alive.
         """
-        place = self._native_dataset() if self.config.dataset is not None else self.directory / "dataset"
-        self._provide(place, datasets.read_description(place))
+        self._provide_from_files()
+        self._shared_or_not(self._fit_q)
+
+    def _fit_q(self) -> None:
         judges = Judges(self.crew, lambda: self.data, tests=False, fits=True)
         for population in range(len(self.plan.populations)):
             judges.make_up_for(population, sys.maxsize)
@@ -399,6 +402,18 @@ class Driver:
         self.progress.finish(judges.newest)
 
     # -- what the stages share ----------------------------------------------------------------------------------------------
+
+    def _shared_or_not(self, stage: Callable[[], None]) -> None:
+        """Begin a stage again, without a shared directory, when it meets a node that does not have it."""
+        try:
+            stage()
+        except NotShared as error:
+            if not self.crew.sharing:
+                raise
+            self.crew.stop_sharing(error)
+            if self.data and isinstance(self.data[0], StoredData):
+                self._provide_from_files()
+            stage()
 
     def _replacing_the_dead(self, stage: Callable[[], None]) -> None:
         """Begin a stage again, from what it left on disk, when one of its actors died for good."""

@@ -7,6 +7,10 @@ class UserError(Exception):
     """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what would be right."""
 
 
+class NotShared(UserError):
+    """A node does not have a directory that the others share; the run can do without that, its driver having it."""
+
+
 class StorageFailure(UserError):
     """The disk is full, or the storage refuses or is away for good. What is there is whole and can be resumed."""
 

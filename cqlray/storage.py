@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cqlray.errors import StorageFailure, UserError
+from cqlray.errors import NotShared, StorageFailure, UserError
 from cqlray.filesystem import AnyPath, Location
 from cqlray.lease import Lease, held, is_held
 
@@ -93,23 +93,21 @@ class SharedDirectory:
 
         Raises:
             StorageFailure: it cannot be written.
-            UserError: this node has another directory there, or none.
+            NotShared: this node has another directory there, or none.
         """
         self.require()
         with writing_to(self.path / name):
             Location.parse(self.path / name).write(data, writer=f".{os.urandom(4).hex()}")
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises UserError where this node does not see the run directory."""
+        """A file's bytes. Raises NotShared where this node does not see the run directory."""
         self.require()
         return (self.path / name).read_bytes()
 
     def require(self) -> None:
-        """Raises UserError unless this node sees the run directory."""
+        """Raises NotShared unless this node sees the run directory."""
         if not self.is_here():
-            raise UserError(
-                f"{self.path} is not on node {socket.gethostname()}, though other nodes share it; mount it there too, or use s3://"
-            )
+            raise not_shared(self.path)
 
     def is_here(self) -> bool:
         """Whether this node sees the run directory."""
@@ -119,6 +117,11 @@ class SharedDirectory:
             return bool(read_json(self.path / "manifest.json").get("id", "") == self.run_id)
         except UserError:
             return False
+
+
+def not_shared(path: AnyPath) -> NotShared:
+    """What to raise on a node that does not have a directory."""
+    return NotShared(f"{path} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://")
 
 
 class RunDirectory:

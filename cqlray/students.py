@@ -16,7 +16,7 @@ from cqlray import checkpoint
 from cqlray.actors import LOST, Loop, Lost, describe, fetch, kill
 from cqlray.config import Member, members
 from cqlray.crew import Crew, Row
-from cqlray.errors import ActorLost, Interrupted, UserError
+from cqlray.errors import ActorLost, Interrupted, NotShared, UserError
 from cqlray.judges import Judges, missing, snapshots_of
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name
@@ -25,6 +25,7 @@ from cqlray.workers.learner import Advance, Learner, StudentFiles
 
 SECONDS_PER_ADVANCE = 2.0
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+SECONDS_BETWEEN_LAST_CHECKPOINTS = 5.0  # on a node that is being drained
 DEATHS_IN_A_ROW = 3  # of one actor, without progress between them
 STOPPING = "stopping after a last checkpoint (Ctrl-C again: without it)"
 
@@ -69,6 +70,10 @@ class Students:
         except Interrupted:
             self._last_checkpoints()
             raise
+        except NotShared:
+            for learner, _ in self.at_work.values():
+                kill(learner)
+            raise
         finally:
             self.crew.note_learners(self.busy_seconds)
         for role in (Evaluator, FittedQ):
@@ -110,7 +115,7 @@ class Students:
 
     def _advance(self, population: int, learner: Any, saved_at: float) -> None:
         """The learner's next call; what it brings is written, tested, and followed by the call after."""
-        due = time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS
+        due = is_due(self.loop, learner, saved_at)
         said, snapshot, saved = learner.step.options(num_returns=3).remote(SECONDS_PER_ADVANCE, due)
 
         def advanced(result: Advance) -> None:
@@ -256,6 +261,14 @@ class Students:
             if attempt == DEATHS_IN_A_ROW:
                 raise unjudged(self.judges, self.loop)
             self.loop.run()
+
+
+def is_due(loop: Loop, actor: Any, saved_at: float) -> bool:
+    """Whether an actor is to leave a checkpoint again."""
+    seconds = time.monotonic() - saved_at
+    if seconds > SECONDS_BETWEEN_CHECKPOINTS:
+        return True
+    return seconds > SECONDS_BETWEEN_LAST_CHECKPOINTS and loop.is_leaving(actor)
 
 
 def lost(who: str, error: Lost) -> ActorLost:

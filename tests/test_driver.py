@@ -36,12 +36,14 @@ def outcome(run: Path) -> dict[str, object]:
     rows = {}
     for row in RunDirectory(run).rows("evaluations.jsonl"):
         rows[row["policy"], row["member"], row["updates"]] = {k: v for k, v in row.items() if k != "seconds"}
+    estimates = {(row["member"], row["updates"]): {**row, "seconds": 0} for row in RunDirectory(run).rows("fqe.jsonl")}
     teacher = run / "teacher" / "teacher.json"
     return {
         "files": {str(path.relative_to(run)): path.read_bytes() for path in files},
         "dataset": read_json(run / "dataset" / "dataset.json")["digest"],
         "teacher": read_json(teacher) if teacher.exists() else None,
         "evaluations": rows,
+        "estimates": estimates,
     }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import Shard
-from cqlray.storage import SharedDirectory
+from cqlray.filesystem import AnyPath
+from cqlray.storage import SharedDirectory, not_shared
 
 
 def round_name(index: int) -> str:
@@ -15,6 +19,22 @@ def round_name(index: int) -> str:
 def read_round(place: SharedDirectory, index: int) -> Shard:
     """The episodes of a round, as its file has them."""
     return shard_files.from_parquet(place.read(round_name(index)), f"{place.path}/{round_name(index)}")
+
+
+@dataclass(frozen=True)
+class StoredData:
+    """A dataset that learners read themselves.
+
+    What exceeds memory has a `file`, which the learners of one machine make of the shards and share.
+    """
+
+    directory: AnyPath
+    file: Path | None = None
+
+    def require(self) -> None:
+        """Raises NotShared unless this node has the directory."""
+        if not (self.directory / "dataset.json").exists():
+            raise not_shared(self.directory)
 
 
 def snapshot_name(population: int, updates: int) -> str:

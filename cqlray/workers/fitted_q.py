@@ -21,7 +21,7 @@ from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import finite
-from cqlray.workers.learner import StoredData
+from cqlray.workers.files import StoredData
 
 # Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is taken: where the fits
 # disagree on the order there is little in it. (That they agree is no assurance.)
@@ -60,7 +60,7 @@ class FittedQ:
         """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all members.
 
         Raises:
-            UserError: the directory cannot be read here.
+            NotShared: this node does not have the directory.
         """
         keep_freed_memory()
         torch.set_num_threads(threads)
@@ -162,6 +162,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
     shards: Iterable[Shard] = (shard for shard in data if isinstance(shard, Shard))
     total = sum(shard.num_transitions for shard in data if isinstance(shard, Shard))
     if isinstance(data[0], StoredData):
+        data[0].require()
         description = read_description(data[0].directory)
         shards, total = iterate_shards(data[0].directory, description), description["transitions"]
     if total <= MOST_TRANSITIONS:

@@ -30,7 +30,7 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath
 from cqlray.storage import SharedDirectory, finite
-from cqlray.workers.files import checkpoint_name, snapshot_name
+from cqlray.workers.files import StoredData, checkpoint_name, snapshot_name
 from cqlray.workers.staging import StagedBatches
 from cqlray.writer import Writer
 
@@ -48,17 +48,6 @@ class Advance:
     metrics: dict[str, list[float]] | None = None
     snapshot: bytes | None = None
     saved: bytes | None = None
-
-
-@dataclass(frozen=True)
-class StoredData:
-    """A dataset that learners read themselves.
-
-    What exceeds memory has a `file`, which the learners of one machine make of the shards and share.
-    """
-
-    directory: AnyPath
-    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +78,9 @@ class Learner:
 
         With `files` it writes them itself, and goes on from the checkpoint that is there. `data` are shards, or one
         StoredData.
+
+        Raises:
+            NotShared: this node does not have the directory of the data or of `files`.
         """
         keep_freed_memory()
         self.files, self.writer = files, Writer()
@@ -120,6 +112,8 @@ class Learner:
         """Fit the normaliser, and have the data as it is trained on, in memory or in a file."""
         self.rows: HostColumns | ColumnFile
         stored = data[0] if isinstance(data[0], StoredData) else None
+        if stored is not None:
+            stored.require()
         if stored is not None and stored.file is not None:
             self.rows, (self.mean, self.std) = _from_disk(stored.directory, stored.file, scaling, normalize)
             return

@@ -21,16 +21,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cqlray.config import RunConfig
 from cqlray.data.episode import Shard
 from cqlray.data.shards import from_parquet
 from cqlray.storage import RunDirectory
 from cqlray.validate import dump_yaml
 from tests.conftest import small_config
-from tests.distributed.nodes import HEAD, ROLES, Driver, EndedEarly, Nodes, cluster, kill
+from tests.distributed.nodes import HEAD, JUDGE, ROLES, Driver, EndedEarly, Nodes, cluster, kill
 from tests.test_driver import outcome
 
 NODE, DRIVER, WRITING, WRITER = "node", "driver", "driver while writing", "actor while writing"
@@ -41,6 +43,25 @@ TIMEOUT = 120.0  # seconds of a trial
 ATTEMPTS = 3  # at a trial whose run was over before its moment came
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Series:
+    """What the trials of one command have in common."""
+
+    seed: int = 0
+    hidden: bool = False  # the driver alone sees the run directories
+    fitted_q: bool = False
+
+    def victims(self) -> list[str]:
+        """What may be killed; where directories are hidden, actors write none of their files."""
+        listed = [victim for victim in VICTIMS if not (self.hidden and victim == WRITER)]
+        return [*listed, JUDGE] if self.fitted_q else listed
+
+    def config(self, out: Path) -> RunConfig:
+        """A short run."""
+        config = small_config(out)
+        return replace(config, evaluation=replace(config.evaluation, fitted_q=self.fitted_q))
 
 
 @dataclass(frozen=True)
@@ -85,10 +106,11 @@ class Trial:
         return f"trial {self.trial:3}  {self.seconds:5.1f} s  {self.killed}, {self.moment}: {verdict}"
 
 
-def choose_victim(seed: int, trial: int) -> str:
+def choose_victim(series: Series, trial: int) -> str:
     """Each victim once in so many trials, in random order."""
-    turn, place = divmod(trial, len(VICTIMS))
-    return random.Random(f"{seed}/{turn}").sample(VICTIMS, len(VICTIMS))[place]
+    victims = series.victims()
+    turn, place = divmod(trial, len(victims))
+    return random.Random(f"{series.seed}/{turn}").sample(victims, len(victims))[place]
 
 
 def choose_moment(timeline: Timeline, victim: str, rng: random.Random) -> Moment:
@@ -103,16 +125,16 @@ def choose_moment(timeline: Timeline, victim: str, rng: random.Random) -> Moment
     return Moment(last, instant - timeline.files[last])
 
 
-def undisturbed(nodes: Nodes, out: Path) -> Timeline:
+def undisturbed(nodes: Nodes, out: Path, series: Series) -> Timeline:
     """Make the run that the others are compared with."""
     files: dict[str, float] = {}
     roles: dict[str, tuple[float, float]] = {}
     began = time.monotonic()
-    run = begin(nodes, out)
+    run = begin(nodes, out, series)
     while run.process.poll() is None:
         now = time.monotonic() - began
         files |= {name: now for name in sorted(published(out)) if name not in files}
-        for role in ROLES:
+        for role in {*ROLES, JUDGE} & set(series.victims()):
             if nodes.processes(role):
                 roles[role] = (roles.get(role, (now, now))[0], now)
         time.sleep(0.005)
@@ -120,10 +142,10 @@ def undisturbed(nodes: Nodes, out: Path) -> Timeline:
     return Timeline(files, roles, time.monotonic() - began)
 
 
-def begin(nodes: Nodes, out: Path) -> Driver:
+def begin(nodes: Nodes, out: Path, series: Series) -> Driver:
     """Start a run."""
     config = out.with_suffix(".yaml")
-    config.write_text(dump_yaml(small_config(out)))
+    config.write_text(dump_yaml(series.config(out)))
     return nodes.start("run", "--config", str(config), "--quiet")
 
 
@@ -193,16 +215,16 @@ def kill_writer(nodes: Nodes, run: Driver, out: Path) -> str:
                 raise EndedEarly("the run was over")
 
 
-def attempt(nodes: Nodes, out: Path, trial: Trial, victim: str, moment: Moment, rng: random.Random) -> None:
+def attempt(nodes: Nodes, out: Path, series: Series, trial: Trial, victim: str, moment: Moment, rng: random.Random) -> None:
     """A run with one thing killed in it, to its end."""
     deadline = time.monotonic() + TIMEOUT
     wait_until_idle(nodes)
-    run = begin(nodes, out)
+    run = begin(nodes, out, series)
     try:
         trial.killed = strike(nodes, run, out, victim, moment, rng)
         if victim in (DRIVER, WRITING):
             again = ["resume", str(out), "--quiet"]
-            run = nodes.start(*again) if (out / "config.yaml").exists() else begin(nodes, out)
+            run = nodes.start(*again) if (out / "config.yaml").exists() else begin(nodes, out, series)
         run.finish(deadline - time.monotonic())
     finally:
         if run.process.poll() is None:
@@ -265,17 +287,17 @@ def contents(shard: Shard) -> Iterator[bytes]:
             yield pair + episode.actions[step].tobytes() + episode.rewards[step].tobytes() + ends
 
 
-def run_trial(nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, seed: int, number: int) -> Trial:
+def run_trial(nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, series: Series, number: int) -> Trial:
     """One trial; its run directory is left behind only if it is not equal."""
     began = time.monotonic()
-    victim = choose_victim(seed, number)
+    victim = choose_victim(series, number)
     for again in range(ATTEMPTS):
-        rng = random.Random(f"{seed}/{number}/{again}")
+        rng = random.Random(f"{series.seed}/{number}/{again}")
         moment = choose_moment(timeline, victim, rng)
         trial = Trial(number, victim, str(moment))
         out = folder / f"trial-{number}-{again}"
         try:
-            attempt(nodes, out, trial, victim, moment, rng)
+            attempt(nodes, out, series, trial, victim, moment, rng)
             examine(trial, out, reference)
         except EndedEarly as error:
             trial.problem = f"never killed anything: {error}"
@@ -290,22 +312,22 @@ def run_trial(nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, s
     return trial
 
 
-def chaos(trials: int, seed: int, first: int = 0, say: Say = print) -> dict[str, Any]:
-    """Trials `first` to `first + trials - 1` of a seed.
+def chaos(trials: int, series: Series, first: int = 0, say: Say = print) -> dict[str, Any]:
+    """Trials `first` to `first + trials - 1` of a series.
 
     Returns: `trials`, `equal`, `lost_transitions`, `doubled_transitions`, …, and `unequal`, the trials that were not.
     """
     folder = Path(tempfile.mkdtemp(prefix="cqlray-chaos-"))
     done = []
-    with cluster(head_cpus=CPUS, cpus=(CPUS, CPUS)) as nodes:
-        timeline = undisturbed(nodes, folder / "undisturbed")
+    with cluster(CPUS, (CPUS, CPUS), folder if series.hidden else None) as nodes:
+        timeline = undisturbed(nodes, folder / "undisturbed", series)
         say(f"undisturbed {timeline.seconds:5.1f} s  {len(timeline.files)} files")
         for number in range(first, first + trials):
-            done.append(run_trial(nodes, folder, folder / "undisturbed", timeline, seed, number))
+            done.append(run_trial(nodes, folder, folder / "undisturbed", timeline, series, number))
             say(done[-1].line())
     unequal = [asdict(trial) for trial in done if not trial.equal]
     if unequal:
-        say(f"the runs that are not equal lie in {folder}; each is repeated by --seed {seed} --first TRIAL --trials 1")
+        say(f"the runs that are not equal lie in {folder}; each is repeated by --seed {series.seed} --first TRIAL --trials 1")
     else:
         shutil.rmtree(folder)
     return {
@@ -314,7 +336,7 @@ def chaos(trials: int, seed: int, first: int = 0, say: Say = print) -> dict[str,
         "lost_transitions": sum(trial.lost_transitions for trial in done),
         "doubled_transitions": sum(trial.doubled_transitions for trial in done),
         "repeated_tests": sum(trial.repeated_tests for trial in done),
-        "seed": seed,
+        **asdict(series),
         "victims": dict(Counter(trial.victim for trial in done)),
         "unequal": unequal,
     }
@@ -326,9 +348,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first trial, to repeat one [0]")
+    parser.add_argument("--hidden", action="store_true", help="run directories on the driver's machine alone; for root")
+    parser.add_argument("--fitted-q", action="store_true", help="with fitted Q evaluation, whose processes are killed, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
     options = parser.parse_args(argv)
-    result = chaos(options.trials, options.seed, options.first, lambda line: print(line, flush=True))
+    series = Series(options.seed, options.hidden, options.fitted_q)
+    result = chaos(options.trials, series, options.first, partial(print, flush=True))
     print(json.dumps(result) if options.json else f"{result['equal']} of {result['trials']} equal")
     return 0 if result["equal"] == result["trials"] else 1
 

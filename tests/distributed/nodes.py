@@ -7,6 +7,7 @@ standard input, however the process at the other end died.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -23,6 +24,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 HEAD = "head"
 ROLES = ("RolloutWorker", "Evaluator", "Learner", "Teacher")
+JUDGE = "FittedQ"  # which few runs have
+CLONE_NEWNS = 0x00020000  # os.unshare has it from Python 3.12 on
 STORE_BYTES = 150 * 2**20
 # Ray's own take 14 s to see that a node is gone; with these it is one second or two.
 FAST_DETECTION = {
@@ -49,6 +52,7 @@ class Nodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.raylets: dict[str, int] = {}
+        self.ids: dict[str, str] = {}  # Ray's, by the nodes' names
         # RAY_TMPDIR: else the address file would lead everybody's `ray.init()` on this machine here.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment = {**inherited, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
@@ -62,7 +66,7 @@ class Nodes:
     def add(self, name: str, cpus: int) -> None:
         """Start a node, the first one being the head, and wait until it has joined."""
         reply = self._ask(add=name, cpus=cpus)
-        self.raylets[name] = reply["raylet"]
+        self.raylets[name], self.ids[name] = reply["raylet"], reply["id"]
         self.environment["RAY_ADDRESS"] = reply["address"]
 
     def kill(self, name: str) -> None:
@@ -73,6 +77,17 @@ class Nodes:
             kill(process)
         self._ask(remove=name)
 
+    def hide(self, folder: Path) -> None:
+        """Have nodes that are added from now on see an empty folder there, as if the disk were not theirs; for root."""
+        self._ask(hide=str(folder))
+
+    def drain(self, name: str, seconds: int) -> None:
+        """Tell Ray that a node will soon be gone, as KubeRay and clouds' notices do."""
+        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.environment["RAY_ADDRESS"]]
+        command += ["--node-id", self.ids[name], "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        command += ["--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, env=self.environment, capture_output=True, check=True)
+
     def processes(self, role: str) -> dict[int, str]:
         """The node of each process of the cluster that runs an actor of the class `role`."""
         nodes = {raylet: name for name, raylet in self.raylets.items()}
@@ -80,7 +95,7 @@ class Nodes:
 
     def workers(self) -> dict[int, str]:
         """The node of each process that runs any of cqlray's actors."""
-        return {pid: node for role in ROLES for pid, node in self.processes(role).items()}
+        return {pid: node for role in (*ROLES, JUDGE) for pid, node in self.processes(role).items()}
 
     def start(self, *words: str, node: str = HEAD, cwd: Path = ROOT) -> Driver:
         """A cqlray command that joins the cluster through one of its nodes, as if it were started on that machine."""
@@ -156,11 +171,13 @@ class EndedEarly(RuntimeError):
 
 
 @contextmanager
-def cluster(head_cpus: int = 2, cpus: tuple[int, ...] = (2, 2)) -> Iterator[Nodes]:
-    """A head and further nodes `a`, `b`, …, which may claim more CPUs than the machine has."""
+def cluster(head_cpus: int = 2, cpus: tuple[int, ...] = (2, 2), hidden: Path | None = None) -> Iterator[Nodes]:
+    """A head and further nodes `a`, `b`, …, which may claim more CPUs than the machine has, and may lack a folder."""
     folder = Path(tempfile.mkdtemp(prefix="cq", dir="/tmp"))  # short: Ray's socket paths may not pass 107 characters
     nodes = Nodes(folder)
     try:
+        if hidden is not None:
+            nodes.hide(hidden)
         for name, count in zip([HEAD, *"abcdefgh"], [head_cpus, *cpus], strict=False):
             nodes.add(name, count)
         yield nodes
@@ -224,12 +241,23 @@ def _obey(cluster: Any, nodes: dict[str, Any], command: dict[str, Any]) -> dict[
     if "remove" in command:
         cluster.remove_node(nodes.pop(command["remove"]), allow_graceful=False)
         return {}
+    if "hide" in command:
+        _hide(command["hide"])
+        return {}
     name = command["add"]
     sizes = {"num_cpus": command["cpus"], "object_store_memory": STORE_BYTES}
     first = {} if nodes else {"include_dashboard": False, "_system_config": FAST_DETECTION}
     nodes[name] = cluster.add_node(node_name=name, **sizes, **first)
     (raylet,) = nodes[name].all_processes["raylet"]
-    return {"address": cluster.address, "raylet": raylet.process.pid}
+    return {"address": cluster.address, "raylet": raylet.process.pid, "id": nodes[name].node_id}
+
+
+def _hide(folder: str) -> None:
+    """Give this process, and those that it starts from now on, a view of the file system in which a folder is empty."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
 
 
 if __name__ == "__main__":

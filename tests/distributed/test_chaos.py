@@ -79,7 +79,7 @@ def test_a_seed_is_a_choice_of_victims_and_moments() -> None:
     timeline = chaos.Timeline(files, dict.fromkeys(ROLES, (1.0, 8.0)), 10.0)
 
     def drawn(seed: int) -> list[tuple[str, chaos.Moment]]:
-        victims = [chaos.choose_victim(seed, trial) for trial in range(240)]
+        victims = [chaos.choose_victim(chaos.Series(seed), trial) for trial in range(240)]
         moments = [chaos.choose_moment(timeline, v, random.Random(f"{seed}/{t}/0")) for t, v in enumerate(victims)]
         return list(zip(victims, moments, strict=True))
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cqlray.config import EnvConfig, ResourcesConfig
+from cqlray import checkpoint
+from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig
+from cqlray.storage import RunDirectory
+from cqlray.students import SECONDS_BETWEEN_CHECKPOINTS
 from cqlray.validate import dump_yaml
 from tests.conftest import slow, small_config
 from tests.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster
@@ -75,6 +82,75 @@ def test_killed_nodes_change_nothing(finished_run: Path, nodes: Nodes, tmp_path:
         run.finish()
         assert_same(finished_run, out)
         return
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
+
+
+@as_root
+@pytest.mark.parametrize("stage", ["teacher", pytest.param("collection", marks=slow), "students"])
+def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_run: Path, tmp_path: Path, stage: str) -> None:
+    out = tmp_path / "run"
+    with cluster(head_cpus=0, cpus=(2,)) as nodes:
+        run = begin(nodes, out)
+        run.wait_for((out / VICTIMS[stage][1]).exists)
+        nodes.hide(tmp_path)
+        kill_node_of(stage, run, nodes, out, "later")
+        run.finish()
+    events = RunDirectory(out).rows("events.jsonl")
+    (said,) = [row["what"] for row in events if row["event"] == "not shared"]
+    missing = out / "dataset" if stage == "students" else out
+    assert said == f"{missing} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://"
+    assert_same(finished_run, out)
+
+
+@as_root
+def test_a_disk_that_only_the_driver_has(finished_run: Path, tmp_path: Path) -> None:
+    """The same bits as where workers and learners write their files themselves."""
+    with cluster(0, (2, 2), hidden=tmp_path) as nodes:
+        begin(nodes, tmp_path / "run").finish()
+    assert_same(finished_run, tmp_path / "run")
+
+
+def without_end(nodes: Nodes, out: Path) -> Driver:
+    """A run that comes to no snapshot and to no checkpoint for a minute."""
+    cql = dataclasses.replace(small_config(out).cql, num_updates=10**6)
+    resources = ResourcesConfig(rollout_workers=1, evaluators=1, learners=1)
+    return begin(nodes, out, cql=cql, evaluation=EvaluationConfig(interval=10**6, episodes=1), resources=resources)
+
+
+def updates_of(out: Path) -> int:
+    return int(checkpoint.read_metadata(out / "checkpoints" / "population-0.safetensors")["updates"])
+
+
+def test_what_a_learner_did_is_kept_before_its_node_is_gone(nodes: Nodes, tmp_path: Path) -> None:
+    """After a spot notice no checkpoint is due for long, and yet there are some."""
+    out = tmp_path / "run"
+    run = without_end(nodes, out)
+    (old,) = run.wait_for(lambda: nodes.processes("Learner").values())
+    nodes.drain(old, 60)
+    noticed = time.monotonic()
+    run.wait_for((out / "checkpoints" / "population-0.safetensors").exists)
+    assert time.monotonic() - noticed < SECONDS_BETWEEN_CHECKPOINTS / 2
+    assert updates_of(out) > 0
+    nodes.kill(old)
+    nodes.add(f"in place of {old}", 2)
+    (new,) = run.wait_for(lambda: nodes.processes("Learner").values())
+    assert new != old
+    run.process.terminate()
+    assert run.process.wait(60) == 130
+
+
+def test_a_driver_whose_node_is_drained_ends_in_order(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with cluster(2, ()) as alone:
+        run = without_end(alone, out)
+        run.wait_for(lambda: alone.processes("Learner"))
+        time.sleep(5)  # until it has updates
+        alone.drain(HEAD, 60)
+        assert run.process.wait(60) == 130
+        assert f"cqlray resume {out}" in run.said()
+    assert updates_of(out) > 0
 
 
 def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) -> None:

@@ -15,8 +15,8 @@ from cqlray.data.episode import Array, Episode, Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.workers import fitted_q
+from cqlray.workers.files import StoredData
 from cqlray.workers.fitted_q import FittedQ
-from cqlray.workers.learner import StoredData
 from tests.data.test_dataset import write_dataset
 
 SCALING = ActionScaling(np.array([-2.0], np.float32), np.array([2.0], np.float32))

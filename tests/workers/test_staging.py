@@ -17,7 +17,8 @@ from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 from cqlray.workers import learner as learners
-from cqlray.workers.learner import Advance, Learner, StoredData
+from cqlray.workers.files import StoredData
+from cqlray.workers.learner import Advance, Learner
 from tests.workers.test_workers import SMALL, SPEC, finish, shards  # noqa: F401 (shards is a fixture)
 
 
