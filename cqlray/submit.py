@@ -94,6 +94,7 @@ def _checked(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) 
         typed = f" {words[0]}" if words else ""
         raise UserError(f"submit{typed}: a job is one of {', '.join(f'submit {name}' for name in COMMANDS)}")
     name, *rest = words
+    _refuse_passwords(name, " ".join(rest))
     if name == "resume":
         parser = parser_class(prog="cqlray submit resume", allow_abbrev=False)
         parser.add_argument("run", metavar="RUN")
@@ -123,17 +124,22 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError('submit: --runtime-env-json must be an object, and its env_vars too, such as {"env_vars": {}}')
     if shown := [name for name in variables if SECRET.search(name)]:
         raise UserError(f"submit: env_vars has {shown[0]}, which Ray's dashboard would show; credentials belong on the nodes")
-    if PASSWORD.search(json.dumps(given)):
-        raise UserError(
-            "submit: --runtime-env-json has an address with a password or token in it, which Ray's dashboard would show;"
-            " credentials belong on the nodes"
-        )
+    _refuse_passwords("--runtime-env-json", json.dumps(given))
     env = {**given, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(options.stop_wait), **variables}}
     if options.working_dir is not None:
         if not options.working_dir.is_dir():
             raise UserError(f"submit: --working-dir {options.working_dir}: no such directory")
         env["working_dir"] = str(options.working_dir)
     return env
+
+
+def _refuse_passwords(where: str, shown: str) -> None:
+    """Raises UserError where an address has one in it."""
+    if PASSWORD.search(shown):
+        raise UserError(
+            f"submit: {where} has an address with a password or token in it, which Ray's dashboard would show;"
+            " credentials belong on the nodes"
+        )
 
 
 def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[str]:

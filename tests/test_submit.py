@@ -242,6 +242,21 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(given: dict[str, o
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--out", f"s3://key:{HUNTER}@bucket/run"],
+        ["train", "--out", "/x", f"--dataset=https://me:{HUNTER}@host/log.parquet"],
+        ["run", "--out", "/x", "--env.kwargs", "server", f"http://me:{HUNTER}@host"],
+        ["resume", f"s3://key:{HUNTER}@bucket/run"],
+    ],
+)
+def test_a_password_in_the_command_is_refused_and_not_repeated(words: list[str]) -> None:
+    with pytest.raises(UserError, match=f"^submit: {words[0]} has an address with a password or token in it") as raised:
+        submit._checked(words, argparse.ArgumentParser)
+    assert HUNTER not in str(raised.value)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("https://pypi.example:8080/simple/x@1.2", "git+ssh://git@github.com/me/mine@v1", "mine @ https://host/mine.whl"),
