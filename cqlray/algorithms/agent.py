@@ -41,19 +41,27 @@ class Adam:
     def zeros(parameters: Tensor) -> Adam:
         return Adam(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
-    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, biases: tuple[Tensor, Tensor]) -> None:
-        """Descend in place; parameters and gradient [M, P], rate [M], biases as `adam_biases` says them of this step."""
-        first_bias, second_bias = biases
+    def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
+        """Descend in place; parameters and gradient [M, P], rate [M]; `step` counts this step too (float64, no dimensions)."""
+        if parameters.device.type != "cpu":
+            self.step_together(parameters, gradient, rate, step)
+        else:  # a member at a time, so that none of its bits depend on the others, and in one pass over memory
+            rows = (tensor.unbind() for tensor in (parameters, gradient, self.first, self.second, rate))
+            for own, of_loss, first, second, lr in zip(*rows, strict=True):
+                torch._fused_adam_(
+                    [own], [of_loss], [first], [second], [], [step], lr=lr, beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1],
+                    weight_decay=0.0, eps=ADAM_EPSILON, amsgrad=False, maximize=False,
+                )  # fmt: skip
+
+    def step_together(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
+        """`step` of all members at once: few kernels for a GPU."""
+        first_bias = (1.0 - ADAM_BETAS[0] ** step).reciprocal()
+        second_bias = (1.0 - ADAM_BETAS[1] ** step).rsqrt()
         self.first.lerp_(gradient, 1.0 - ADAM_BETAS[0])
         self.second.mul_(ADAM_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - ADAM_BETAS[1])
         scale = self.second.sqrt().mul_(second_bias).add_(ADAM_EPSILON)
         direction = torch.div(self.first, scale, out=scale)
         parameters.sub_(direction.mul_((rate * first_bias).unsqueeze(1)))
-
-
-def adam_biases(step: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors that correct both moments' starting at 0; `step` counts the step about to be made (float64, no dimensions)."""
-    return (1.0 - ADAM_BETAS[0] ** step).reciprocal(), (1.0 - ADAM_BETAS[1] ** step).rsqrt()
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms import losses, sac
-from cqlray.algorithms.agent import AgentState, Batch, Scalars, adam_biases
-from cqlray.algorithms.networks import critic_values
+from cqlray.algorithms.agent import AgentState, Batch, Scalars
+from cqlray.algorithms.networks import Pass, critic_values, policy_output_gradient
 from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
 from cqlray.config import CQLConfig
 
@@ -82,9 +82,14 @@ def _target(
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
-@torch.no_grad()
 def critic_gradients(
-    agent: AgentState, batch: Batch, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
+    agent: AgentState,
+    batch: Batch,
+    policy: PolicyOutput,
+    next_policy: PolicyOutput,
+    noise: Noise,
+    scalars: Scalars,
+    settings: Settings,
 ) -> tuple[Tensor, Metrics, Tensor]:
     """Gradient of the critics' loss [M * N, P], metrics, and the multiplier's gradient [M].
 
@@ -92,7 +97,6 @@ def critic_gradients(
     by the values is losses.critic_loss_gradient, which the critics take back piece by piece.
     """
     config = settings.config
-    next_policy = sac.evaluate_policy(agent, batch.next_observations, scalars)
     current_actions, current_density = _samples(policy, noise["current_samples"])
     next_actions, next_density = _samples(next_policy, noise["next_samples"])
     uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
@@ -147,40 +151,51 @@ def _bounded(q_samples: Tensor, data_returns: Tensor | None, config: CQLConfig) 
     return losses.calibrated_values(q_samples, data_returns, config.num_action_samples)
 
 
-def policy_loss(
-    agent: AgentState, batch: Batch, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
-) -> tuple[Tensor, Tensor]:
-    """The policy's loss [M] and log pi(a~|s) [M, B]; members in their first updates clone the data's actions.
+def policy_gradient(
+    agent: AgentState, batch: Batch, taken: Pass, policy: PolicyOutput, noise: Noise, scalars: Scalars, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the policy at the batch.
 
-    While cloning, log pi(a|s) of the data's action stands in the place of min_i Q_i, as in the authors' code.
+    Members in their first updates clone the data's actions: log pi(a|s) of these stands in the place of min_i Q_i, as in the
+    authors' code.
     """
     actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
-    values = sac.policy_values(agent, batch, actions, settings.config)
-    if settings.bc_warmup_updates:
-        cloning = (agent.step < scalars["bc_warmup_updates"]).unsqueeze(1)
-        values = torch.where(cloning, losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions), values)
-    return losses.policy_loss(log_density, values, agent.log_temperature.exp()), log_density
+    values, of_values = sac.policy_values(agent, batch, actions, settings.config)
+    temperature = agent.log_temperature.exp()
+    if not settings.bc_warmup_updates:
+        by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
+    else:
+        cloning = (agent.step < scalars["bc_warmup_updates"]).reshape(-1, 1, 1)
+        of_values = torch.where(cloning, 0.0, of_values)
+        by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
+        data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
+        values = torch.where(cloning.squeeze(2), data_density, values)
+        share = cloning / values.shape[1]
+        of_mean, of_log_std = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
+        by_mean, by_log_std = by_mean - share * of_mean, by_log_std - share * of_log_std
+    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
+    return taken.gradient(of_output), losses.policy_loss(log_density, values, temperature), log_density
 
 
+@torch.no_grad()
 def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, settings: Settings) -> Metrics:
     """One CQL update of every member, in place; metrics [M] each, left on the device."""
-    policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    critic_gradient, metrics, multiplier_gradient = critic_gradients(agent, batch, policy, noise, scalars, settings)
-    loss_of_policy, log_density = policy_loss(agent, batch, policy, noise, scalars, settings)
-    policy_gradients = torch.autograd.grad(loss_of_policy.sum(), agent.policy.parameters())
-    with torch.no_grad():
-        temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
-        metrics["policy_loss"] = loss_of_policy.detach()
-        metrics["entropy"] = -log_density.detach().mean(1)
-        metrics["temperature"] = agent.log_temperature.exp()
-        metrics["multiplier"] = losses.multiplier(agent.log_multiplier)
-        policy_gradient = agent.policy.flatten(policy_gradients)
-        sac.apply_gradients(agent, critic_gradient, policy_gradient, temperature_gradient, scalars, settings.clip_gradient)
-        if settings.config.lagrange:
-            agent.multiplier_adam.step(
-                agent.log_multiplier.unsqueeze(1),
-                multiplier_gradient.unsqueeze(1),
-                scalars["multiplier_learning_rate"],
-                adam_biases(agent.step),
-            )
+    taken, policy, next_policy = sac.evaluate_policy(agent, batch, scalars)
+    critic_gradient, metrics, multiplier_gradient = critic_gradients(
+        agent, batch, policy, next_policy, noise, scalars, settings
+    )
+    of_policy, loss_of_policy, log_density = policy_gradient(agent, batch, taken, policy, noise, scalars, settings)
+    temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
+    metrics["policy_loss"] = loss_of_policy
+    metrics["entropy"] = -log_density.mean(1)
+    metrics["temperature"] = agent.log_temperature.exp()
+    metrics["multiplier"] = losses.multiplier(agent.log_multiplier)
+    sac.apply_gradients(agent, critic_gradient, of_policy, temperature_gradient, scalars, settings.clip_gradient)
+    if settings.config.lagrange:
+        agent.multiplier_adam.step(
+            agent.log_multiplier.unsqueeze(1),
+            multiplier_gradient.unsqueeze(1),
+            scalars["multiplier_learning_rate"],
+            agent.step,
+        )
     return metrics

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cqlray.algorithms.agent import Adam, adam_biases, polyak
+from cqlray.algorithms.agent import Adam, polyak
 from cqlray.algorithms.networks import Shape, Stack
 from cqlray.algorithms.population import NoiseStream, TransitionTable
 
@@ -75,12 +75,16 @@ class FittedQ:
         """One step of Adam on the mean squared error over the transitions `index` [B], then one of the targets."""
         target = (self._backup(self.table, self.next_actions, index) - self.units.mean) / self.units.std
         states, actions = self.table.observations[self.table.rows[index]], self._actions(self.table, index)
-        loss = (self._outputs(self.networks, states, actions) - target).square().mean(1).sum()
-        gradient = self.networks.flatten(torch.autograd.grad(loss, self.networks.parameters()))
+
+        def derivative(network: int | None, rows: slice, outputs: Tensor) -> Tensor:
+            own = slice(None) if network is None else slice(network, network + 1)
+            return (outputs - target[own, rows].unsqueeze(2)) * (2.0 / len(index))
+
+        _, gradient = self.networks.differentiate(self._inputs(states, actions), 1, derivative)
         left, ones = self._rate_left(), torch.ones_like(target[:, 0])
         self.updates += 1
         step = torch.tensor(self.updates, dtype=torch.float64, device=ones.device)
-        self.adam.step(self.networks.flat, gradient, ones * (left * self.settings.learning_rate), adam_biases(step))
+        self.adam.step(self.networks.flat, gradient, ones * (left * self.settings.learning_rate), step)
         polyak(self.targets, self.networks, ones * self.settings.target_update_rate)
 
     def _rate_left(self) -> float:
@@ -121,5 +125,8 @@ class FittedQ:
 
     def _outputs(self, stack: Stack, observations: Tensor, actions: Tensor) -> Tensor:
         """[n, observation_dim], [M, n, A] -> [M, n]."""
-        states = observations.expand(len(actions), *observations.shape)
-        return stack.forward(torch.cat([states, actions], dim=-1)).squeeze(-1)
+        return stack.forward(self._inputs(observations, actions)).squeeze(-1)
+
+    def _inputs(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """[n, observation_dim], [M, n, A] -> [M, n, observation_dim + A]."""
+        return torch.cat([observations.expand(len(actions), *observations.shape), actions], dim=-1)

@@ -170,6 +170,30 @@ def policy_loss(log_density: Tensor, values: Tensor, temperature: Tensor) -> Ten
     return (per_member(temperature, log_density) * log_density - values).mean(-1)
 
 
+def policy_loss_gradient(
+    log_std: Tensor, noise: Tensor, actions: Tensor, of_values: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivative of policy_loss by mean and log_std, through its actions tanh(u), u = mean + std noise, and their density.
+
+    At fixed noise d log pi / du = 2 tanh(u), and log pi has -log_std beside (Haarnoja et al. 2018, appendix C).
+
+    Args:
+        log_std, noise, actions: [M, B, A]; of_values: dV/da [M, B, A]; temperature: [M].
+    Returns:
+        by mean [M, B, A], by log_std [M, B, A]
+    """
+    weight = per_member(temperature, actions) / actions.shape[1]
+    by_pre_tanh = 2.0 * weight * actions - of_values * (1.0 - actions.square()) / actions.shape[1]
+    return by_pre_tanh, by_pre_tanh * log_std.exp() * noise - weight
+
+
+def log_density_gradient(mean: Tensor, log_std: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Derivative of tanh_gaussian_log_density by mean and log_std, [M, B, A] each."""
+    pre_tanh = torch.atanh(actions.clamp(-ACTION_LIMIT, ACTION_LIMIT))
+    scaled = (pre_tanh - mean) * torch.exp(-log_std)
+    return scaled * torch.exp(-log_std), scaled.square() - 1.0
+
+
 def temperature_gradient(log_density: Tensor, target_entropy: Tensor) -> Tensor:
     """d/d(log alpha) of -log alpha (log pi + target entropy), meaned over the batch: [M, B], [M] -> [M]."""
     return -(log_density.mean(-1) + target_entropy)

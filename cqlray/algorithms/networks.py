@@ -8,7 +8,7 @@ averaging are a few operations on that tensor, while `layers` holds the views th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -89,13 +89,10 @@ class Stack:
         """Gradients in the leaves' order -> [E, P]."""
         return torch.cat([g.reshape(len(self.flat), -1) for g in gradients], dim=1)
 
-    def forward(self, inputs: Tensor, views: dict[str, Tensor] | None = None) -> Tensor:
-        """[E, rows, in] -> [E, rows, out]."""
-        views = self.views if views is None else views
-        if self.shape.layer_norm:
-            return self._forward_normalized(inputs, views)
-        output: Tensor = _Perceptron.apply(self.dtype, inputs, *views.values())  # type: ignore[no-untyped-call]
-        return output
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[M, rows, in], each for E / M networks in a row -> [E, rows, out]; nothing is kept for a way back."""
+        return Pass(self, inputs, kept=False).outputs
 
     def differentiate(self, inputs: Tensor, group: int, derivative: Derivative) -> tuple[Tensor, Tensor]:
         """Outputs, and the gradient of a loss whose derivative by the outputs is known in closed form.
@@ -114,7 +111,8 @@ class Stack:
         networks, (members, count, _) = len(self.flat), inputs.shape
         pieces = _pieces(inputs, networks, self.shape.sizes[1], group)
         if self.shape.layer_norm or pieces[0][0] is None:
-            return self._differentiate_whole(inputs, derivative)
+            whole = Pass(self, inputs)
+            return whole.outputs, whole.gradient(derivative(None, slice(0, count), whole.outputs))
         dtype = self.dtype or inputs.dtype
         used = _products_of(self.parameters(), dtype)
         gradient = torch.zeros_like(self.flat)
@@ -130,15 +128,9 @@ class Stack:
             del activations  # so that the next piece is written where this one was
         return outputs, gradient
 
-    def _differentiate_whole(self, inputs: Tensor, derivative: Derivative) -> tuple[Tensor, Tensor]:
-        members, count, width = inputs.shape
-        each = inputs.unsqueeze(1).expand(members, len(self.flat) // members, count, width).reshape(-1, count, width)
-        with torch.enable_grad():
-            outputs = self.forward(each)
-        of_outputs = derivative(None, slice(0, count), outputs.detach())
-        return outputs.detach(), self.flatten(torch.autograd.grad(outputs, self.parameters(), of_outputs))
-
-    def _forward_normalized(self, inputs: Tensor, views: dict[str, Tensor]) -> Tensor:
+    def forward_normalized(self, inputs: Tensor) -> Tensor:
+        """[E, rows, in] -> [E, rows, out] of networks with layer norm, for autograd to follow."""
+        views = self.views
         last = len(self.shape.sizes) - 2
         hidden = inputs
         for index in range(last + 1):
@@ -152,54 +144,82 @@ class Stack:
         return hidden
 
 
-class _Perceptron(torch.autograd.Function):
-    """Stacked ReLU perceptrons with a backward pass of their own.
+class Pass:
+    """A forward pass of a stack, and the ways back through it.
 
     The matrix products are what there is to compute; all else is memory traffic. Here the relu overwrites its input and
     its gradient the incoming one, and on a CPU the rows pass through all layers in pieces that fit a core's cache.
-    Products are in `dtype` (None: the inputs' own); parameters, their gradients and the output keep their type.
+    Products are in the stack's dtype; parameters, their gradients and the outputs keep their type.
     """
 
-    @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype | None, inputs: Tensor, *parameters: Tensor) -> Tensor:
-        """inputs [E, rows, in]; parameters weight [E, in, out] and bias [E, 1, out] of each layer in turn."""
-        dtype = dtype or inputs.dtype
-        used = _products_of(parameters, dtype)
-        activations, outputs = [], []
-        for network, rows in _pieces(inputs, len(inputs), used[1].shape[-1]):
-            own = used if network is None else [parameter[network : network + 1] for parameter in used]
-            hidden = (inputs if network is None else inputs[network, rows].unsqueeze(0)).to(dtype)
-            *before, output = _forth(hidden, own)
-            activations += before
+    def __init__(self, stack: Stack, inputs: Tensor, kept: bool = True) -> None:
+        """inputs [M, rows, in], each for E / M networks in a row; `outputs` are [E, rows, out]. `kept` for a way back."""
+        self.stack, self.inputs = stack, inputs
+        networks, members = len(stack.flat), len(inputs)
+        self.pieces = _pieces(inputs, networks, stack.shape.sizes[1])
+        self.kept: list[list[Tensor]] = []  # what each layer read, of each piece
+        if stack.shape.layer_norm:
+            with torch.set_grad_enabled(kept):
+                self.inputs = _for_each(inputs, networks).detach().requires_grad_(kept)
+                self.followed = stack.forward_normalized(self.inputs)
+            self.outputs = self.followed.detach()
+            return
+        self.used = _products_of(stack.parameters(), stack.dtype or inputs.dtype)
+        outputs = []
+        for network, rows in self.pieces:
+            own = _for_each(inputs, networks) if network is None else inputs[network * members // networks, rows].unsqueeze(0)
+            *before, output = _forth(own.to(self.used[0].dtype), self._parameters(network))
+            if kept:
+                self.kept.append(before)
             outputs.append(output)
-        ctx.save_for_backward(*activations, *used)
-        return _joined(outputs, len(inputs)).to(inputs.dtype)
+        self.outputs = _joined(outputs, networks).to(inputs.dtype)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        _, inputs_wanted, *parameters_wanted = ctx.needs_input_grad
-        layers = len(parameters_wanted) // 2
-        activations, used = ctx.saved_tensors[: -2 * layers], ctx.saved_tensors[-2 * layers :]
-        (of_output,) = gradients
-        pieces = _pieces(of_output, len(of_output), used[1].shape[-1])
-        totals = None
-        if parameters_wanted[0]:
-            whole = pieces[0][0] is None
-            totals = _Totals([None if whole else torch.zeros_like(p, dtype=of_output.dtype) for p in used])
-        of_inputs = []
-        for place, (network, rows) in enumerate(pieces):
-            own = used if network is None else [parameter[network : network + 1] for parameter in used]
-            gradient = (of_output if network is None else of_output[network, rows].unsqueeze(0)).to(used[0].dtype)
-            of_piece = activations[place * layers : (place + 1) * layers]
-            of_inputs.append(_back(gradient, of_piece, own, totals, network, inputs_wanted))
-        of_parameters = [None] * len(used) if totals is None else [value.to(of_output.dtype) for value in totals.values]
-        found = _joined(of_inputs, len(of_output)).to(of_output.dtype) if inputs_wanted else None
-        return None, found, *of_parameters
+    def gradient(self, of_outputs: Tensor) -> Tensor:
+        """A loss's gradient by the parameters [E, P], from that by the outputs [E, n, out] of the first n rows."""
+        if self.stack.shape.layer_norm:
+            found = torch.autograd.grad(self.followed, self.stack.parameters(), of_outputs, retain_graph=True)
+            return self.stack.flatten(found)
+        whole = self.pieces[0][0] is None
+        flat = torch.empty_like(self.stack.flat) if whole else torch.zeros_like(self.stack.flat)
+        totals = _Totals([None] * len(self.used) if whole else list(Stack(self.stack.shape, flat).frozen().values()))
+        for network, gradient, kept in self._taken(of_outputs):
+            _back(gradient, kept, self._parameters(network), totals, network, inputs_wanted=False)
+        return self.stack.flatten(tuple(value.to(flat.dtype) for value in totals.values)) if whole else flat
+
+    def input_gradient(self, of_outputs: Tensor) -> Tensor:
+        """A loss's gradient by the inputs [E, rows, in], from that by the outputs [E, rows, out]."""
+        if self.stack.shape.layer_norm:
+            (found,) = torch.autograd.grad(self.followed, self.inputs, of_outputs, retain_graph=True)
+            return found
+        of_inputs = [
+            _back(gradient, kept, self._parameters(network), None, network, inputs_wanted=True)
+            for network, gradient, kept in self._taken(of_outputs)
+        ]
+        return _joined(of_inputs, len(of_outputs)).to(of_outputs.dtype)
+
+    def _parameters(self, network: int | None) -> Sequence[Tensor]:
+        return self.used if network is None else [parameter[network : network + 1] for parameter in self.used]
+
+    def _taken(self, of_outputs: Tensor) -> Iterator[tuple[int | None, Tensor, list[Tensor]]]:
+        """Network, derivative and what the layers read, of each piece that has any of the rows."""
+        of_outputs, count = of_outputs.to(self.used[0].dtype), of_outputs.shape[1]
+        for (network, rows), kept in zip(self.pieces, self.kept, strict=True):
+            own = of_outputs[:, rows] if network is None else of_outputs[network, rows].unsqueeze(0)
+            if rows.start < count:
+                yield network, own, [read[:, : own.shape[1]] for read in kept]
+
+
+def _for_each(inputs: Tensor, networks: int) -> Tensor:
+    """[M, rows, in] -> [E, rows, in], a member's inputs for each of its networks in a row."""
+    members, count, width = inputs.shape
+    return inputs.unsqueeze(1).expand(members, networks // members, count, width).reshape(-1, count, width)
 
 
 def _products_of(parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Parameters as the products take them: on a GPU apart from the flat tensor, whose rows begin at odd addresses."""
-    return [p.detach().to(dtype, memory_format=torch.contiguous_format, copy=p.is_cuda) for p in parameters]
+    if not parameters[0].is_cuda:
+        return [p.detach().to(dtype) for p in parameters]
+    return [p.detach().to(dtype, memory_format=torch.contiguous_format, copy=True) for p in parameters]
 
 
 def _forth(inputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -288,8 +308,12 @@ def policy_distribution(output: Tensor, log_std_min: Tensor) -> tuple[Tensor, Te
     return mean, torch.maximum(log_std, lowest).clamp(max=LOG_STD_MAX)
 
 
-def critic_values(critics: Stack, inputs: Tensor, num_critics: int, views: dict[str, Tensor] | None = None) -> Tensor:
+def policy_output_gradient(log_std: Tensor, log_std_min: Tensor, by_mean: Tensor, by_log_std: Tensor) -> Tensor:
+    """Derivatives by mean and log_std of `policy_distribution` -> that by the policy network's output, [M, B, 2A]."""
+    inside = (log_std > log_std_min.reshape(-1, 1, 1)) & (log_std < LOG_STD_MAX)
+    return torch.cat([by_mean, by_log_std * inside], dim=-1)
+
+
+def critic_values(critics: Stack, inputs: Tensor, num_critics: int) -> Tensor:
     """Q_i of each member's own critics: inputs [M, rows, observation + action] -> [M, N, rows]."""
-    members, rows, width = inputs.shape
-    shared = inputs.unsqueeze(1).expand(members, num_critics, rows, width).reshape(-1, rows, width)
-    return critics.forward(shared, views).view(members, num_critics, rows)
+    return critics.forward(inputs).view(len(inputs), num_critics, inputs.shape[1])

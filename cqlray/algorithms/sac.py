@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms import losses
-from cqlray.algorithms.agent import AgentState, Batch, Scalars, adam_biases, clip_gradient, polyak
-from cqlray.algorithms.networks import critic_values, policy_distribution
+from cqlray.algorithms.agent import AgentState, Batch, Scalars, clip_gradient, polyak
+from cqlray.algorithms.networks import Pass, critic_values, policy_distribution, policy_output_gradient
 from cqlray.config import SACConfig
 
 Metrics = dict[str, Tensor]
@@ -34,15 +34,18 @@ def noise_shapes(config: SACConfig, action_dim: int) -> dict[str, tuple[int, ...
     return {"policy": shape, "next": shape}
 
 
-def evaluate_policy(agent: AgentState, observations: Tensor, scalars: Scalars) -> PolicyOutput:
-    """The policy's distribution at observations [M, B, observation_dim]."""
-    return PolicyOutput(*policy_distribution(agent.policy.forward(observations), scalars["log_std_min"]))
+def evaluate_policy(agent: AgentState, batch: Batch, scalars: Scalars) -> tuple[Pass, PolicyOutput, PolicyOutput]:
+    """The policy's distributions at the batch's observations and at the next ones, and the way back from the former."""
+    taken = Pass(agent.policy, torch.cat([batch.observations, batch.next_observations], dim=1))
+    mean, log_std = policy_distribution(taken.outputs, scalars["log_std_min"])
+    size = batch.rewards.shape[1]
+    return taken, PolicyOutput(mean[:, :size], log_std[:, :size]), PolicyOutput(mean[:, size:], log_std[:, size:])
 
 
 def target_values(
     agent: AgentState, batch: Batch, next_policy: PolicyOutput, noise: Noise, scalars: Scalars, config: SACConfig
 ) -> Tensor:
-    """y, [M, B]; call without gradients."""
+    """y, [M, B]."""
     actions, log_density = losses.sample_tanh_gaussian(next_policy.mean, next_policy.log_std, noise["next"])
     q_next = critic_values(agent.targets, torch.cat([batch.next_observations, actions], -1), config.num_critics)
     entropy = log_density if config.entropy_backup else None
@@ -50,10 +53,16 @@ def target_values(
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
-def policy_values(agent: AgentState, batch: Batch, actions: Tensor, config: SACConfig) -> Tensor:
-    """min_i Q_i(s, a~), [M, B]; the gradient reaches the actions and not the critics."""
-    inputs = torch.cat([batch.observations, actions], -1)
-    return critic_values(agent.critics, inputs, config.num_critics, agent.critics.frozen()).amin(1)
+def policy_values(agent: AgentState, batch: Batch, actions: Tensor, config: SACConfig) -> tuple[Tensor, Tensor]:
+    """min_i Q_i(s, a~), [M, B], and its derivative by the actions, [M, B, A]; critics that are equal there share it."""
+    taken = Pass(agent.critics, torch.cat([batch.observations, actions], -1))
+    q = taken.outputs.view(len(actions), config.num_critics, -1)  # [M, N, B]
+    values = q.amin(1)
+    lowest = q == values.unsqueeze(1)
+    share = lowest / lowest.sum(1, keepdim=True)
+    of_inputs = taken.input_gradient(share.to(q.dtype).view(taken.outputs.shape))
+    of_inputs = of_inputs.view(len(actions), config.num_critics, *of_inputs.shape[1:])
+    return values, of_inputs.sum(1)[..., batch.observations.shape[-1] :]
 
 
 def apply_gradients(
@@ -71,41 +80,42 @@ def apply_gradients(
     if clip:
         critic_gradient = clip_gradient(critic_gradient, scalars["gradient_clip"])
         policy_gradient = clip_gradient(policy_gradient, scalars["gradient_clip"])
-    biases = adam_biases(agent.step)
-    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], biases)
-    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], biases)
+    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], agent.step)
+    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], agent.step)
     agent.temperature_adam.step(
-        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], biases
+        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], agent.step
     )
     polyak(agent.targets, agent.critics, scalars["target_update_rate"])
 
 
+@torch.no_grad()
 def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, config: SACConfig) -> Metrics:
     """One SAC update of every member, in place; metrics [M] each, left on the device."""
-    policy = evaluate_policy(agent, batch.observations, scalars)
-    with torch.no_grad():
-        next_policy = evaluate_policy(agent, batch.next_observations, scalars)
-        target = target_values(agent, batch, next_policy, noise, scalars, config)
+    taken, policy, next_policy = evaluate_policy(agent, batch, scalars)
+    target = target_values(agent, batch, next_policy, noise, scalars, config)
+    of_each = target.repeat_interleave(config.num_critics, 0).unsqueeze(2)  # [M * N, B, 1]
 
-    q_data = critic_values(agent.critics, torch.cat([batch.observations, batch.actions], -1), config.num_critics)
-    td = losses.td_loss(q_data, target)
-    critic_gradients = torch.autograd.grad(td.sum(), agent.critics.parameters())
+    def derivative(network: int | None, rows: slice, values: Tensor) -> Tensor:
+        own = slice(None) if network is None else slice(network, network + 1)
+        return (values - of_each[own, rows]) * (2.0 / config.batch_size)
+
+    inputs = torch.cat([batch.observations, batch.actions], -1)
+    values, critic_gradient = agent.critics.differentiate(inputs, 1, derivative)
+    q_data = values.view(len(target), config.num_critics, -1)
 
     temperature = agent.log_temperature.exp()
     actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
-    policy_loss = losses.policy_loss(log_density, policy_values(agent, batch, actions, config), temperature)
-    policy_gradients = torch.autograd.grad(policy_loss.sum(), agent.policy.parameters())
-
-    with torch.no_grad():
-        temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
-        metrics = {
-            "td_loss": td.detach().mean(1),
-            "policy_loss": policy_loss.detach(),
-            "q_data": q_data.detach().mean((1, 2)),
-            "entropy": -log_density.detach().mean(1),
-            "temperature": temperature,
-        }
-        clip = bool(config.gradient_clip < float("inf"))
-        critic_gradient, policy_gradient = agent.critics.flatten(critic_gradients), agent.policy.flatten(policy_gradients)
-        apply_gradients(agent, critic_gradient, policy_gradient, temperature_gradient, scalars, clip)
+    values, of_values = policy_values(agent, batch, actions, config)
+    of_policy = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
+    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], *of_policy)
+    metrics = {
+        "td_loss": losses.td_loss(q_data, target).mean(1),
+        "policy_loss": losses.policy_loss(log_density, values, temperature),
+        "q_data": q_data.mean((1, 2)),
+        "entropy": -log_density.mean(1),
+        "temperature": temperature,
+    }
+    temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
+    clip = bool(config.gradient_clip < float("inf"))
+    apply_gradients(agent, critic_gradient, taken.gradient(of_output), temperature_gradient, scalars, clip)
     return metrics
