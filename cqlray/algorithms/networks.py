@@ -21,9 +21,6 @@ from cqlray.config import Precision
 Derivative: TypeAlias = Callable[[int | None, slice, Tensor], Tensor]
 
 LOG_STD_MAX = 2.0
-# oneDNN's linear layer with its relu in one pass; FUSED_WIDTH is where it begins to pay.
-FUSED_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None  # type: ignore[no-untyped-call]
-FUSED_WIDTH = 256
 # Floats of a piece's hidden activations for each thread: 1 MB, so that what a layer wrote is still in a core's cache when the
 # next reads it.
 PIECE_SIZE = 2**18
@@ -120,11 +117,11 @@ class Stack:
         outputs = inputs.new_empty(networks, count, self.shape.sizes[-1])
         for network, rows in pieces:
             assert network is not None
-            own = [parameter[network : network + 1] for parameter in used]
-            activations = _forth(inputs[network * members // networks, rows].unsqueeze(0).to(dtype), own)
-            output = activations.pop().to(inputs.dtype)
-            outputs[network, rows] = output[0]
-            _back(derivative(network, rows, output).to(dtype), activations, own, totals, network, inputs_wanted=False)
+            own = [parameter[network] for parameter in used]
+            activations = _forth(inputs[network * members // networks, rows].to(dtype), own)
+            outputs[network, rows] = output = activations.pop().to(inputs.dtype)
+            of_output = derivative(network, rows, output.unsqueeze(0)).squeeze(0).to(dtype)
+            _back(of_output, activations, own, totals, network, inputs_wanted=False)
             del activations  # so that the next piece is written where this one was
         return outputs, gradient
 
@@ -164,11 +161,12 @@ class Pass:
                 self.followed = stack.forward_normalized(self.inputs)
             self.outputs = self.followed.detach()
             return
-        self.used = _products_of(stack.parameters(), stack.dtype or inputs.dtype)
+        self.dtype = stack.dtype or inputs.dtype
+        self.used = _products_of(stack.parameters(), self.dtype)
         outputs = []
         for network, rows in self.pieces:
-            own = _for_each(inputs, networks) if network is None else inputs[network * members // networks, rows].unsqueeze(0)
-            *before, output = _forth(own.to(self.used[0].dtype), self._parameters(network))
+            own = _for_each(inputs, networks) if network is None else inputs[network * members // networks, rows]
+            *before, output = _forth(own.to(self.dtype), self._parameters(network))
             if kept:
                 self.kept.append(before)
             outputs.append(output)
@@ -181,7 +179,7 @@ class Pass:
             return self.stack.flatten(found)
         whole = self.pieces[0][0] is None
         flat = torch.empty_like(self.stack.flat) if whole else torch.zeros_like(self.stack.flat)
-        totals = _Totals([None] * len(self.used) if whole else list(Stack(self.stack.shape, flat).frozen().values()))
+        totals = _Totals([None] * len(self.stack.views) if whole else list(Stack(self.stack.shape, flat).frozen().values()))
         for network, gradient, kept in self._taken(of_outputs):
             _back(gradient, kept, self._parameters(network), totals, network, inputs_wanted=False)
         return self.stack.flatten(tuple(value.to(flat.dtype) for value in totals.values)) if whole else flat
@@ -198,15 +196,15 @@ class Pass:
         return _joined(of_inputs, len(of_outputs)).to(of_outputs.dtype)
 
     def _parameters(self, network: int | None) -> Sequence[Tensor]:
-        return self.used if network is None else [parameter[network : network + 1] for parameter in self.used]
+        return self.used if network is None else [parameter[network] for parameter in self.used]
 
     def _taken(self, of_outputs: Tensor) -> Iterator[tuple[int | None, Tensor, list[Tensor]]]:
         """Network, derivative and what the layers read, of each piece that has any of the rows."""
-        of_outputs, count = of_outputs.to(self.used[0].dtype), of_outputs.shape[1]
+        of_outputs = of_outputs.to(self.dtype)
         for (network, rows), kept in zip(self.pieces, self.kept, strict=True):
-            own = of_outputs[:, rows] if network is None else of_outputs[network, rows].unsqueeze(0)
-            if rows.start < count:
-                yield network, own, [read[:, : own.shape[1]] for read in kept]
+            own = of_outputs[:, rows] if network is None else of_outputs[network, rows]
+            if own.shape[-2] > 0:
+                yield network, own, [read[..., : own.shape[-2], :] for read in kept]
 
 
 def _for_each(inputs: Tensor, networks: int) -> Tensor:
@@ -223,11 +221,13 @@ def _products_of(parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tenso
 
 
 def _forth(inputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What each layer reads, and the last one's output: [E, rows, ...] each."""
+    """What each layer reads, and the last one's output: [rows, ...] of one network or [E, rows, ...] of all."""
+    affine = torch.addmm if inputs.dim() == 2 else torch.baddbmm
     found = [inputs]
-    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
-        found.append(_relu_layer(found[-1], weight, bias))
-    found.append(torch.baddbmm(parameters[-1], found[-1], parameters[-2]))
+    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+        if len(found) > 1:
+            found[-1].relu_()
+        found.append(affine(bias, found[-1], weight))
     return found
 
 
@@ -241,14 +241,13 @@ def _back(
 ) -> Tensor:
     """From the gradient of the outputs: those of the parameters go to `totals`, that of the inputs is given if wanted."""
     for index in reversed(range(len(activations))):
-        hidden, weight = activations[index], parameters[2 * index]
+        hidden = activations[index]
         if totals is not None:
             totals.add(2 * index, network, hidden, gradient)
+        if index or inputs_wanted:
+            gradient = torch.matmul(gradient, parameters[2 * index].mT)
         if index:
-            gradient = torch.bmm(gradient, weight.transpose(1, 2))
             torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
-        elif inputs_wanted:
-            gradient = torch.bmm(gradient, weight.transpose(1, 2))
     return gradient
 
 
@@ -260,16 +259,15 @@ class _Totals:
 
     def add(self, place: int, network: int | None, inputs: Tensor, gradient: Tensor) -> None:
         """A layer's weight and bias, at `place` and the next, get what its inputs and the gradient of its outputs give."""
-        inputs, of_bias = inputs.transpose(1, 2), gradient.sum(1, keepdim=True)
         if network is None:
-            self.values[place], self.values[place + 1] = torch.bmm(inputs, gradient), of_bias
+            self.values[place], self.values[place + 1] = torch.bmm(inputs.mT, gradient), gradient.sum(1, keepdim=True)
             return
-        of_weight = self.values[place][network : network + 1]
+        of_weight, of_bias = self.values[place][network], self.values[place + 1][network]
         if inputs.dtype == of_weight.dtype:
-            of_weight.baddbmm_(inputs, gradient)
+            of_weight.addmm_(inputs.mT, gradient)
         else:
-            of_weight.add_(torch.bmm(inputs, gradient))
-        self.values[place + 1][network : network + 1].add_(of_bias)
+            of_weight.add_(torch.mm(inputs.mT, gradient))
+        of_bias.add_(gradient.sum(0, keepdim=True))
 
 
 def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[tuple[int | None, slice]]:
@@ -282,18 +280,10 @@ def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[t
 
 
 def _joined(pieces: Sequence[Tensor], networks: int) -> Tensor:
-    """The pieces' rows as [E, rows, ...]."""
-    if len(pieces) == 1:
+    """The pieces' rows, [rows, ...] of a network or [E, rows, ...] of all, as [E, rows, ...]."""
+    if pieces[0].dim() == 3:
         return pieces[0]
-    return torch.cat(list(pieces), dim=1).view(networks, -1, pieces[0].shape[-1])
-
-
-def _relu_layer(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """relu(inputs weight + bias), [E, rows, out]."""
-    if FUSED_LINEAR is None or len(inputs) > 1 or inputs.device.type != "cpu" or weight.shape[-1] < FUSED_WIDTH:
-        return torch.baddbmm(bias, inputs, weight).relu_()
-    fused: Tensor = FUSED_LINEAR(inputs[0], weight[0].t(), bias[0, 0], "relu", [], "")
-    return fused.unsqueeze(0)
+    return torch.cat(list(pieces)).view(networks, -1, pieces[0].shape[-1])
 
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
