@@ -12,8 +12,9 @@ import torch
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql, sac
 from cqlray.algorithms.agent import Adam, AgentState, Batch, Scalars
-from cqlray.algorithms.networks import Stack
+from cqlray.algorithms.networks import Stack, policy_distribution
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
+from cqlray.algorithms.sac import PolicyOutput
 from cqlray.config import CQLConfig, SACConfig
 from tests.reference import Reference
 
@@ -54,6 +55,11 @@ def double_scalars(configs: Sequence[SACConfig], action_dim: int = ACTION_DIM) -
         )
         for name in scalars
     }
+
+
+def policy_at(agent: AgentState, observations: torch.Tensor, scalars: Scalars) -> PolicyOutput:
+    """The policy's distribution at observations [M, n, observation_dim]."""
+    return PolicyOutput(*policy_distribution(agent.policy.forward(observations), scalars["log_std_min"]))
 
 
 def random_agent(configs: Sequence[SACConfig], seed: int = 0, spread: float = 0.6) -> AgentState:

@@ -141,9 +141,8 @@ def test_bellman_target_ignores_what_follows_a_termination() -> None:
 
     def target(terminations: Tensor, shift: float) -> Tensor:
         changed = batch._replace(terminations=terminations, next_observations=batch.next_observations + shift)
-        with torch.no_grad():
-            after = sac.evaluate_policy(agent, changed.next_observations, scalars)
-            return sac.target_values(agent, changed, after, noise, scalars, config)
+        after = helpers.policy_at(agent, changed.next_observations, scalars)
+        return sac.target_values(agent, changed, after, noise, scalars, config)
 
     ones, zeros = torch.ones_like(batch.terminations), torch.zeros_like(batch.terminations)
     torch.testing.assert_close(target(ones, 0.0), batch.rewards)
@@ -216,15 +215,15 @@ def test_constant_critics_give_the_gap_of_the_densities() -> None:
     agent, scalars = helpers.random_agent(configs, spread=0.4), helpers.double_scalars(configs)
     flat_critics(agent, 3.0)
     batch, noise = helpers.batch_of(TINY, 2), helpers.random_noise(TINY, 2, 0)
-    policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    _, metrics, _ = cql.critic_gradients(agent, batch, policy, noise, scalars, cql.Settings.of(configs))
+    _, *policies = sac.evaluate_policy(agent, batch, scalars)
+    _, metrics, _ = cql.critic_gradients(agent, batch, *policies, noise, scalars, cql.Settings.of(configs))
     for m in range(2):
         gaps = []
         for b in range(TINY.batch_size):
             weights = [2.0**ACTION_DIM] * TINY.num_action_samples
             for name, observations in (("current_samples", batch.observations), ("next_samples", batch.next_observations)):
-                output = sac.evaluate_policy(agent, observations, scalars)
-                mean, std = output.mean[m, b].detach().numpy(), output.log_std[m, b].detach().exp().numpy()
+                output = helpers.policy_at(agent, observations, scalars)
+                mean, std = output.mean[m, b].numpy(), output.log_std[m, b].exp().numpy()
                 for z in noise[name][m, :, b].numpy():
                     u = mean + std * z
                     density = np.exp(-0.5 * z**2) / (std * math.sqrt(2.0 * math.pi)) * np.cosh(u) ** 2
@@ -288,8 +287,8 @@ def test_multiplier_moves_towards_its_target_gap(margin: float, weight: float) -
     plain = dataclasses.replace(TINY, lagrange=True, conservative_weight=weight, multiplier_learning_rate=0.01)
     agent, noise, batch = helpers.random_agent([plain]), helpers.random_noise(plain, 1, 0), helpers.batch_of(plain, 1)
     scalars = helpers.double_scalars([plain])
-    policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    _, metrics, _ = cql.critic_gradients(agent, batch, policy, noise, scalars, cql.Settings.of([plain]))
+    _, *policies = sac.evaluate_policy(agent, batch, scalars)
+    _, metrics, _ = cql.critic_gradients(agent, batch, *policies, noise, scalars, cql.Settings.of([plain]))
     gap = float(metrics["conservative_gap"])
     config = dataclasses.replace(plain, target_gap=gap - margin)
     scalars = helpers.double_scalars([config])
@@ -306,60 +305,6 @@ def test_multiplier_scales_the_penalty_and_is_capped() -> None:
 
 
 # -- who reaches whom ---------------------------------------------------------------------------------------------------
-
-NETWORKS = ("critics", "policy", "targets", "temperature", "multiplier")
-LOSSES = {  # which of NETWORKS each loss's gradient may reach
-    "policy": {"policy"},
-    "cloning": {"policy"},
-}
-
-
-def connected_agent(config: CQLConfig) -> tuple[AgentState, dict[str, list[Tensor]]]:
-    """An agent whose every tensor records gradients, so that a forgotten detach shows."""
-    agent = helpers.random_agent([config, config])
-    agent.log_temperature.requires_grad_()
-    agent.log_multiplier.requires_grad_()
-    leaves = {name: getattr(agent, name).parameters() for name in ("critics", "policy", "targets")}
-    return agent, leaves | {"temperature": [agent.log_temperature], "multiplier": [agent.log_multiplier]}
-
-
-def loss_named(row: str, agent: AgentState, config: CQLConfig) -> Tensor:
-    batch, noise = helpers.batch_of(config, 2), helpers.random_noise(config, 2, 0)
-    scalars = helpers.double_scalars([config, config])
-    policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    return cql.policy_loss(agent, batch, policy, noise, scalars, cql.Settings.of([config, config]))[0].sum()
-
-
-@pytest.mark.parametrize("row", LOSSES)
-def test_gradients_reach_their_own_network_alone(row: str) -> None:
-    changes: dict[str, dict[str, Any]] = {"cloning": {"bc_warmup_updates": 5}}
-    config = dataclasses.replace(TINY, entropy_backup=True, **changes.get(row, {}))
-    agent, leaves = connected_agent(config)
-    loss = loss_named(row, agent, config)
-    # The temperature is a number of the policy's loss that it learns by another; update() never asks for its gradient.
-    for network in NETWORKS:
-        gradients = torch.autograd.grad(loss, leaves[network], retain_graph=True, allow_unused=True)
-        reached = any(g is not None and bool((g != 0).any()) for g in gradients)
-        if network != "temperature":
-            assert reached == (network in LOSSES[row]), f"{row} loss on {network}"
-        if network in LOSSES[row]:
-            assert all(g is not None for g in gradients)
-
-
-@pytest.mark.parametrize("changes", [{}, {"calibrated": True}, {"max_target_backup": True, "layer_norm": True}], ids=str)
-def test_critics_gradients_carry_no_graph(changes: dict[str, Any]) -> None:
-    """What the critics learn reaches no policy, target, temperature or multiplier: there is no way there."""
-    config = dataclasses.replace(TINY, lagrange=True, entropy_backup=True, **changes)
-    agent, _ = connected_agent(config)
-    batch, noise = helpers.batch_of(config, 2), helpers.random_noise(config, 2, 0)
-    scalars = helpers.double_scalars([config, config])
-    policy = sac.evaluate_policy(agent, batch.observations, scalars)
-    chosen = cql.Settings.of([config, config])
-    gradient, metrics, multiplier_gradient = cql.critic_gradients(agent, batch, policy, noise, scalars, chosen)
-    assert not gradient.requires_grad and not multiplier_gradient.requires_grad
-    assert bool((gradient != 0).any(1).all()) and bool((multiplier_gradient != 0).all())
-    assert not any(value.requires_grad for value in metrics.values())
-
 
 EFFECTS = {  # a number of the update -> the gradients that it changes in the first update, and no others
     "conservative_weight": {"critics"},
@@ -414,13 +359,12 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
     config = dataclasses.replace(TINY, bc_warmup_updates=1)
     agent, scalars = helpers.random_agent([config], spread=0.3), helpers.double_scalars([config])
     batch, noise = helpers.batch_of(config, 1), helpers.random_noise(config, 1, 0)
-    with torch.no_grad():
-        policy = sac.evaluate_policy(agent, batch.observations, scalars)
+    taken, policy, _ = sac.evaluate_policy(agent, batch, scalars)
 
     def loss(actions: Tensor, updates: int = 0) -> float:
         agent.set_updates(updates)
         changed = batch._replace(actions=actions)
-        return float(cql.policy_loss(agent, changed, policy, noise, scalars, cql.Settings.of([config]))[0])
+        return float(cql.policy_gradient(agent, changed, taken, policy, noise, scalars, cql.Settings.of([config]))[1])
 
     own = torch.tanh(policy.mean)
     far = -torch.sign(own) * 0.95
@@ -436,11 +380,52 @@ def test_policy_loss_by_hand() -> None:
     assert loss.tolist() == [-1.0]
 
 
-def test_policy_climbs_the_smaller_critic() -> None:
-    """The gradient of -min_i Q_i(s, a~) follows the critic that is lower at the sampled action."""
-    q_values = torch.tensor([[[1.0], [2.0]]], dtype=DOUBLE, requires_grad=True)
-    (gradient,) = torch.autograd.grad(losses.soft_value(q_values, None, tensor([0.0])).sum(), q_values)
-    assert gradient.flatten().tolist() == [1.0, 0.0]
+def by_autograd(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, leaves)
+
+
+def test_the_policys_gradient_is_autograds() -> None:
+    """Through sampled actions and their density, with values that are any function of the actions; and through the data's."""
+    generator = torch.Generator().manual_seed(0)
+    mean, log_std, noise, slope, data = torch.randn(5, 2, 7, 3, generator=generator, dtype=DOUBLE).unbind()
+    mean.requires_grad_(), log_std.requires_grad_()
+    temperature, data = tensor([0.3, 2.0]), torch.tanh(data)
+    actions, density = losses.sample_tanh_gaussian(mean, log_std, noise)
+    values = (slope * actions.square()).sum(-1)
+    expected = by_autograd(losses.policy_loss(density, values, temperature).sum(), mean, log_std)
+    drawn = actions.detach()
+    found = losses.policy_loss_gradient(log_std.detach(), noise, drawn, 2.0 * slope * drawn, temperature)
+    torch.testing.assert_close(found, expected)
+    expected = by_autograd(losses.tanh_gaussian_log_density(mean, log_std, data).sum(), mean, log_std)
+    torch.testing.assert_close(losses.log_density_gradient(mean.detach(), log_std.detach(), data), expected)
+
+
+def test_beyond_its_bounds_the_log_std_has_no_gradient() -> None:
+    output = 4.0 * torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    output.requires_grad_()
+    lowest = tensor([-5.0, -1.0])
+    mean, log_std = networks.policy_distribution(output, lowest)
+    weights = torch.randn(2, 2, 50, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    (expected,) = by_autograd((mean * weights[0] + log_std * weights[1]).sum(), output)
+    found = networks.policy_output_gradient(log_std.detach(), lowest, *weights)
+    torch.testing.assert_close(found, expected)
+    assert bool((found == 0.0).any()) and bool((found[..., :3] != 0.0).all())
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_policy_climbs_the_smaller_critic(layer_norm: bool) -> None:
+    """The derivative of min_i Q_i(s, a~) is that of the critic that is lower there, against differences of values."""
+    config = dataclasses.replace(TINY, layer_norm=layer_norm, batch_size=40)
+    agent, batch = helpers.random_agent([config, config]), helpers.batch_of(config, 2)
+    values, found = sac.policy_values(agent, batch, batch.actions, config)
+    q = networks.critic_values(agent.critics, torch.cat([batch.observations, batch.actions], -1), config.num_critics)
+    assert torch.equal(values, q.amin(1)) and len(set(q.argmin(1).flatten().tolist())) == config.num_critics
+    step = 1e-6
+    for column in range(ACTION_DIM):
+        moved = torch.zeros_like(batch.actions)
+        moved[..., column] = step
+        above, below = (sac.policy_values(agent, batch, batch.actions + sign * moved, config)[0] for sign in (1, -1))
+        torch.testing.assert_close(found[..., column], (above - below) / (2.0 * step), rtol=1e-5, atol=1e-7)
 
 
 def test_temperature_rises_while_the_entropy_is_below_its_target() -> None:

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.algorithms import agent as agents
-from cqlray.algorithms import losses, networks, sac
+from cqlray.algorithms import losses, networks
 from cqlray.algorithms.agent import AgentState, Scalars
 from cqlray.algorithms.policy import Arrays, DeterministicActor, Policy, StochasticActor, UniformActor, select_members
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config import CQLConfig
+from tests.algorithms import helpers
 from tests.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -63,11 +64,10 @@ def test_numpy_policy_is_the_torch_policy(changes: dict[str, Any]) -> None:
     generator = np.random.default_rng(1)
     noise = generator.normal(size=(3, 20, ACTION_DIM)).astype(np.float32)
     actions = generator.uniform(-1.0, 1.0, (3, 20, ACTION_DIM)).astype(np.float32)
-    with torch.no_grad():
-        output = sac.evaluate_policy(agent, normalized(observations), scalars)
-        sampled, _ = losses.sample_tanh_gaussian(output.mean, output.log_std, torch.from_numpy(noise))
-        inputs = torch.cat([normalized(observations), torch.from_numpy(actions)], -1)
-        values = networks.critic_values(agent.critics, inputs, config.num_critics).amin(1)
+    output = helpers.policy_at(agent, normalized(observations), scalars)
+    sampled, _ = losses.sample_tanh_gaussian(output.mean, output.log_std, torch.from_numpy(noise))
+    inputs = torch.cat([normalized(observations), torch.from_numpy(actions)], -1)
+    values = networks.critic_values(agent.critics, inputs, config.num_critics).amin(1)
     np.testing.assert_allclose(policy.act(observations), torch.tanh(output.mean).numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(policy.sample(observations, noise), sampled.numpy(), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(policy.value(observations, actions), values.numpy(), rtol=1e-4, atol=1e-4)
@@ -154,8 +154,7 @@ def test_stochastic_actor_draws_from_the_policys_distribution() -> None:
     observation = observations_of(1)[0]
     pre_tanh = np.arctanh(StochasticActor(policy, range(4000)).act(np.repeat(observation, 4000, 0)).astype(np.float64))
     agent, scalars, _, _ = trained()
-    with torch.no_grad():
-        output = sac.evaluate_policy(agent, normalized(observations_of(1)), scalars)
+    output = helpers.policy_at(agent, normalized(observations_of(1)), scalars)
     mean, std = output.mean[0, 0].numpy(), output.log_std[0, 0].exp().numpy()
     np.testing.assert_allclose(pre_tanh.mean(0), mean, atol=4 * std.max() / np.sqrt(4000))
     np.testing.assert_allclose(pre_tanh.std(0), std, rtol=0.06)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms.benchmark import WORKLOADS, Workload, make_population
-from cqlray.algorithms.networks import PIECE_SIZE, Shape, Stack
+from cqlray.algorithms.networks import PIECE_SIZE, Pass, Shape, Stack
 from cqlray.algorithms.population import Population
 
 CPU = torch.device("cpu")
@@ -25,10 +25,10 @@ def stack_and_inputs(layer_norm: bool, dtype: torch.dtype | None, rows: int, wid
 
 
 def outputs_and_gradients(stack: Stack, inputs: Tensor) -> list[Tensor]:
-    inputs = inputs.clone().requires_grad_()
-    output = stack.forward(inputs)
-    of_inputs, *of_parameters = torch.autograd.grad(output.square().sum(), [inputs, *stack.parameters()])
-    return [output.detach(), of_inputs, stack.flatten(tuple(of_parameters))]
+    taken = Pass(stack, inputs)
+    assert torch.equal(taken.outputs, stack.forward(inputs))
+    of_outputs = 2.0 * taken.outputs  # of their squares' sum
+    return [taken.outputs, taken.input_gradient(of_outputs), taken.gradient(of_outputs)]
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -54,9 +54,20 @@ def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> 
         assert (one - other).norm() < tolerance * one.norm()
 
 
+@pytest.mark.parametrize("rows", [64, PIECE_SIZE // 64 * 2 + 77])
+def test_the_way_back_from_the_first_rows_alone(rows: int) -> None:
+    """As if the other rows had no part in the loss, also where they are in pieces of their own."""
+    stack, inputs = stack_and_inputs(False, None, rows, 64)
+    taken = Pass(stack, inputs)
+    for count in (rows // 3, rows // 2, rows):
+        of_outputs = torch.zeros_like(taken.outputs)
+        of_outputs[:, :count] = taken.outputs[:, :count]
+        torch.testing.assert_close(taken.gradient(of_outputs[:, :count]), taken.gradient(of_outputs), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_forth_and_back_in_pieces_is_forward_and_autograd(layer_norm: bool, dtype: torch.dtype | None) -> None:
+def test_forth_and_back_in_pieces_is_all_forth_and_then_back(layer_norm: bool, dtype: torch.dtype | None) -> None:
     """Two members of three networks each; groups of 30 rows, the last piece smaller, no group parted."""
     width, group = 64, 30
     rows = PIECE_SIZE // width // group * group * 2 + 4 * group
@@ -75,11 +86,11 @@ def test_forth_and_back_in_pieces_is_forward_and_autograd(layer_norm: bool, dtyp
     outputs, gradient = stack.differentiate(inputs, group, derivative)
     assert seen == ([(None, 0)] if layer_norm else [(e, r) for e in range(6) for r in (0, (rows - 120) // 2, rows - 120)])
     double = Stack(shape, stack.flat.double())
-    expected = double.forward(inputs.double().repeat_interleave(3, dim=0))
-    loss = (expected.square() * torch.arange(rows).view(1, -1, 1)).sum()
+    whole = Pass(double, inputs.double())
+    expected = whole.outputs
     tolerance = 1e-5 if dtype is None else BF16_ERROR
-    of_parameters = double.flatten(torch.autograd.grad(loss, double.parameters()))
-    for one, other in ((expected.detach(), outputs), (of_parameters, gradient)):
+    of_parameters = whole.gradient(2.0 * expected * torch.arange(rows).view(1, -1, 1))
+    for one, other in ((expected, outputs), (of_parameters, gradient)):
         assert other.dtype == torch.float32
         assert (one - other).norm() < tolerance * one.norm()
 
