@@ -85,7 +85,7 @@ def test_calibration_needs_the_data_on_the_device(on_disk: StoredData) -> None:
         role((on_disk,), calibrated=True)
 
 
-def test_a_dataset_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such directory"):
+def test_a_dataset_that_is_not_on_this_node_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is not on node"):
         role((StoredData(tmp_path / "nowhere", tmp_path / "records.bin"),))
     assert np.array_equal(list(tmp_path.iterdir()), [])
