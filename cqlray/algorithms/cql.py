@@ -130,10 +130,8 @@ def critic_gradients(
     gap = losses.conservative_gap(_bounded(q[:, :, 1:], batch.data_returns, config), log_density, q_data, temperature)
     multiplier_gradient = torch.zeros_like(agent.log_multiplier)
     if config.lagrange:
-        with torch.enable_grad():
-            log_multiplier = agent.log_multiplier.detach().requires_grad_()
-            ascent = -losses.lagrange_loss(losses.mean_gap(gap, clip), weight, log_multiplier, scalars["target_gap"])
-            (multiplier_gradient,) = torch.autograd.grad(ascent.sum(), log_multiplier)
+        gaps = losses.mean_gap(gap, clip)
+        multiplier_gradient = losses.multiplier_gradient(gaps, weight, agent.log_multiplier, scalars["target_gap"])
     metrics = {
         "td_loss": losses.td_loss(q_data, target).mean(1),
         "conservative_gap": gap.mean((1, 2)),

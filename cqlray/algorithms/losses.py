@@ -121,6 +121,13 @@ def lagrange_loss(gap_mean: Tensor, weight: Tensor, log_multiplier: Tensor, targ
     return per_member(multiplier(log_multiplier) * weight, gap_mean) * excess
 
 
+def multiplier_gradient(gap_mean: Tensor, weight: Tensor, log_multiplier: Tensor, target_gap: Tensor) -> Tensor:
+    """What zeta descends by, the derivative of -lagrange_loss summed over a member's critics: [M, N] -> [M]."""
+    below = log_multiplier.exp() <= MULTIPLIER_MAX
+    excess = gap_mean - per_member(target_gap, gap_mean)
+    return -(below * multiplier(log_multiplier) * weight * excess.sum(1))
+
+
 def critic_loss_gradient(
     q_data: Tensor,
     q_samples: Tensor,

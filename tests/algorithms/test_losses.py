@@ -302,6 +302,10 @@ def test_multiplier_scales_the_penalty_and_is_capped() -> None:
     assert losses.multiplier(log_multiplier).tolist() == pytest.approx([3.0, 1e6])
     loss = losses.lagrange_loss(tensor([[4.0, 1.0], [2.0, 2.0]]), tensor([0.5, 1.0]), log_multiplier, tensor([2.0, 1.0]))
     assert loss.flatten().tolist() == pytest.approx([3.0, -1.5, 1e6, 1e6])
+    log_multiplier.requires_grad_()
+    gaps, weight, target = tensor([[4.0, 1.0], [2.0, 2.0]]), tensor([0.5, 1.0]), tensor([2.0, 1.0])
+    (ascent,) = torch.autograd.grad(-losses.lagrange_loss(gaps, weight, log_multiplier, target).sum(), log_multiplier)
+    torch.testing.assert_close(losses.multiplier_gradient(gaps, weight, log_multiplier.detach(), target), ascent)
 
 
 # -- who reaches whom ---------------------------------------------------------------------------------------------------
