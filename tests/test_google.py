@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cqlray import object_store
 from cqlray.filesystem import Location
 from cqlray.validate import dump_yaml
-from tests.conftest import small_config
+from tests.conftest import slow, small_config
 from tests.distributed.test_jobs import free_port, wait_until
 from tests.test_bucket_runs import downloaded
 from tests.test_driver import ROOT, assert_same
@@ -71,6 +71,7 @@ def test_what_is_large_is_written_whole() -> None:
     assert place.read_bytes() == content
 
 
+@slow
 @pytest.mark.ray
 def test_a_run_killed_and_resumed_has_the_bits_of_a_local_one(finished_run: Path, tmp_path: Path) -> None:
     out = Location.parse("gs://bucket/run")

@@ -88,7 +88,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 
 
 @as_root
-@pytest.mark.parametrize("stage", ["teacher", pytest.param("collection", marks=slow), "students"])
+@pytest.mark.parametrize("stage", ["teacher", *(pytest.param(stage, marks=slow) for stage in ("collection", "students"))])
 def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_run: Path, tmp_path: Path, stage: str) -> None:
     out = tmp_path / "run"
     with cluster(head_cpus=0, cpus=(2,)) as nodes:
@@ -104,6 +104,7 @@ def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_r
     assert_same(finished_run, out)
 
 
+@slow
 @as_root
 def test_a_disk_that_only_the_driver_has(finished_run: Path, tmp_path: Path) -> None:
     """The same bits as where workers and learners write their files themselves."""
