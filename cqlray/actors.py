@@ -233,6 +233,7 @@ class Loop:
         self.draining: dict[str, int] = {}  # nodes that will soon be gone, by their ids
         self.looked_for_drains = 0.0
         self.drained = False  # this process's own node
+        self.asked: list[float] = []  # when it was asked to stop
 
     def handle_signals(self) -> None:
         """Let Ctrl-C and SIGTERM stop the loop, as long as `connect` lasts: ray.init sets handlers of its own.
@@ -241,17 +242,17 @@ class Loop:
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        asked: list[float] = []
 
         def ask(number: int, _: Any) -> None:
             now = time.monotonic()
-            if number == signal.SIGTERM and asked and now - asked[0] < SECONDS_OF_ONE_REQUEST:
+            again = bool(self.asked) and now - self.asked[0] < SECONDS_OF_ONE_REQUEST
+            if number == signal.SIGTERM and (again or self.drained):  # a drain ends in one, too
                 return
-            asked.append(now)
-            if len(asked) > 1:
+            self.asked.append(now)
+            if len(self.asked) > 1:
                 self.hurry.set()
             self.stop.set()
-            if len(asked) > 2:
+            if len(self.asked) > 2:
                 raise KeyboardInterrupt
 
         for number in SIGNALS:
@@ -270,8 +271,13 @@ class Loop:
         self.pending = {ref: self.pending[ref] for ref in refs if ref in self.pending}
         self.stop.clear()
         self.check_hurry()
-        self.run()
-        self.stop.set()
+        try:
+            self.run()
+        except Interrupted:
+            self.hurry.set()  # what is in the middle of its work cannot be saved
+            raise
+        finally:
+            self.stop.set()
 
     def check_hurry(self) -> None:
         """Raises Interrupted where a second request to stop says not to wait."""
@@ -382,10 +388,13 @@ class Loop:
             self.looked_for_drains, self.draining = now, state.get_draining_nodes()
 
     def _leave_drained_node(self) -> None:
-        """Stop in order where this process's own node is being drained."""
+        """Stop in order where this process's own node is being drained, unless asked to stop already."""
+        if self.asked:
+            return
         self._look_for_drains()
-        if self.draining and not self.drained and ray.get_runtime_context().get_node_id() in self.draining:
+        if self.draining and ray.get_runtime_context().get_node_id() in self.draining:
             self.drained = True
+            self.asked.append(time.monotonic())
             self.say("the driver's node is being drained")
             self.stop.set()
 

@@ -75,6 +75,7 @@ class Crew:
         self.event("not shared", what=str(error))
         for role in list(self.teams):
             self.dismiss(role)
+        self.loop.close()
         self.writer.flush()
         self.sharing = False
 

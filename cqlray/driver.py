@@ -63,8 +63,7 @@ class Driver:
             stay alive. EnvironmentFailure, UserError: raised in an actor.
         """
         if self.config.dataset is None:
-            if self.config.resources.data == "disk":
-                self._require_on_nodes(self.directory / "dataset", "resources.data disk")
+            self._require_disk()
             self.make_dataset()
         else:
             self.crew.run_stage("dataset", self.adopt_dataset)
@@ -321,6 +320,11 @@ class Driver:
         else:
             self.data = [put(shard) for shard in iterate_shards(place, description)]
 
+    def _require_disk(self) -> None:
+        """Raises UserError where data that is to be made could not be read from disk, though it is to be."""
+        if self.config.dataset is None and self.config.resources.data == "disk":
+            self._require_on_nodes(self.directory / "dataset", "resources.data disk")
+
     def _require_on_nodes(self, place: AnyPath, why: str) -> None:
         """Raises UserError unless every node sees a directory whose data learners are to read from disk."""
         if not self.crew.on_all_nodes(place):
@@ -407,13 +411,15 @@ class Driver:
         """Begin a stage again, without a shared directory, when it meets a node that does not have it."""
         try:
             stage()
+            return
         except NotShared as error:
             if not self.crew.sharing:
                 raise
             self.crew.stop_sharing(error)
-            if self.data and isinstance(self.data[0], StoredData):
-                self._provide_from_files()
-            stage()
+        self._require_disk()
+        if self.data and isinstance(self.data[0], StoredData):
+            self._provide_from_files()
+        stage()
 
     def _replacing_the_dead(self, stage: Callable[[], None]) -> None:
         """Begin a stage again, from what it left on disk, when one of its actors died for good."""

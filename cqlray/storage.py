@@ -115,7 +115,7 @@ class SharedDirectory:
             return True
         try:
             return bool(read_json(self.path / "manifest.json").get("id", "") == self.run_id)
-        except UserError:
+        except (UserError, OSError):
             return False
 
 

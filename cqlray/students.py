@@ -16,7 +16,7 @@ from cqlray import checkpoint
 from cqlray.actors import LOST, Loop, Lost, describe, fetch, kill
 from cqlray.config import Member, members
 from cqlray.crew import Crew, Row
-from cqlray.errors import ActorLost, Interrupted, NotShared, UserError
+from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.judges import Judges, missing, snapshots_of
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name
@@ -69,10 +69,6 @@ class Students:
             self._test_what_was_lost()
         except Interrupted:
             self._last_checkpoints()
-            raise
-        except NotShared:
-            for learner, _ in self.at_work.values():
-                kill(learner)
             raise
         finally:
             self.crew.note_learners(self.busy_seconds)

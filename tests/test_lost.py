@@ -26,7 +26,7 @@ from cqlray.actors import Loop
 from cqlray.config import ResourcesConfig, members
 from cqlray.crew import Crew
 from cqlray.driver import Driver
-from cqlray.errors import ActorLost, StorageFailure, UserError
+from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.filesystem import Location
 from cqlray.placement import ClusterResources, make_plan
 from cqlray.storage import RunDirectory, read_json, write_bytes, write_json
@@ -190,6 +190,38 @@ class Steady:
         time.sleep(0.1)
 
 
+class Sleeper:
+    """Plain, as the actors are."""
+
+    def sleep(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "slept"
+
+
+def test_a_drain_is_one_request_to_stop(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for as long as what was begun is seen out, and where a signal comes with it or has come before."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    monkeypatch.setattr(actors.state, "get_draining_nodes", lambda: {node: 0})
+    for before in ([], [0.0]):
+        said: list[str] = []
+        found: list[str] = []
+        with closing(Loop(said.append)) as loop:
+            loop.asked += before
+            if before:
+                loop.stop.set()
+            working = loop.create(Sleeper, cpus=0.1)
+            call = working.sleep.remote(3.0)
+            loop.on(call, found.append)
+            with pytest.raises(Interrupted):
+                loop.run()
+            loop.see_out([call])
+            assert found == ["slept"] and not loop.hurry.is_set() and loop.stop.is_set()
+            assert loop.is_leaving(working)
+        assert said == ([] if before else ["the driver's node is being drained"])
+
+
 def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     steady = loop.create(Steady, cpus=0.1)
     loop.get(steady.work.remote())
@@ -283,7 +315,7 @@ def test_data_on_disk_is_refused_where_learners_do_not_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     run = alone(tmp_path / "run", nodes=2, resources=ResourcesConfig(data="disk"))
-    monkeypatch.setattr(run.crew, "place", None)
+    monkeypatch.setattr(run.crew, "sharing", False)
     monkeypatch.setattr(crew, "seen_by_all", lambda probe: shared and probe())
     data = tmp_path / "data"
     write_json(data / "dataset.json", {"digest": "d"})

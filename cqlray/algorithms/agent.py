@@ -46,6 +46,7 @@ class Adam:
         if parameters.device.type != "cpu":
             self.step_together(parameters, gradient, rate, step)
         else:  # a member at a time, so that none of its bits depend on the others, and in one pass over memory
+            gradient = gradient.contiguous()  # as the others are: it is read as it lies in memory
             rows = (tensor.unbind() for tensor in (parameters, gradient, self.first, self.second, rate))
             for own, of_loss, first, second, lr in zip(*rows, strict=True):
                 torch._fused_adam_(

@@ -168,9 +168,9 @@ def policy_gradient(
         by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
         data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
         values = torch.where(cloning.squeeze(2), data_density, values)
-        share = cloning / values.shape[1]
-        of_mean, of_log_std = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
-        by_mean, by_log_std = by_mean - share * of_mean, by_log_std - share * of_log_std
+        of_data = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
+        of_mean, of_log_std = (torch.where(cloning, value / values.shape[1], 0.0) for value in of_data)
+        by_mean, by_log_std = by_mean - of_mean, by_log_std - of_log_std
     of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
     return taken.gradient(of_output), losses.policy_loss(log_density, values, temperature), log_density
 

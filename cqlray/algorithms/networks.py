@@ -79,7 +79,7 @@ class Stack:
         return list(self.views.values())
 
     def frozen(self) -> dict[str, Tensor]:
-        """The same parameters for a pass that gives them no gradient."""
+        """The same parameters, detached."""
         return {name: view.detach() for name, view in self.views.items()}
 
     def flatten(self, gradients: tuple[Tensor, ...]) -> Tensor:
@@ -175,14 +175,16 @@ class Pass:
     def gradient(self, of_outputs: Tensor) -> Tensor:
         """A loss's gradient by the parameters [E, P], from that by the outputs [E, n, out] of the first n rows."""
         if self.stack.shape.layer_norm:
-            found = torch.autograd.grad(self.followed, self.stack.parameters(), of_outputs, retain_graph=True)
-            return self.stack.flatten(found)
-        whole = self.pieces[0][0] is None
-        flat = torch.empty_like(self.stack.flat) if whole else torch.zeros_like(self.stack.flat)
-        totals = _Totals([None] * len(self.stack.views) if whole else list(Stack(self.stack.shape, flat).frozen().values()))
+            with torch.enable_grad():
+                followed = self.followed[:, : of_outputs.shape[1]]
+            return self.stack.flatten(torch.autograd.grad(followed, self.stack.parameters(), of_outputs, retain_graph=True))
+        flat, totals = None, _Totals([None] * len(self.used))
+        if self.pieces[0][0] is not None:
+            flat = torch.zeros_like(self.stack.flat)
+            totals = _Totals(list(Stack(self.stack.shape, flat).frozen().values()))
         for network, gradient, kept in self._taken(of_outputs):
             _back(gradient, kept, self._parameters(network), totals, network, inputs_wanted=False)
-        return self.stack.flatten(tuple(value.to(flat.dtype) for value in totals.values)) if whole else flat
+        return self.stack.flatten(tuple(value.to(of_outputs.dtype) for value in totals.values)) if flat is None else flat
 
     def input_gradient(self, of_outputs: Tensor) -> Tensor:
         """A loss's gradient by the inputs [E, rows, in], from that by the outputs [E, rows, out]."""

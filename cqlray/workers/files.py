@@ -33,7 +33,11 @@ class StoredData:
 
     def require(self) -> None:
         """Raises NotShared unless this node has the directory."""
-        if not (self.directory / "dataset.json").exists():
+        try:
+            there = (self.directory / "dataset.json").exists()
+        except OSError:  # it is none of ours to read, or its server is gone
+            there = False
+        if not there:
             raise not_shared(self.directory)
 
 

@@ -82,6 +82,8 @@ class Learner:
         Raises:
             NotShared: this node does not have the directory of the data or of `files`.
         """
+        if files is not None:
+            files.place.require()
         keep_freed_memory()
         self.files, self.writer = files, Writer()
         torch.set_num_threads(threads)

@@ -327,7 +327,9 @@ def chaos(trials: int, series: Series, first: int = 0, say: Say = print) -> dict
             say(done[-1].line())
     unequal = [asdict(trial) for trial in done if not trial.equal]
     if unequal:
-        say(f"the runs that are not equal lie in {folder}; each is repeated by --seed {series.seed} --first TRIAL --trials 1")
+        options = "--hidden " * series.hidden + "--fitted-q " * series.fitted_q
+        say(f"the runs that are not equal lie in {folder}; each is repeated by:")
+        say(f"{options}--seed {series.seed} --first TRIAL --trials 1")
     else:
         shutil.rmtree(folder)
     return {

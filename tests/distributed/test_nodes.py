@@ -99,8 +99,7 @@ def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_r
         run.finish()
     events = RunDirectory(out).rows("events.jsonl")
     (said,) = [row["what"] for row in events if row["event"] == "not shared"]
-    missing = out / "dataset" if stage == "students" else out
-    assert said == f"{missing} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://"
+    assert said == f"{out} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://"
     assert_same(finished_run, out)
 
 

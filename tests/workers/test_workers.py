@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from cqlray.config import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
-from cqlray.errors import UserError
+from cqlray.errors import NotShared, UserError
 from cqlray.evaluation.rows import merge_rows
+from cqlray.storage import SharedDirectory
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.learner import CHUNK, Advance, Learner
+from cqlray.workers.learner import CHUNK, Advance, Learner, StudentFiles
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 from cqlray.workers.teacher import Teacher
 
@@ -98,6 +100,17 @@ def test_checkpoints_of_other_members_are_refused(shards: list[Shard]) -> None:
         learner(shards, num_seeds=3, saved=saved)
     with pytest.raises(UserError, match="student checkpoint: not a readable"):
         learner(shards, saved=b"junk")
+
+
+def test_a_learner_does_not_begin_anew_where_the_others_files_are_not(shards: list[Shard], tmp_path: Path) -> None:
+    """On a node without the shared disk; a teacher there finds out at its first round."""
+    place = SharedDirectory(tmp_path / "elsewhere", "of the run")
+    own = [Member(0, 0, SMALL, {})]
+    with pytest.raises(NotShared, match=r"elsewhere is not on node"):
+        Learner(own, 0, SPEC.scaling, 150, "cpu", 1, "float32", None, StudentFiles(place, 0), *shards)
+    teacher = Teacher(TEACHER, 0, SPEC.scaling, 2, None, place)
+    with pytest.raises(NotShared, match=r"elsewhere is not on node"):
+        teacher.learn(0, *shards)
 
 
 def test_calibration_bounds_come_from_the_data(shards: list[Shard]) -> None:
