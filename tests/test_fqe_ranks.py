@@ -18,7 +18,7 @@ from cqlray.reporting.record import lines, load_run
 from cqlray.reporting.timeline import time_line
 from tests.conftest import slow
 
-MEMBERS, SNAPSHOTS, EPISODES = 4, 8, 40
+MEMBERS, SNAPSHOTS, EPISODES, UPDATES = 4, 8, 40, 3200
 without_mujoco = pytest.mark.skipif(find_spec("mujoco") is None, reason="mujoco is not installed")
 
 
@@ -29,8 +29,8 @@ def pendulum() -> RunConfig:
         preset,
         num_seeds=MEMBERS,
         teacher=dataclasses.replace(preset.teacher, rounds=14),
-        cql=dataclasses.replace(preset.cql, num_updates=2400),
-        evaluation=EvaluationConfig(interval=2400 // SNAPSHOTS, episodes=EPISODES, fitted_q=True),
+        cql=dataclasses.replace(preset.cql, num_updates=UPDATES),
+        evaluation=EvaluationConfig(interval=UPDATES // SNAPSHOTS, episodes=EPISODES, fitted_q=True),
     )
 
 
