@@ -42,7 +42,6 @@ class Crew:
         self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
         self.loop, self.progress = loop, progress
         self.teams: dict[type[Any], Team] = {}
-        self.sharing = True  # until a node turns out not to have the directory that the others have
         self.writer = Writer(loop.check_hurry)
         self.metrics = RunMetrics(lambda: len(self.writer.waiting))
         self.stage, self.stage_began = "", 0.0
@@ -56,13 +55,9 @@ class Crew:
 
     # -- storage --------------------------------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def place(self) -> SharedDirectory | None:
         """The run directory as actors write to it themselves, or None where not every node sees it: then the driver does."""
-        return self._seen_place if self.sharing else None
-
-    @cached_property
-    def _seen_place(self) -> SharedDirectory | None:
         run_id = self.directory.manifest().get("id")
         place = SharedDirectory(self.directory.path.absolute(), run_id or "")
         if not isinstance(place.path, Path) or self._one_node():
@@ -77,11 +72,11 @@ class Crew:
             self.dismiss(role)
         self.loop.close()
         self.writer.flush()
-        self.sharing = False
+        self.place = None
 
     def seen_by_learners(self, path: AnyPath) -> bool:
         """Whether learners can read a directory themselves."""
-        if not isinstance(path, Path) or (self.sharing and self._one_node()):
+        if not isinstance(path, Path) or (self.place is not None and self._one_node()):
             return True
         run = self.directory.path
         return isinstance(run, Path) and path.absolute().is_relative_to(run.absolute()) and self.place is not None

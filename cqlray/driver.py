@@ -62,8 +62,8 @@ class Driver:
             Interrupted: asked to stop. StorageFailure: the run directory cannot be written. ActorLost: an actor does not
             stay alive. EnvironmentFailure, UserError: raised in an actor.
         """
+        self._require_disk()
         if self.config.dataset is None:
-            self._require_disk()
             self.make_dataset()
         else:
             self.crew.run_stage("dataset", self.adopt_dataset)
@@ -413,7 +413,7 @@ class Driver:
             stage()
             return
         except NotShared as error:
-            if not self.crew.sharing:
+            if self.crew.place is None:
                 raise
             self.crew.stop_sharing(error)
         self._require_disk()

@@ -75,12 +75,7 @@ class FittedQ:
         """One step of Adam on the mean squared error over the transitions `index` [B], then one of the targets."""
         target = (self._backup(self.table, self.next_actions, index) - self.units.mean) / self.units.std
         states, actions = self.table.observations[self.table.rows[index]], self._actions(self.table, index)
-
-        def derivative(network: int | None, rows: slice, outputs: Tensor) -> Tensor:
-            own = slice(None) if network is None else slice(network, network + 1)
-            return (outputs - target[own, rows].unsqueeze(2)) * (2.0 / len(index))
-
-        _, gradient = self.networks.differentiate(self._inputs(states, actions), 1, derivative)
+        _, gradient = self.networks.regress(self._inputs(states, actions), target)
         left, ones = self._rate_left(), torch.ones_like(target[:, 0])
         self.updates += 1
         step = torch.tensor(self.updates, dtype=torch.float64, device=ones.device)

@@ -125,6 +125,15 @@ class Stack:
             del activations  # so that the next piece is written where this one was
         return outputs, gradient
 
+    def regress(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`differentiate` of the mean squared difference from target [E, rows], of networks with one output."""
+
+        def derivative(network: int | None, rows: slice, outputs: Tensor) -> Tensor:
+            own = slice(None) if network is None else slice(network, network + 1)
+            return (outputs - target[own, rows].unsqueeze(2)) * (2.0 / target.shape[1])
+
+        return self.differentiate(inputs, 1, derivative)
+
     def forward_normalized(self, inputs: Tensor) -> Tensor:
         """[E, rows, in] -> [E, rows, out] of networks with layer norm, for autograd to follow."""
         views = self.views

@@ -93,14 +93,8 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, conf
     """One SAC update of every member, in place; metrics [M] each, left on the device."""
     taken, policy, next_policy = evaluate_policy(agent, batch, scalars)
     target = target_values(agent, batch, next_policy, noise, scalars, config)
-    of_each = target.repeat_interleave(config.num_critics, 0).unsqueeze(2)  # [M * N, B, 1]
-
-    def derivative(network: int | None, rows: slice, values: Tensor) -> Tensor:
-        own = slice(None) if network is None else slice(network, network + 1)
-        return (values - of_each[own, rows]) * (2.0 / config.batch_size)
-
     inputs = torch.cat([batch.observations, batch.actions], -1)
-    values, critic_gradient = agent.critics.differentiate(inputs, 1, derivative)
+    values, critic_gradient = agent.critics.regress(inputs, target.repeat_interleave(config.num_critics, 0))
     q_data = values.view(len(target), config.num_critics, -1)
 
     temperature = agent.log_temperature.exp()
