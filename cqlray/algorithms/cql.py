@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cqlray.algorithms import losses, sac
 from cqlray.algorithms.agent import AgentState, Batch, Scalars
-from cqlray.algorithms.networks import Pass, critic_values, policy_output_gradient
+from cqlray.algorithms.networks import Pass, critic_values
 from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
 from cqlray.config import CQLConfig
 
@@ -157,22 +157,8 @@ def policy_gradient(
     Members in their first updates clone the data's actions: log pi(a|s) of these stands in the place of min_i Q_i, as in the
     authors' code.
     """
-    actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
-    values, of_values = sac.policy_values(agent, batch, actions, settings.config)
-    temperature = agent.log_temperature.exp()
-    if not settings.bc_warmup_updates:
-        by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
-    else:
-        cloning = (agent.step < scalars["bc_warmup_updates"]).reshape(-1, 1, 1)
-        of_values = torch.where(cloning, 0.0, of_values)
-        by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
-        data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
-        values = torch.where(cloning.squeeze(2), data_density, values)
-        of_data = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
-        of_mean, of_log_std = (torch.where(cloning, value / values.shape[1], 0.0) for value in of_data)
-        by_mean, by_log_std = by_mean - of_mean, by_log_std - of_log_std
-    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
-    return taken.gradient(of_output), losses.policy_loss(log_density, values, temperature), log_density
+    cloning = agent.step < scalars["bc_warmup_updates"] if settings.bc_warmup_updates else None
+    return sac.policy_gradient(agent, batch, taken, policy, noise, scalars, settings.config, cloning)
 
 
 @torch.no_grad()

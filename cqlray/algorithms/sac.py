@@ -65,6 +65,37 @@ def policy_values(agent: AgentState, batch: Batch, actions: Tensor, config: SACC
     return values, of_inputs.sum(1)[..., batch.observations.shape[-1] :]
 
 
+def policy_gradient(
+    agent: AgentState,
+    batch: Batch,
+    taken: Pass,
+    policy: PolicyOutput,
+    noise: Noise,
+    scalars: Scalars,
+    config: SACConfig,
+    cloning: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the policy at the batch.
+
+    For members that are `cloning` [M], log pi(a|s) of the data's action stands in the place of min_i Q_i.
+    """
+    actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
+    values, of_values = policy_values(agent, batch, actions, config)
+    temperature = agent.log_temperature.exp()
+    if cloning is not None:
+        of_values = torch.where(losses.per_member(cloning, of_values), 0.0, of_values)
+    by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
+    if cloning is not None:
+        data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
+        values = torch.where(losses.per_member(cloning, values), data_density, values)
+        of_data = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
+        own = losses.per_member(cloning, of_values)
+        of_mean, of_log_std = (torch.where(own, value / values.shape[1], 0.0) for value in of_data)
+        by_mean, by_log_std = by_mean - of_mean, by_log_std - of_log_std
+    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
+    return taken.gradient(of_output), losses.policy_loss(log_density, values, temperature), log_density
+
+
 def apply_gradients(
     agent: AgentState,
     critic_gradient: Tensor,
@@ -97,19 +128,15 @@ def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, conf
     values, critic_gradient = agent.critics.regress(inputs, target.repeat_interleave(config.num_critics, 0))
     q_data = values.view(len(target), config.num_critics, -1)
 
-    temperature = agent.log_temperature.exp()
-    actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
-    values, of_values = policy_values(agent, batch, actions, config)
-    of_policy = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
-    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], *of_policy)
+    of_policy, loss_of_policy, log_density = policy_gradient(agent, batch, taken, policy, noise, scalars, config)
     metrics = {
         "td_loss": losses.td_loss(q_data, target).mean(1),
-        "policy_loss": losses.policy_loss(log_density, values, temperature),
+        "policy_loss": loss_of_policy,
         "q_data": q_data.mean((1, 2)),
         "entropy": -log_density.mean(1),
-        "temperature": temperature,
+        "temperature": agent.log_temperature.exp(),
     }
     temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
     clip = bool(config.gradient_clip < float("inf"))
-    apply_gradients(agent, critic_gradient, taken.gradient(of_output), temperature_gradient, scalars, clip)
+    apply_gradients(agent, critic_gradient, of_policy, temperature_gradient, scalars, clip)
     return metrics
