@@ -46,20 +46,15 @@ def noise_shapes(config: CQLConfig, action_dim: int) -> dict[str, tuple[int, ...
 
 
 def _samples(policy: PolicyOutput, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """K actions of each state's policy and their log density: noise [M, K, B, A] -> [M, K, B, A], [M, K, B]."""
-    return losses.sample_tanh_gaussian(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), noise)
+    """K actions of each state's policy and their log density: noise [M, K, B, A] -> [M, B, K, A], [M, B, K]."""
+    return losses.sample_tanh_gaussian(policy.mean.unsqueeze(2), policy.log_std.unsqueeze(2), noise.transpose(1, 2))
 
 
 def _critic_inputs(observations: Tensor, actions: Tensor) -> Tensor:
-    """Each of a state's S actions beside it, state by state: [M, B, O], [M, S, B, A] -> [M, B * S, O + A]."""
-    members, samples, batch, _ = actions.shape
+    """Each of a state's S actions beside it, state by state: [M, B, O], [M, B, S, A] -> [M, B * S, O + A]."""
+    members, batch, samples, _ = actions.shape
     repeated = observations.unsqueeze(2).expand(members, batch, samples, observations.shape[-1])
-    return torch.cat([repeated, actions.transpose(1, 2)], dim=-1).view(members, batch * samples, -1)
-
-
-def _by_sample(values: Tensor, networks: int, samples: int) -> Tensor:
-    """Values of such inputs, for each of so many critics: [..., B * S, ...] -> [M, N, S, B]."""
-    return values.view(-1, networks, values.shape[-2] // samples, samples).transpose(2, 3)
+    return torch.cat([repeated, actions], dim=-1).view(members, batch * samples, -1)
 
 
 def _target(
@@ -76,7 +71,7 @@ def _target(
         return sac.target_values(agent, batch, next_policy, noise, scalars, config)
     actions, log_density = next_samples
     q_next = critic_values(agent.targets, _critic_inputs(batch.next_observations, actions), config.num_critics)
-    q_next = _by_sample(q_next.unsqueeze(-1), config.num_critics, actions.shape[1])
+    q_next = q_next.view(*q_next.shape[:2], *actions.shape[1:3])
     entropy = log_density if config.entropy_backup else None
     value = losses.max_backup_value(q_next, entropy, agent.log_temperature.exp())
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
@@ -94,40 +89,38 @@ def critic_gradients(
     """Gradient of the critics' loss [M * N, P], metrics, and the multiplier's gradient [M].
 
     The loss is losses.td_loss + losses.conservative_loss (or lagrange_loss), summed over members and critics; its derivative
-    by the values is losses.critic_loss_gradient, which the critics take back piece by piece.
+    by the values is losses.CriticLossGradient, which the critics take back piece by piece.
     """
     config = settings.config
     current_actions, current_density = _samples(policy, noise["current_samples"])
     next_actions, next_density = _samples(next_policy, noise["next_samples"])
     uniform_density = torch.full_like(current_density, -noise["uniform"].shape[-1] * math.log(2.0))
-    log_density = torch.cat([uniform_density, current_density, next_density], dim=1)  # [M, 3K, B]
+    log_density = torch.cat([uniform_density, current_density, next_density], dim=2)  # [M, B, 3K]
     target = _target(agent, batch, next_policy, (next_actions, next_density), noise, scalars, config)
-    actions = torch.cat([batch.actions.unsqueeze(1), noise["uniform"], current_actions, next_actions], dim=1)
+    uniform = noise["uniform"].transpose(1, 2)
+    actions = torch.cat([batch.actions.unsqueeze(2), uniform, current_actions, next_actions], dim=2)  # [M, B, 1 + 3K, A]
 
     temperature, weight = scalars["conservative_temperature"], scalars["conservative_weight"]
     clip = (scalars["difference_clip_min"], scalars["difference_clip_max"]) if settings.clip_gap else None
     multiplied = weight * losses.multiplier(agent.log_multiplier) if config.lagrange else weight
-    samples, critics = actions.shape[1], config.num_critics
+    samples, critics = actions.shape[2], config.num_critics
+    loss_gradient = losses.CriticLossGradient(log_density, target, multiplied, temperature, clip)
 
     def derivative(network: int | None, rows: slice, values: Tensor) -> Tensor:
         own = slice(None) if network is None else slice(network // critics, network // critics + 1)
         states = slice(rows.start // samples, rows.stop // samples)
-        q = _by_sample(values, critics if network is None else 1, samples)
-        returns = None if batch.data_returns is None else batch.data_returns[own, states]
-        bounds = None if clip is None else (clip[0][own], clip[1][own])
-        q_samples = _bounded(q[:, :, 1:], returns, config)
-        of_data, of_samples = losses.critic_loss_gradient(
-            q[:, :, 0], q_samples, log_density[own, :, states], target[own, states],
-            multiplied[own], temperature[own], config.batch_size, bounds,
-        )  # fmt: skip
-        if config.calibrated:  # a value that stands below the data's return has no part in the loss
-            of_samples = of_samples * (q_samples == q[:, :, 1:])
-        return torch.cat([of_data.unsqueeze(2), of_samples], dim=2).transpose(2, 3).reshape(values.shape)
+        q = values.view(-1, critics if network is None else 1, states.stop - states.start, samples)
+        if not config.calibrated:
+            return loss_gradient(q, own, states).view(values.shape)
+        assert batch.data_returns is not None
+        bounded = _bounded(q, batch.data_returns[own, states], config)
+        # A value that stands below the data's return has no part in the loss.
+        return (loss_gradient(bounded, own, states) * (bounded == q)).view(values.shape)
 
     values, gradient = agent.critics.differentiate(_critic_inputs(batch.observations, actions), samples, derivative)
-    q = _by_sample(values, critics, samples)  # [M, N, 1 + 3K, B]
-    q_data = q[:, :, 0]
-    gap = losses.conservative_gap(_bounded(q[:, :, 1:], batch.data_returns, config), log_density, q_data, temperature)
+    q = _bounded(values.view(-1, critics, config.batch_size, samples), batch.data_returns, config)  # [M, N, B, 1 + 3K]
+    q_data = q[..., 0]
+    gap = losses.conservative_gap(q[..., 1:], log_density, q_data, temperature)
     multiplier_gradient = torch.zeros_like(agent.log_multiplier)
     if config.lagrange:
         gaps = losses.mean_gap(gap, clip)
@@ -141,12 +134,12 @@ def critic_gradients(
     return gradient, metrics, multiplier_gradient
 
 
-def _bounded(q_samples: Tensor, data_returns: Tensor | None, config: CQLConfig) -> Tensor:
-    """With Cal-QL the policy's actions' values are bounded by the data's returns; else as they are."""
+def _bounded(q: Tensor, data_returns: Tensor | None, config: CQLConfig) -> Tensor:
+    """With Cal-QL the policy's actions' values are bounded by the data's returns; else as they are: [M, N, B, 1 + 3K]."""
     if not config.calibrated:
-        return q_samples
+        return q
     assert data_returns is not None
-    return losses.calibrated_values(q_samples, data_returns, config.num_action_samples)
+    return losses.calibrated_values(q, data_returns, 1 + config.num_action_samples)
 
 
 def policy_gradient(

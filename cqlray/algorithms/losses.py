@@ -70,12 +70,12 @@ def max_backup_value(q_values: Tensor, log_density: Tensor | None, temperature: 
     """max_k min_i Q_i(s', a'_k), less alpha log pi of that a'_k where log_density is given.
 
     The minimum over critics comes first and the maximum is of Q alone, as in young-geng/CQL and CORL.
-    q_values [M, N, K, B], log_density [M, K, B] -> [M, B].
+    q_values [M, N, B, K], log_density [M, B, K] -> [M, B].
     """
-    value, best = q_values.amin(1).max(1)
+    value, best = q_values.amin(1).max(2)
     if log_density is None:
         return value
-    return value - per_member(temperature, value) * log_density.gather(1, best.unsqueeze(1)).squeeze(1)
+    return value - per_member(temperature, value) * log_density.gather(2, best.unsqueeze(2)).squeeze(2)
 
 
 def td_loss(q_data: Tensor, target: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ def conservative_gap(q_samples: Tensor, log_density: Tensor, q_data: Tensor, tem
     The logsumexp runs over all samples of all three sources together; log mu is subtracted (importance weights).
 
     Args:
-        q_samples: [M, N, S, B]; log_density: [M, S, B] log mu of each sampled action; q_data: [M, N, B]; temperature: [M].
+        q_samples: [M, N, B, S]; log_density: [M, B, S] log mu of each sampled action; q_data: [M, N, B]; temperature: [M].
     Returns:
         [M, N, B]
     """
     scale = per_member(temperature, q_samples)
-    soft_maximum = torch.logsumexp((q_samples - log_density.unsqueeze(1)) / scale, dim=2)
+    soft_maximum = torch.logsumexp((q_samples - log_density.unsqueeze(1)) / scale, dim=-1)
     return per_member(temperature, q_data) * soft_maximum - q_data
 
 
@@ -128,45 +128,58 @@ def multiplier_gradient(gap_mean: Tensor, weight: Tensor, log_multiplier: Tensor
     return -(below * multiplier(log_multiplier) * weight * excess.sum(1))
 
 
-def critic_loss_gradient(
-    q_data: Tensor,
-    q_samples: Tensor,
-    log_density: Tensor,
-    target: Tensor,
-    weight: Tensor,
-    temperature: Tensor,
-    batch_size: int,
-    clip: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+class CriticLossGradient:
     """Derivative of td_loss + conservative_loss by the critics' values, of some or all states of a batch.
 
     The logsumexp's is a softmax; a gap beyond its bounds has none. Closed, so that no graph is built for what is made of a
-    few values for each state.
-
-    Args:
-        q_data: [M, N, b], q_samples: [M, N, S, b], log_density: [M, S, b], target: [M, b]; weight: [M], with the Lagrange
-        form times the multiplier; temperature: [M]; batch_size: that the losses' means are taken over.
-    Returns:
-        by q_data [M, N, b], by q_samples [M, N, S, b]
+    few values for each state; and what does not depend on the values is made once, for a piece's few values cost no more
+    than the calls that they take.
     """
-    scale = per_member(temperature, q_samples)
-    share = per_member(weight / batch_size, q_data)
-    if clip is not None:
-        gap = conservative_gap(q_samples, log_density, q_data, temperature)
-        inside = (gap > per_member(clip[0], gap)) & (gap < per_member(clip[1], gap))
-        share = share * inside
-    of_samples = torch.softmax((q_samples - log_density.unsqueeze(1)) / scale, dim=2) * share.unsqueeze(2)
-    of_data = (q_data - target.unsqueeze(1)) * (2.0 / batch_size) - share
-    return of_data, of_samples
+
+    def __init__(
+        self,
+        log_density: Tensor,
+        target: Tensor,
+        weight: Tensor,
+        temperature: Tensor,
+        clip: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """log_density [M, B, S], target [M, B], temperature [M]; weight [M], with the Lagrange form times the multiplier."""
+        batch_size = target.shape[1]
+        self.log_density, self.temperature, self.clip = log_density, temperature, clip
+        # The data's action is first and has no part in the soft maximum: its density is infinite there.
+        scaled = torch.nn.functional.pad(-log_density / per_member(temperature, log_density), (1, 0), value=-math.inf)
+        self.scaled = scaled.unsqueeze(1)  # [M, 1, B, 1 + S]
+        self.rate = temperature.reciprocal().view(-1, 1, 1, 1)
+        self.share = (weight / batch_size).view(-1, 1, 1, 1)
+        self.of_square = 2.0 / batch_size
+        self.of_target = (-self.of_square * target).unsqueeze(1)  # [M, 1, B]
+
+    def __call__(self, q: Tensor, members: slice, states: slice) -> Tensor:
+        """[m, N, b, 1 + S], the data's action's before the samples', of these members and states -> as large."""
+        share = self.share[members]
+        if self.clip is not None:
+            share = share * self._inside(q, members, states, self.clip)
+        logits = torch.addcmul(self.scaled[members, :, states], q, self.rate[members])
+        gradient = torch.softmax(logits, -1).mul_(share)
+        of_data = self.of_target[members, :, states] - share.squeeze(-1)
+        torch.add(of_data, q[..., 0], alpha=self.of_square, out=gradient[..., 0])
+        return gradient
+
+    def _inside(self, q: Tensor, members: slice, states: slice, clip: tuple[Tensor, Tensor]) -> Tensor:
+        """Whether each state's gap is within its bounds, [m, N, b, 1]."""
+        gap = conservative_gap(q[..., 1:], self.log_density[members, states], q[..., 0], self.temperature[members])
+        lowest, highest = (per_member(bound[members], gap) for bound in clip)
+        return ((gap > lowest) & (gap < highest)).unsqueeze(-1)
 
 
-def calibrated_values(q_samples: Tensor, data_returns: Tensor, first_policy_sample: int) -> Tensor:
+def calibrated_values(q: Tensor, data_returns: Tensor, first_policy_sample: int) -> Tensor:
     """Cal-QL (Nakamoto et al. 2023, eq. 5.1): policy actions' values become max(Q_i, V_return(s)).
 
-    q_samples [M, N, S, B] with uniform actions before `first_policy_sample` (left as they are); data_returns [M, B].
+    q [M, N, B, S] with other actions before `first_policy_sample` (left as they are); data_returns [M, B].
     """
-    bounded = torch.maximum(q_samples[:, :, first_policy_sample:], data_returns[:, None, None, :])
-    return torch.cat([q_samples[:, :, :first_policy_sample], bounded], dim=2)
+    bounded = torch.maximum(q[..., first_policy_sample:], data_returns[:, None, :, None])
+    return torch.cat([q[..., :first_policy_sample], bounded], dim=-1)
 
 
 # -- policy and temperature ---------------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ averaging are a few operations on that tensor, while `layers` holds the views th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from cqlray.config import Precision
 Derivative: TypeAlias = Callable[[int | None, slice, Tensor], Tensor]
 
 LOG_STD_MAX = 2.0
-# Floats of a piece's hidden activations for each thread: 1 MB, so that what a layer wrote is still in a core's cache when the
-# next reads it.
-PIECE_SIZE = 2**18
+# Floats of a piece's hidden activations for each thread: half a MB, so that all layers of it stay in a core's cache.
+PIECE_SIZE = 2**17
+# Fewer than this go through their layers at once, all networks in one product: calls cost more than the cache saves.
+SMALLEST = 2**16
+PADDING = 16  # floats after a row of activations, so that rows begin on cache lines of different sets
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ class Stack:
         """The same parameters, detached."""
         return {name: view.detach() for name, view in self.views.items()}
 
+    def layers(self) -> list[Tensor]:
+        """Each layer's weight with its bias as one more row, [E, in + 1, out], in the products' dtype: without layer norm."""
+        found, start, dtype = [], 0, self.dtype or self.flat.dtype
+        for rows, columns in itertools.pairwise(self.shape.sizes):
+            size = (rows + 1) * columns
+            found.append(self.flat[:, start : start + size].view(-1, rows + 1, columns).to(dtype))
+            start += size
+        return found
+
     def flatten(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Gradients in the leaves' order -> [E, P]."""
         return torch.cat([g.reshape(len(self.flat), -1) for g in gradients], dim=1)
@@ -94,8 +106,8 @@ class Stack:
     def differentiate(self, inputs: Tensor, group: int, derivative: Derivative) -> tuple[Tensor, Tensor]:
         """Outputs, and the gradient of a loss whose derivative by the outputs is known in closed form.
 
-        On a CPU a piece of rows goes forth and back before the next one begins: what its layers wrote is in a core's cache
-        when it is read again, and is not kept (H and P of `cqlray benchmark learner` gain 6 to 10 % by it).
+        On a CPU a piece of rows goes forth and back before the next one begins, in the same memory: it is in a core's cache
+        throughout (README has what that gains).
 
         Args:
             inputs: [M, rows, in], each for E / M networks in a row.
@@ -106,23 +118,18 @@ class Stack:
             [E, rows, out] and [E, P].
         """
         networks, (members, count, _) = len(self.flat), inputs.shape
-        pieces = _pieces(inputs, networks, self.shape.sizes[1], group)
-        if self.shape.layer_norm or pieces[0][0] is None:
+        pieces = [] if self.shape.layer_norm else _pieces(inputs, networks, self.shape.sizes[1], group)
+        if not pieces:
             whole = Pass(self, inputs)
             return whole.outputs, whole.gradient(derivative(None, slice(0, count), whole.outputs))
-        dtype = self.dtype or inputs.dtype
-        used = _products_of(self.parameters(), dtype)
         gradient = torch.zeros_like(self.flat)
-        totals = _Totals(list(Stack(self.shape, gradient).frozen().values()))
+        each = _Network.each(self, gradient)
         outputs = inputs.new_empty(networks, count, self.shape.sizes[-1])
+        room = _Room(self.shape, pieces[0][1].stop, self.dtype or inputs.dtype)
         for network, rows in pieces:
-            assert network is not None
-            own = [parameter[network] for parameter in used]
-            activations = _forth(inputs[network * members // networks, rows].to(dtype), own)
-            outputs[network, rows] = output = activations.pop().to(inputs.dtype)
-            of_output = derivative(network, rows, output.unsqueeze(0)).squeeze(0).to(dtype)
-            _back(of_output, activations, own, totals, network, inputs_wanted=False)
-            del activations  # so that the next piece is written where this one was
+            output = outputs[network : network + 1, rows]
+            output[0] = room.forth(inputs[network * members // networks, rows], each[network])
+            room.back(derivative(network, rows, output)[0], each[network])
         return outputs, gradient
 
     def regress(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,24 +169,25 @@ class Pass:
         """inputs [M, rows, in], each for E / M networks in a row; `outputs` are [E, rows, out]. `kept` for a way back."""
         self.stack, self.inputs = stack, inputs
         networks, members = len(stack.flat), len(inputs)
-        self.pieces = _pieces(inputs, networks, stack.shape.sizes[1])
-        self.kept: list[list[Tensor]] = []  # what each layer read, of each piece
         if stack.shape.layer_norm:
             with torch.set_grad_enabled(kept):
                 self.inputs = _for_each(inputs, networks).detach().requires_grad_(kept)
                 self.followed = stack.forward_normalized(self.inputs)
             self.outputs = self.followed.detach()
             return
-        self.dtype = stack.dtype or inputs.dtype
-        self.used = _products_of(stack.parameters(), self.dtype)
-        outputs = []
+        dtype = stack.dtype or inputs.dtype
+        self.pieces = _pieces(inputs, networks, stack.shape.sizes[1])
+        if not self.pieces:
+            self.parameters = _products_of(stack.parameters(), dtype)
+            *self.read, outputs = _forth(_for_each(inputs, networks).to(dtype), self.parameters)
+            self.outputs = outputs.to(inputs.dtype)
+            return
+        self.each, self.rooms = _Network.each(stack), list[_Room]()
+        self.outputs = inputs.new_empty(networks, inputs.shape[1], stack.shape.sizes[-1])
         for network, rows in self.pieces:
-            own = _for_each(inputs, networks) if network is None else inputs[network * members // networks, rows]
-            *before, output = _forth(own.to(self.dtype), self._parameters(network))
-            if kept:
-                self.kept.append(before)
-            outputs.append(output)
-        self.outputs = _joined(outputs, networks).to(inputs.dtype)
+            if kept or not self.rooms:
+                self.rooms.append(_Room(stack.shape, rows.stop - rows.start, dtype))
+            self.outputs[network, rows] = self.rooms[-1].forth(inputs[network * members // networks, rows], self.each[network])
 
     def gradient(self, of_outputs: Tensor) -> Tensor:
         """A loss's gradient by the parameters [E, P], from that by the outputs [E, n, out] of the first n rows."""
@@ -187,35 +195,110 @@ class Pass:
             with torch.enable_grad():
                 followed = self.followed[:, : of_outputs.shape[1]]
             return self.stack.flatten(torch.autograd.grad(followed, self.stack.parameters(), of_outputs, retain_graph=True))
-        flat, totals = None, _Totals([None] * len(self.used))
-        if self.pieces[0][0] is not None:
-            flat = torch.zeros_like(self.stack.flat)
-            totals = _Totals(list(Stack(self.stack.shape, flat).frozen().values()))
-        for network, gradient, kept in self._taken(of_outputs):
-            _back(gradient, kept, self._parameters(network), totals, network, inputs_wanted=False)
-        return self.stack.flatten(tuple(value.to(of_outputs.dtype) for value in totals.values)) if flat is None else flat
+        if not self.pieces:
+            of_parameters: list[Tensor] = []
+            _back(of_outputs.to(self.read[0].dtype), self.read, self.parameters, of_parameters)
+            return self.stack.flatten(tuple(value.to(of_outputs.dtype) for value in of_parameters))
+        gradient = torch.zeros_like(self.stack.flat)
+        each = _Network.each(self.stack, gradient)
+        for (network, rows), room in zip(self.pieces, self.rooms, strict=True):
+            room.back(of_outputs[network, rows], each[network])
+        return gradient
 
     def input_gradient(self, of_outputs: Tensor) -> Tensor:
         """A loss's gradient by the inputs [E, rows, in], from that by the outputs [E, rows, out]."""
         if self.stack.shape.layer_norm:
             (found,) = torch.autograd.grad(self.followed, self.inputs, of_outputs, retain_graph=True)
             return found
-        of_inputs = [
-            _back(gradient, kept, self._parameters(network), None, network, inputs_wanted=True)
-            for network, gradient, kept in self._taken(of_outputs)
+        if not self.pieces:
+            return _back(of_outputs.to(self.read[0].dtype), self.read, self.parameters, None).to(of_outputs.dtype)
+        found = of_outputs.new_empty(*of_outputs.shape[:2], self.stack.shape.sizes[0])
+        for (network, rows), room in zip(self.pieces, self.rooms, strict=True):
+            found[network, rows] = room.back(of_outputs[network, rows], self.each[network])
+        return found
+
+
+class _Network:
+    """One network's layers, each a weight with its bias as one more row, and where their gradients are added up."""
+
+    def __init__(self, layers: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
+        self.layers, self.gradients = layers, gradients
+        self.turned = [layer[:-1].mT for layer in layers]  # the weights alone
+
+    @staticmethod
+    def each(stack: Stack, gradient: Tensor | None = None) -> list[_Network]:
+        """Those of a stack, with the views of a flat gradient [E, P] beside."""
+        layers = zip(*stack.layers(), strict=True)
+        if gradient is None:
+            return [_Network(own) for own in layers]
+        return [
+            _Network(own, totals)
+            for own, totals in zip(layers, zip(*Stack(stack.shape, gradient).layers(), strict=True), strict=True)
         ]
-        return _joined(of_inputs, len(of_outputs)).to(of_outputs.dtype)
 
-    def _parameters(self, network: int | None) -> Sequence[Tensor]:
-        return self.used if network is None else [parameter[network] for parameter in self.used]
 
-    def _taken(self, of_outputs: Tensor) -> Iterator[tuple[int | None, Tensor, list[Tensor]]]:
-        """Network, derivative and what the layers read, of each piece that has any of the rows."""
-        of_outputs = of_outputs.to(self.dtype)
-        for (network, rows), kept in zip(self.pieces, self.kept, strict=True):
-            own = of_outputs[:, rows] if network is None else of_outputs[network, rows]
-            if own.shape[-2] > 0:
-                yield network, own, [read[..., : own.shape[-2], :] for read in kept]
+class _Room:
+    """Memory for a piece of rows on its way through one network on a CPU, forth and back.
+
+    A bias is the weight of a unit that is always 1. Every layer reads that unit, too, so that one product adds the bias, and
+    one gives its gradient beside the weight's: on their own both are passes over all activations.
+    """
+
+    def __init__(self, shape: Shape, rows: int, dtype: torch.dtype) -> None:
+        """Room for so many rows."""
+        sizes = shape.sizes[:-1]
+        self.all = [torch.empty(rows, size + PADDING, dtype=dtype) for size in sizes]
+        for read, size in zip(self.all, sizes, strict=True):
+            read[:, size] = 1.0
+        largest = max(sizes) + PADDING
+        self.spare = [torch.empty(rows, largest, dtype=dtype) for _ in range(2)]
+        self.sizes = sizes
+        self.taken = 0
+
+    def _take(self, rows: int) -> None:
+        """Look at so many rows; views are made once, for in front of cold caches one costs as much as a small product."""
+        if rows == self.taken:
+            return
+        self.taken = rows
+        self.read = [own[:rows, : size + 1] for own, size in zip(self.all, self.sizes, strict=True)]
+        self.turned = [read.mT for read in self.read]
+        self.units = [read[:, :-1] for read in self.read]
+        self.back_to = [self.spare[index % 2][:rows, :size] for index, size in enumerate(self.sizes)]
+
+    def forth(self, inputs: Tensor, network: _Network) -> Tensor:
+        """[n, in] -> [n, out]; what each layer read is kept until the next time."""
+        self._take(len(inputs))
+        *hidden, last = network.layers
+        self.units[0].copy_(inputs)
+        for layer, read, units in zip(hidden, self.read[:-1], self.units[1:], strict=True):
+            torch.mm(read, layer, out=units).relu_()
+        return torch.mm(self.read[-1], last)
+
+    def back(self, of_outputs: Tensor, network: _Network) -> Tensor:
+        """From a loss's gradient by the outputs [n, out] of the first n rows that went forth to that by their inputs.
+
+        Where the network has gradients, the layers' are added to them instead, and the inputs' is not computed.
+        """
+        self._take(len(of_outputs))
+        gradient = of_outputs.to(self.spare[0].dtype)
+        for index in reversed(range(len(self.sizes))):
+            if network.gradients is not None:
+                _add_product(network.gradients[index], self.turned[index], gradient)
+                if index == 0:
+                    break
+            # One output: its product is an outer one, which BLAS takes 15 times as long for.
+            product = torch.mul if gradient.shape[1] == 1 else torch.mm
+            gradient = product(gradient, network.turned[index], out=self.back_to[index])
+            if index:
+                torch.ops.aten.threshold_backward.grad_input(gradient, self.units[index], 0, grad_input=gradient)
+        return gradient
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(torch.mm(left, right))
 
 
 def _for_each(inputs: Tensor, networks: int) -> Tensor:
@@ -232,69 +315,39 @@ def _products_of(parameters: Sequence[Tensor], dtype: torch.dtype) -> list[Tenso
 
 
 def _forth(inputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """What each layer reads, and the last one's output: [rows, ...] of one network or [E, rows, ...] of all."""
-    affine = torch.addmm if inputs.dim() == 2 else torch.baddbmm
+    """What each layer of all networks reads, and the last one's output: [E, rows, ...]."""
     found = [inputs]
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
         if len(found) > 1:
             found[-1].relu_()
-        found.append(affine(bias, found[-1], weight))
+        found.append(torch.baddbmm(bias, found[-1], weight))
     return found
 
 
-def _back(
-    gradient: Tensor,
-    activations: Sequence[Tensor],
-    parameters: Sequence[Tensor],
-    totals: _Totals | None,
-    network: int | None,
-    inputs_wanted: bool,
-) -> Tensor:
-    """From the gradient of the outputs: those of the parameters go to `totals`, that of the inputs is given if wanted."""
-    for index in reversed(range(len(activations))):
-        hidden = activations[index]
-        if totals is not None:
-            totals.add(2 * index, network, hidden, gradient)
-        if index or inputs_wanted:
-            gradient = torch.matmul(gradient, parameters[2 * index].mT)
+def _back(gradient: Tensor, read: Sequence[Tensor], parameters: Sequence[Tensor], of_parameters: list[Tensor] | None) -> Tensor:
+    """As `_Room.back` for all networks: of the first n rows, [E, n, ...]; the parameters' gradients go to an empty list."""
+    for index in reversed(range(len(read))):
+        hidden = read[index][:, : gradient.shape[1]]
+        if of_parameters is not None:
+            of_parameters[:0] = [torch.bmm(hidden.mT, gradient), gradient.sum(1, keepdim=True)]
+            if index == 0:
+                break
+        gradient = torch.bmm(gradient, parameters[2 * index].mT)
         if index:
             torch.ops.aten.threshold_backward.grad_input(gradient, hidden, 0, grad_input=gradient)
     return gradient
 
 
-class _Totals:
-    """Gradients of the parameters in turn, each the sum over the pieces, or None before there is one for all networks."""
+def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[tuple[int, slice]]:
+    """Network and rows of [M, rows, ...] to take at a time: groups that fit a core's cache `width` units wide.
 
-    def __init__(self, values: list[Any]) -> None:
-        self.values = values
-
-    def add(self, place: int, network: int | None, inputs: Tensor, gradient: Tensor) -> None:
-        """A layer's weight and bias, at `place` and the next, get what its inputs and the gradient of its outputs give."""
-        if network is None:
-            self.values[place], self.values[place + 1] = torch.bmm(inputs.mT, gradient), gradient.sum(1, keepdim=True)
-            return
-        of_weight, of_bias = self.values[place][network], self.values[place + 1][network]
-        if inputs.dtype == of_weight.dtype:
-            of_weight.addmm_(inputs.mT, gradient)
-        else:
-            of_weight.add_(torch.mm(inputs.mT, gradient))
-        of_bias.add_(gradient.sum(0, keepdim=True))
-
-
-def _pieces(inputs: Tensor, networks: int, width: int, group: int = 1) -> list[tuple[int | None, slice]]:
-    """Network and rows of [M, rows, ...] to take at a time: groups that fit a core's cache `width` units wide, or all."""
+    None at all on a GPU, and where there are so few that all go at once.
+    """
     count = inputs.shape[1]
-    if inputs.device.type != "cpu" or count * width < PIECE_SIZE // 4:
-        return [(None, slice(0, count))]
+    if inputs.device.type != "cpu" or count * width < SMALLEST:
+        return []
     block = max(1, PIECE_SIZE * torch.get_num_threads() // width // group) * group
     return [(e, slice(r, min(r + block, count))) for e in range(networks) for r in range(0, count, block)]
-
-
-def _joined(pieces: Sequence[Tensor], networks: int) -> Tensor:
-    """The pieces' rows, [rows, ...] of a network or [E, rows, ...] of all, as [E, rows, ...]."""
-    if pieces[0].dim() == 3:
-        return pieces[0]
-    return torch.cat(list(pieces)).view(networks, -1, pieces[0].shape[-1])
 
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
