@@ -1,12 +1,13 @@
 """What it costs to run the learner in its Ray actor, with its evaluators elsewhere, beside its bare loop.
 
-Four rates over the same data and members, measured in turns, five rounds:
+Five rates over the same data and members, measured in turns, five rounds:
 - bare: the learner's updates in a plain process, one behind the other; no calls, no snapshots, no Ray.
 - actor: the learner in its actor, called as the driver calls it: SECONDS_PER_ADVANCE, a snapshot and a checkpoint at each
   interval, each carried here. An interval is as many updates as take SECONDS_PER_ADVANCE, shorter than in any preset.
 - tested: the same, and each snapshot is tested by the evaluators, as in a run.
-- contended: the same, while every evaluator plays without a pause, as no run asks for: what sharing the cores' caches and
-  memory with other programs costs at most.
+- contended: the same, while every evaluator plays without a pause, as no run asks for.
+- beside: the bare loop, while as many plain processes play like that: what a core's neighbours cost (caches, memory, the
+  clock of a chip whose other cores are busy), whoever runs them. Contended is set against this as well.
 
 Besides: the CPU time of the driver's process for a learner's call and for a test by an evaluator, which bounds how many
 learners and evaluators one driver can serve. In these calls is as little as can be: no updates, one episode.
@@ -26,7 +27,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cqlray import seeding
@@ -37,6 +38,7 @@ from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling
 from cqlray.placement import Plan, make_plan
+from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
@@ -48,6 +50,7 @@ NAMES = {
     "actor": "actor",
     "tested": "actor, snapshots tested",
     "contended": "actor, evaluators busy",
+    "beside": "bare loop, players busy",
 }
 ENV = EnvConfig("Pendulum-v1")
 SHARDS, EPISODES_PER_SHARD = 10, 10  # of 200 steps
@@ -74,6 +77,19 @@ class BareLearner:
                     return self.learner.updates() - before
 
         return timed(work)
+
+
+class BarePlayer:
+    """An evaluator that no driver calls."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.evaluator = Evaluator(ENV, spec)
+
+    def play(self, snapshot: bytes, part: tuple[int, ...], seconds: float) -> None:
+        """Test a snapshot again and again for so long."""
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            self.evaluator.evaluate(snapshot, part)
 
 
 class DrivenLearner:
@@ -203,14 +219,16 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
     asked = RunConfig(env=ENV, resources=ResourcesConfig(learners=1, gpus=0, threads_per_learner=threads))
     with connect() as cluster:
         plan = make_plan(asked, population, cluster)
-        with Apart(BareLearner, population, spec.scaling, threads, *shards) as bare:
+        with ExitStack() as opened:
+            bare = opened.enter_context(Apart(BareLearner, population, spec.scaling, threads, *shards))
+            players = [opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)]
             bare.call("turn", 0.0)
             in_one_call = bare.call("turn", 0.0).rate * students.SECONDS_PER_ADVANCE
             interval = max(1, round(in_one_call / CHUNK)) * CHUNK
             loop = Loop(say)
             loop.handle_signals()
-            with driven_learner(loop, plan, spec, population, interval, shards) as driven:
-                result = _in_turns(bare, driven, members, seconds)
+            driven = opened.enter_context(driven_learner(loop, plan, spec, population, interval, shards))
+            result = _in_turns(bare, players, driven, members, seconds)
     sizes = {"workload": workload, "members": members, "threads": threads, "evaluators": plan.evaluators}
     return {**sizes, "interval": interval, "seconds": seconds, "rounds": ROUNDS, "cpus": cluster.cpus, **result}
 
@@ -221,7 +239,6 @@ def driven_learner(
 ) -> Iterator[DrivenLearner]:
     """The plan's learner and evaluators, ended afterwards."""
     from cqlray.actors import Team
-    from cqlray.workers.evaluator import Evaluator
 
     learner = loop.create(
         Learner, members, 0, spec.scaling, interval, "cpu", plan.threads, "float32", None, None, *shards,
@@ -234,15 +251,29 @@ def driven_learner(
         Team(loop, [learner, *evaluators]).dismiss()
 
 
-def _in_turns(bare: Apart, driven: DrivenLearner, members: int, seconds: float) -> dict[str, Any]:
+def _beside(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, seconds: float) -> Turn:
+    """A turn of the bare loop while the players play what the evaluators do."""
+    playing = [player.begin("play", driven.snapshot, driven.parts[0], seconds) for player in players]
+    turn: Turn = bare.call("turn", seconds)
+    for played in playing:
+        played.result()
+    return turn
+
+
+def _in_turns(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, members: int, seconds: float) -> dict[str, Any]:
     driven.warm_up()
+    _beside(bare, players, driven, 0.0)
     names = list(NAMES)
     turns: dict[str, list[Turn]] = {name: [] for name in names}
     inside = []
     for first in range(ROUNDS):
         for name in (names * 2)[first % len(names) :][: len(names)]:  # none is always the first
-            turns[name].append(bare.call("turn", seconds) if name == "bare" else driven.turn(seconds, name))
-            if name != "bare":
+            if name == "bare":
+                turns[name].append(bare.call("turn", seconds))
+            elif name == "beside":
+                turns[name].append(_beside(bare, players, driven, seconds))
+            else:
+                turns[name].append(driven.turn(seconds, name))
                 inside.append(driven.inside / turns[name][-1].seconds)
     result: dict[str, Any] = {"member_updates_per_s": {}, "ratio": {}, "cpu_ratio": {}}
     for name, of_name in turns.items():
@@ -250,6 +281,7 @@ def _in_turns(bare: Apart, driven: DrivenLearner, members: int, seconds: float) 
         if name != "bare":
             result["ratio"][name] = ratios([t.rate for t in of_name], [t.rate for t in turns["bare"]])
             result["cpu_ratio"][name] = ratios([t.cpu_rate for t in of_name], [t.cpu_rate for t in turns["bare"]])
+    result["ratio_to_beside"] = ratios([t.rate for t in turns["contended"]], [t.rate for t in turns["beside"]])
     share = statistics.median(inside)
     of_driver = {"niceness": driven.niceness(), "driver_ms_per_call": driven.driver_ms()}
     return {**result, "share_inside_advance": share, "tests_played": driven.tests, **of_driver}
@@ -267,6 +299,9 @@ def text(result: dict[str, Any]) -> str:
             clock, cpu = result["ratio"][name], result["cpu_ratio"][name]
             line += f", {clock['median']:.3f} of bare ({clock['smallest']:.3f} to {clock['largest']:.3f})"
             line += f"; {cpu['median']:.3f} by CPU time"
+        if name == "contended":
+            other = result["ratio_to_beside"]
+            line += f"; {other['median']:.3f} of the last line ({other['smallest']:.3f} to {other['largest']:.3f})"
         lines.append(line)
     lines.append(
         f"  {result['share_inside_advance']:.2%} of the actor's time is inside its calls; its niceness is {result['niceness']}"

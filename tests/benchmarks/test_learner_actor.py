@@ -64,6 +64,7 @@ def test_the_command_prints_what_programs_rely_on(
     assert result["ratio"].keys() == result["cpu_ratio"].keys() == NAMES.keys() - {"bare"}
     rates = result["member_updates_per_s"]
     assert result["ratio"]["tested"]["median"] == pytest.approx(rates["tested"] / rates["bare"])
+    assert result["ratio_to_beside"]["median"] == pytest.approx(rates["contended"] / rates["beside"])
     assert 0.5 < result["share_inside_advance"] <= 1.0
     assert result["interval"] % 100 == 0 and result["tests_played"] > 0
     driver = result["driver_ms_per_call"]
