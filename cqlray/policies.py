@@ -41,16 +41,30 @@ class LoadedPolicy:
         return actions[0] if array.ndim == 1 else actions
 
 
+def has_snapshots(run: AnyPath, population: int) -> bool:
+    """Whether a population has left any snapshot yet."""
+    return bool(_files(run, population))
+
+
+def _files(run: AnyPath, population: int) -> list[Location]:
+    return list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
+
+
 def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
     """A population's snapshots by their updates, rising.
 
     Raises:
         UserError: there is none yet.
     """
-    found = list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
+    found = _files(run, population)
     if not found:
-        raise UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
+        raise no_snapshots(run)
     return {int(path.stem): path for path in found}
+
+
+def no_snapshots(run: AnyPath) -> UserError:
+    """What is said where there is none."""
+    return UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
 
 
 def last_snapshot(run: AnyPath, population: int) -> Location:
@@ -129,6 +143,8 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
     if by == "fqe":
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
         raise UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
+    if directory.rows(_SCORES["fqe"][0]):
+        raise UserError(f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose by 'fqe'")
     raise UserError(f"{directory.path} has no test of its students yet; name a member by its index")
 
 

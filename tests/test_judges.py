@@ -51,7 +51,7 @@ def test_without_an_environment_every_snapshot_is_judged_by_the_data(judged: Pat
     best = max(last, key=lambda member: last[member])
     for policy in (load_policy(judged), load_policy(judged, by="fqe")):
         assert (policy.member, policy.chosen_by) == (best, "fqe")
-    with pytest.raises(UserError, match="has no test of its students yet"):
+    with pytest.raises(UserError, match="has no test of its students, but fitted Q evaluation of them: choose by 'fqe'"):
         load_policy(judged, by="return")
     with pytest.raises(UserError, match="by is 'luck'; it should be 'return' or 'fqe'"):
         load_policy(judged, by="luck")

@@ -74,6 +74,22 @@ def test_the_snapshots_of_a_block_that_is_not_full_are_judged(cut_short: Path, c
     assert load_policy(cut_short, by="fqe").member == max(last, key=lambda member: last[member]), "what it points to works"
 
 
+def test_a_population_without_snapshots_does_not_keep_the_others_from_being_judged(
+    cut_short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(cut_short, out)
+    (out / "fqe.jsonl").unlink()
+    first, second = RunDirectory(out).manifest()["plan"]["populations"]
+    shutil.rmtree(out / "snapshots" / "population-1")
+    assert fit(out) == 0
+    assert {member for member, _ in estimates(out)} == set(first) and second
+    shutil.rmtree(out / "snapshots" / "population-0")
+    capsys.readouterr()
+    assert fit(out) == 2
+    assert "has no snapshot of its students yet; go on with: cqlray resume" in capsys.readouterr().err
+
+
 def test_once_the_block_is_full_it_is_judged_as_if_nothing_had_been(
     cut_short: Path, finished_run: Path, tmp_path: Path
 ) -> None:

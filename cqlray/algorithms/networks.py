@@ -1,8 +1,8 @@
 """Policy and critics of all members in one set of tensors.
 
 A `Stack` is E multilayer perceptrons of one shape, their parameters in one flat tensor [E, P]: the optimiser and Polyak
-averaging are a few operations on that tensor, while `layers` holds the views that a forward pass multiplies by,
-[E, in, out] and [E, 1, out]. The policy's stack has E = M members, the critics' E = M * N, a member's critics together.
+averaging are a few operations on that tensor, while `views` are what a forward pass multiplies by, [E, in, out] and
+[E, 1, out]. The policy's stack has E = M members, the critics' E = M * N, a member's critics together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cqlray.config import Precision
 Derivative: TypeAlias = Callable[[int | None, slice, Tensor], Tensor]
 
 LOG_STD_MAX = 2.0
-# Floats of a piece's hidden activations for each thread: half a MB, so that all layers of it stay in a core's cache.
+# Floats of one hidden layer of a piece for each thread: half a MB, so that all of its layers stay in a core's cache.
 PIECE_SIZE = 2**17
 # Fewer than this go through their layers at once, all networks in one product: calls cost more than the cache saves.
 SMALLEST = 2**16
@@ -256,7 +256,7 @@ class _Room:
         self.taken = 0
 
     def _take(self, rows: int) -> None:
-        """Look at so many rows; views are made once, for in front of cold caches one costs as much as a small product."""
+        """Look at so many rows; a view costs microseconds where the products have emptied the caches, so it is made once."""
         if rows == self.taken:
             return
         self.taken = rows
@@ -277,7 +277,7 @@ class _Room:
     def back(self, of_outputs: Tensor, network: _Network) -> Tensor:
         """From a loss's gradient by the outputs [n, out] of the first n rows that went forth to that by their inputs.
 
-        Where the network has gradients, the layers' are added to them instead, and the inputs' is not computed.
+        Where the network has gradients, its layers' are added to them, and the way ends at the first layer's outputs.
         """
         self._take(len(of_outputs))
         gradient = of_outputs.to(self.spare[0].dtype)

@@ -86,6 +86,8 @@ def require_comparable(runs: Sequence[RunRecord]) -> None:
                 f"{run.directory} is of {_environment(run)}"
             )
     for run in runs:
+        if not run.members:
+            raise UserError(f"{run.directory} holds collected data and no students; it has nothing to compare")
         if all(group.returns is None for group in groups_of(run)):
             raise UserError(f"{run.directory} has no evaluations of its members yet; it can be compared once they were tested")
 

@@ -100,9 +100,10 @@ def test_a_limit_that_is_said_is_no_other_than_the_environments_own(tmp_path: Pa
 
 def test_wrong_use_gets_one_line(tmp_path: Path) -> None:
     low, _ = two_runs(tmp_path)
-    untested = make_run(tmp_path / "untested")
+    untested, collected = make_run(tmp_path / "untested"), make_run(tmp_path / "collected", settings=(), dataset_only=True)
     for runs, words in (
         ([low, untested], "untested has no evaluations"),
+        ([low, collected], "collected holds collected data and no students"),
         ([low, low], "is given twice"),
         ([low], "at least two"),
         ([low, tmp_path / "nowhere"], "not a run directory"),
