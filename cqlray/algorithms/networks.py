@@ -107,7 +107,7 @@ class Stack:
         """Outputs, and the gradient of a loss whose derivative by the outputs is known in closed form.
 
         On a CPU a piece of rows goes forth and back before the next one begins, in the same memory: it is in a core's cache
-        throughout (README has what that gains).
+        throughout.
 
         Args:
             inputs: [M, rows, in], each for E / M networks in a row.
