@@ -41,9 +41,10 @@ class LoadedPolicy:
         return actions[0] if array.ndim == 1 else actions
 
 
-def has_snapshots(run: AnyPath, population: int) -> bool:
-    """Whether a population has left any snapshot yet."""
-    return bool(_files(run, population))
+def require_snapshots(run: AnyPath, populations: int) -> None:
+    """Raises UserError where none of so many populations has left a snapshot yet."""
+    if not any(_files(run, population) for population in range(populations)):
+        raise _no_snapshots(run)
 
 
 def _files(run: AnyPath, population: int) -> list[Location]:
@@ -58,12 +59,11 @@ def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
     """
     found = _files(run, population)
     if not found:
-        raise no_snapshots(run)
+        raise _no_snapshots(run)
     return {int(path.stem): path for path in found}
 
 
-def no_snapshots(run: AnyPath) -> UserError:
-    """What is said where there is none."""
+def _no_snapshots(run: AnyPath) -> UserError:
     return UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
 
 
@@ -143,7 +143,8 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
     if by == "fqe":
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
         raise UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
-    if directory.rows(_SCORES["fqe"][0]):
+    file, score = _SCORES["fqe"]
+    if by == "return" and any(score(row) is not None for row in directory.rows(file)):
         raise UserError(f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose by 'fqe'")
     raise UserError(f"{directory.path} has no test of its students yet; name a member by its index")
 

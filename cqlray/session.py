@@ -25,7 +25,7 @@ from cqlray.evaluation.summary import RunRecord, summarize
 from cqlray.filesystem import AnyPath, any_path
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
-from cqlray.policies import has_snapshots, newest_rows, no_snapshots
+from cqlray.policies import newest_rows, require_snapshots
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import fqe_returns
@@ -101,8 +101,7 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
             estimate. Interrupted: asked to stop.
     """
     directory = RunDirectory.open(path)
-    if not any(has_snapshots(path, population) for population in range(len(directory.manifest()["plan"]["populations"]))):
-        raise no_snapshots(path)
+    require_snapshots(path, len(directory.manifest()["plan"]["populations"]))
     going_on = _saying_how_to_go_on(f"cqlray evaluate {path} --fitted-q")
     with _driver(directory, progress, fitted_q=True) as driver, directory.locked(progress.say), driver.crew, going_on:
         driver.crew.event("session", what="resumed", host=socket.gethostname())

@@ -44,7 +44,7 @@ def judged(quick: None, finished_run: Path, tmp_path_factory: pytest.TempPathFac
     return api.run(config, quiet=True).run_dir
 
 
-def test_without_an_environment_every_snapshot_is_judged_by_the_data(judged: Path) -> None:
+def test_without_an_environment_every_snapshot_is_judged_by_the_data(judged: Path, tmp_path: Path) -> None:
     assert estimates(judged).keys() == {(member, updates) for member in range(3) for updates in (110, 220, 330)}
     assert not [row for row in RunDirectory(judged).rows("evaluations.jsonl") if row["policy"] == "student"]
     last = {member: row["fqe_return"] for (member, updates), row in estimates(judged).items() if updates == 330}
@@ -53,6 +53,13 @@ def test_without_an_environment_every_snapshot_is_judged_by_the_data(judged: Pat
         assert (policy.member, policy.chosen_by) == (best, "fqe")
     with pytest.raises(UserError, match="has no test of its students, but fitted Q evaluation of them: choose by 'fqe'"):
         load_policy(judged, by="return")
+    without_estimates = tmp_path / "run"
+    shutil.copytree(judged, without_estimates)
+    rows = [{**row, "fqe_return": None} for row in RunDirectory(judged).rows("fqe.jsonl")]
+    (without_estimates / "fqe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for by in (None, "return"):
+        with pytest.raises(UserError, match="has no test of its students yet; name a member"):
+            load_policy(without_estimates, by=by)
     with pytest.raises(UserError, match="by is 'luck'; it should be 'return' or 'fqe'"):
         load_policy(judged, by="luck")
 

@@ -110,12 +110,11 @@ def critic_gradients(
         own = slice(None) if network is None else slice(network // critics, network // critics + 1)
         states = slice(rows.start // samples, rows.stop // samples)
         q = values.view(-1, critics if network is None else 1, states.stop - states.start, samples)
-        if not config.calibrated:
-            return loss_gradient(q, own, states).view(values.shape)
-        assert batch.data_returns is not None
-        bounded = _bounded(q, batch.data_returns[own, states], config)
-        # A value that stands below the data's return has no part in the loss.
-        return (loss_gradient(bounded, own, states) * (bounded == q)).view(values.shape)
+        bounded = _bounded(q, None if batch.data_returns is None else batch.data_returns[own, states], config)
+        gradient = loss_gradient(bounded, own, states)
+        if config.calibrated:  # a value that stands below the data's return has no part in the loss
+            gradient = gradient * (bounded == q)
+        return gradient.view(values.shape)
 
     values, gradient = agent.critics.differentiate(_critic_inputs(batch.observations, actions), samples, derivative)
     q = _bounded(values.view(-1, critics, config.batch_size, samples), batch.data_returns, config)  # [M, N, B, 1 + 3K]

@@ -1,4 +1,5 @@
-"""Every equation of the update, as pure functions in the order of DESIGN's section 4 and of the papers.
+"""Every equation of the update, in the order of DESIGN's section 4 and of the papers: pure functions, and one object that
+keeps what its many calls in an update share.
 
 Letters in the shapes: M members, N critics, B batch, A action dimensions, K sampled actions of one source, S sampled
 actions of all sources (3K). Numbers that members have for themselves come as [M] and are broadcast by `per_member`.

@@ -1,8 +1,8 @@
 """Policy and critics of all members in one set of tensors.
 
 A `Stack` is E multilayer perceptrons of one shape, their parameters in one flat tensor [E, P]: the optimiser and Polyak
-averaging are a few operations on that tensor, while `views` are what a forward pass multiplies by, [E, in, out] and
-[E, 1, out]. The policy's stack has E = M members, the critics' E = M * N, a member's critics together.
+averaging are a few operations on that tensor, while `views` are its weights and biases, [E, in, out] and [E, 1, out]. The
+policy's stack has E = M members, the critics' E = M * N, a member's critics together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG_STD_MAX = 2.0
 PIECE_SIZE = 2**17
 # Fewer than this go through their layers at once, all networks in one product: calls cost more than the cache saves.
 SMALLEST = 2**16
-PADDING = 16  # floats after a row of activations, so that rows begin on cache lines of different sets
+PADDING = 16  # numbers after a row of activations: the rows of a power of two would share few of a cache's sets
 
 
 @dataclass(frozen=True)
@@ -81,19 +81,6 @@ class Stack:
         """The leaves, in the flat tensor's order."""
         return list(self.views.values())
 
-    def frozen(self) -> dict[str, Tensor]:
-        """The same parameters, detached."""
-        return {name: view.detach() for name, view in self.views.items()}
-
-    def layers(self) -> list[Tensor]:
-        """Each layer's weight with its bias as one more row, [E, in + 1, out], in the products' dtype: without layer norm."""
-        found, start, dtype = [], 0, self.dtype or self.flat.dtype
-        for rows, columns in itertools.pairwise(self.shape.sizes):
-            size = (rows + 1) * columns
-            found.append(self.flat[:, start : start + size].view(-1, rows + 1, columns).to(dtype))
-            start += size
-        return found
-
     def flatten(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Gradients in the leaves' order -> [E, P]."""
         return torch.cat([g.reshape(len(self.flat), -1) for g in gradients], dim=1)
@@ -122,14 +109,15 @@ class Stack:
         if not pieces:
             whole = Pass(self, inputs)
             return whole.outputs, whole.gradient(derivative(None, slice(0, count), whole.outputs))
-        gradient = torch.zeros_like(self.flat)
-        each = _Network.each(self, gradient)
+        dtype, gradient = self.dtype or inputs.dtype, torch.zeros_like(self.flat)
+        each = [_Network(own) for own in _layers(self.shape, self.flat, dtype)]
+        of_layers = _layers(self.shape, gradient, gradient.dtype)
         outputs = inputs.new_empty(networks, count, self.shape.sizes[-1])
-        room = _Room(self.shape, pieces[0][1].stop, self.dtype or inputs.dtype)
+        room = _Room(self.shape, pieces[0][1].stop, dtype)
         for network, rows in pieces:
             output = outputs[network : network + 1, rows]
             output[0] = room.forth(inputs[network * members // networks, rows], each[network])
-            room.back(derivative(network, rows, output)[0], each[network])
+            room.back(derivative(network, rows, output)[0], each[network], of_layers[network])
         return outputs, gradient
 
     def regress(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,11 +170,13 @@ class Pass:
             *self.read, outputs = _forth(_for_each(inputs, networks).to(dtype), self.parameters)
             self.outputs = outputs.to(inputs.dtype)
             return
-        self.each, self.rooms = _Network.each(stack), list[_Room]()
+        self.each, self.rooms = [_Network(own) for own in _layers(stack.shape, stack.flat, dtype)], list[_Room]()
         self.outputs = inputs.new_empty(networks, inputs.shape[1], stack.shape.sizes[-1])
         for network, rows in self.pieces:
             if kept or not self.rooms:
-                self.rooms.append(_Room(stack.shape, rows.stop - rows.start, dtype))
+                # The first piece is the longest, and one piece goes back at a time.
+                spare = self.rooms[0].spare if self.rooms else None
+                self.rooms.append(_Room(stack.shape, rows.stop - rows.start, dtype, spare))
             self.outputs[network, rows] = self.rooms[-1].forth(inputs[network * members // networks, rows], self.each[network])
 
     def gradient(self, of_outputs: Tensor) -> Tensor:
@@ -200,9 +190,9 @@ class Pass:
             _back(of_outputs.to(self.read[0].dtype), self.read, self.parameters, of_parameters)
             return self.stack.flatten(tuple(value.to(of_outputs.dtype) for value in of_parameters))
         gradient = torch.zeros_like(self.stack.flat)
-        each = _Network.each(self.stack, gradient)
+        of_layers = _layers(self.stack.shape, gradient, gradient.dtype)
         for (network, rows), room in zip(self.pieces, self.rooms, strict=True):
-            room.back(of_outputs[network, rows], each[network])
+            room.back(of_outputs[network, rows], self.each[network], of_layers[network])
         return gradient
 
     def input_gradient(self, of_outputs: Tensor) -> Tensor:
@@ -219,22 +209,21 @@ class Pass:
 
 
 class _Network:
-    """One network's layers, each a weight with its bias as one more row, and where their gradients are added up."""
+    """One network's layers, and their weights alone, turned."""
 
-    def __init__(self, layers: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
-        self.layers, self.gradients = layers, gradients
-        self.turned = [layer[:-1].mT for layer in layers]  # the weights alone
+    def __init__(self, layers: Sequence[Tensor]) -> None:
+        self.layers = layers
+        self.turned = [layer[:-1].mT for layer in layers]
 
-    @staticmethod
-    def each(stack: Stack, gradient: Tensor | None = None) -> list[_Network]:
-        """Those of a stack, with the views of a flat gradient [E, P] beside."""
-        layers = zip(*stack.layers(), strict=True)
-        if gradient is None:
-            return [_Network(own) for own in layers]
-        return [
-            _Network(own, totals)
-            for own, totals in zip(layers, zip(*Stack(stack.shape, gradient).layers(), strict=True), strict=True)
-        ]
+
+def _layers(shape: Shape, flat: Tensor, dtype: torch.dtype) -> list[list[Tensor]]:
+    """Of each network its layers, a weight with its bias as one more row [in + 1, out]; views of `flat` in its own dtype."""
+    found, start = [], 0
+    for rows, columns in itertools.pairwise(shape.sizes):
+        size = (rows + 1) * columns
+        found.append(flat[:, start : start + size].view(-1, rows + 1, columns).to(dtype))
+        start += size
+    return [list(own) for own in zip(*found, strict=True)]
 
 
 class _Room:
@@ -244,14 +233,13 @@ class _Room:
     one gives its gradient beside the weight's: on their own both are passes over all activations.
     """
 
-    def __init__(self, shape: Shape, rows: int, dtype: torch.dtype) -> None:
-        """Room for so many rows."""
+    def __init__(self, shape: Shape, rows: int, dtype: torch.dtype, spare: list[Tensor] | None = None) -> None:
+        """Room for so many rows; `spare` is another room's of as many or more, to go back by."""
         sizes = shape.sizes[:-1]
         self.all = [torch.empty(rows, size + PADDING, dtype=dtype) for size in sizes]
         for read, size in zip(self.all, sizes, strict=True):
             read[:, size] = 1.0
-        largest = max(sizes) + PADDING
-        self.spare = [torch.empty(rows, largest, dtype=dtype) for _ in range(2)]
+        self.spare = spare or [torch.empty(rows, max(sizes) + PADDING, dtype=dtype) for _ in range(2)]
         self.sizes = sizes
         self.taken = 0
 
@@ -274,16 +262,17 @@ class _Room:
             torch.mm(read, layer, out=units).relu_()
         return torch.mm(self.read[-1], last)
 
-    def back(self, of_outputs: Tensor, network: _Network) -> Tensor:
+    def back(self, of_outputs: Tensor, network: _Network, of_layers: Sequence[Tensor] | None = None) -> Tensor:
         """From a loss's gradient by the outputs [n, out] of the first n rows that went forth to that by their inputs.
 
-        Where the network has gradients, its layers' are added to them, and the way ends at the first layer's outputs.
+        It is a view of the spare memory, in the products' dtype, until the next way back. With `of_layers` the layers'
+        gradients are added to these, and the way ends at the first layer's outputs.
         """
         self._take(len(of_outputs))
         gradient = of_outputs.to(self.spare[0].dtype)
         for index in reversed(range(len(self.sizes))):
-            if network.gradients is not None:
-                _add_product(network.gradients[index], self.turned[index], gradient)
+            if of_layers is not None:
+                _add_product(of_layers[index], self.turned[index], gradient)
                 if index == 0:
                     break
             # One output: its product is an outer one, which BLAS takes 15 times as long for.
@@ -295,6 +284,7 @@ class _Room:
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """In one call where the products are in the total's dtype, which bf16's are not."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:

@@ -205,8 +205,8 @@ def test_logsumexp_is_the_integral_for_wide_and_narrow_policies(mean: float, std
 
 def flat_critics(agent: AgentState, value: float) -> None:
     """Make every critic the constant `value`."""
-    for name, view in agent.critics.frozen().items():
-        view.fill_(value if name == f"{len(agent.critics.shape.sizes) - 2}.bias" else 0.0)
+    for name, view in agent.critics.views.items():
+        view.detach().fill_(value if name == f"{len(agent.critics.shape.sizes) - 2}.bias" else 0.0)
 
 
 def test_constant_critics_give_the_gap_of_the_densities() -> None:

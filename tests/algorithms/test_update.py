@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.algorithms import agent as agents
-from cqlray.algorithms import cql, sac
+from cqlray.algorithms import cql, networks, sac
 from cqlray.algorithms.agent import AgentState
 from cqlray.config import CQLConfig, SACConfig
 from tests.algorithms import helpers
@@ -81,6 +81,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of both m
     "deeper": ({"policy_layers": 3, "critic_layers": 1}, {}),
     "no discount": ({"discount": 0.0}, {}),
     "targets copied": ({"target_update_rate": 1.0}, {}),
+    "all of the critics' loss": (
+        {"lagrange": True, "calibrated": True, "num_critics": 3, "conservative_temperature": 0.5, "difference_clip_max": 6.0},
+        {"conservative_temperature": 2.0, "difference_clip_max": 2.0, "difference_clip_min": 1.0},
+    ),
     "all together": (
         {
             "entropy_backup": True,
@@ -145,8 +149,17 @@ def check(configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tu
     return agent
 
 
+@pytest.fixture(params=["all at once", "in pieces"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the rows go through the networks on a CPU; the pieces are of one state, or of seven rows and then one."""
+    if request.param == "in pieces":
+        monkeypatch.setattr(networks, "SMALLEST", 0)
+        monkeypatch.setattr(networks, "PIECE_SIZE", TINY.hidden_units * (1 + 3 * TINY.num_action_samples))
+    return str(request.param)
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_cql_update_is_the_equations(case: str) -> None:
+def test_cql_update_is_the_equations(case: str, way: str) -> None:
     both, second = CASES[case]
     configs = [dataclasses.replace(FIRST, **both), dataclasses.replace(SECOND, **both | second)]
     check(configs, seed=1)
@@ -171,7 +184,7 @@ def as_sac(config: CQLConfig) -> SACConfig:
     ],
     ids=str,
 )
-def test_sac_update_is_the_equations(changes: dict[str, Any]) -> None:
+def test_sac_update_is_the_equations(changes: dict[str, Any], way: str) -> None:
     check([dataclasses.replace(as_sac(c), **changes) for c in (FIRST, SECOND)], seed=2)
 
 
@@ -253,7 +266,8 @@ def test_initial_networks(layer_norm: bool) -> None:
     torch.testing.assert_close(agent.targets.flat, agent.critics.flat, rtol=0, atol=0)
     assert agent.targets.flat.data_ptr() != agent.critics.flat.data_ptr()
     for stack in (agent.policy, agent.critics):
-        for name, view in stack.frozen().items():
+        for name, leaf in stack.views.items():
+            view = leaf.detach()
             layer = int(name.split(".")[0])
             bound = 1.0 / math.sqrt(stack.shape.sizes[layer])
             if name.endswith("norm_scale"):
