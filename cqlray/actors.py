@@ -1,6 +1,6 @@
 """Ray, as the driver uses it: joining a cluster, making actors of plain classes, and waiting for their results.
 
-This file and driver.py are the only ones that import ray.
+Only metrics.py imports ray beside it, and jobs.py Ray's client of jobs.
 """
 
 from __future__ import annotations
