@@ -154,7 +154,9 @@ def _submit(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    parser = _Parser("evaluate", "RUN", "Test a run's last policies on fresh episodes.").with_output()
+    parser = _Parser(
+        "evaluate", "RUN", "Test a run's last policies, its teacher and the random policy on the same fresh episodes."
+    ).with_output()
     parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
     parser.add_argument("--fitted-q", action="store_true", help="judge all snapshots by the data alone instead, and keep that")
     options = parser.parse_args(words)

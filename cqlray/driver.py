@@ -359,25 +359,31 @@ class Driver:
         self._provide(place, datasets.read_description(place))
 
     def evaluate(self, episodes: int) -> list[Row]:
-        """Test every population's last snapshot on fresh episodes; rows as in evaluations.jsonl, nothing is written.
+        """Test on the same fresh episodes the random policy, the teacher if it is this run's, and each population's last
+        snapshot; rows as in evaluations.jsonl, nothing is written.
 
         Raises:
             ActorLost: an evaluator does not stay alive.
         """
+        snapshots = [last_snapshot(self.directory.path, population) for population in range(len(self.plan.populations))]
         collected: list[Row] = []
-        for population, own in enumerate(self.plan.populations):
-            path = last_snapshot(self.directory.path, population)
 
-            def tested(rows: list[Row], own: tuple[int, ...] = own, updates: int = int(path.stem)) -> None:
-                keys = [{"policy": "student", "member": member, "updates": updates} for member in own]
+        def test(snapshot: bytes | None, keys: list[Row]) -> None:
+            def tested(rows: list[Row]) -> None:
                 collected.extend({**key, **row} for key, row in zip(keys, rows, strict=True))
 
-            self.crew.begin_test(put(path.read_bytes()), "evaluate-again", episodes, tested)
+            self.crew.begin_test(None if snapshot is None else put(snapshot), "evaluate-again", episodes, tested)
+
+        test(None, [{"policy": "random", "member": None, "updates": None}])
+        if self.config.dataset is None:
+            test(self._expert(), [{"policy": "teacher", "member": None, "updates": None}])
+        for path, own in zip(snapshots, self.plan.populations, strict=True):
+            test(path.read_bytes(), [{"policy": "student", "member": m, "updates": int(path.stem)} for m in own])
         try:
             self.loop.run()
         except LOST as error:
             raise lost("an evaluator", error) from None
-        return sorted(collected, key=lambda row: row["member"])
+        return sorted(collected, key=lambda row: -1 if row["member"] is None else row["member"])
 
     def fit_q(self) -> None:
         """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it.

@@ -115,7 +115,9 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
 
 
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
-    """The run's record with fresh tests of its last snapshots in the place of the old ones.
+    """The run's record with fresh tests of its last snapshots, its teacher and the random policy in the place of the old ones.
+
+    A teacher that the data's description tells of, and not this run, is as it was.
 
     Raises:
         UserError: the run has no environment. And as `start`.
@@ -123,8 +125,9 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     record = require_environment(path)
     with _driver(RunDirectory.open(path), progress) as driver:
         rows = driver.evaluate(episodes)
-    references = [row for row in record.evaluations if row["policy"] != "student"]
-    return dataclasses.replace(record, evaluations=[*references, *rows])
+    fresh = {row["policy"] for row in rows}
+    others = [row for row in record.evaluations if row["policy"] not in fresh]
+    return dataclasses.replace(record, evaluations=[*others, *rows])
 
 
 def require_environment(path: AnyPath) -> RunRecord:

@@ -281,7 +281,12 @@ def test_calibration_is_what_the_critics_and_rewards_say(finished_run: Path) -> 
     np.testing.assert_allclose(row["value"], policy.value(first, policy.act(first)).mean(), rtol=1e-4)
 
 
-def test_evaluate_command_tests_fresh_episodes_and_writes_nothing(finished_run: Path, ray_cluster: str) -> None:
+def test_evaluate_command_tests_all_on_the_same_fresh_episodes_and_writes_nothing(finished_run: Path, ray_cluster: str) -> None:
+    from cqlray import seeding
+    from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
+    from cqlray.envs.make import EnvPool, describe_env
+    from cqlray.envs.rollout import rollout
+
     before = (finished_run / "evaluations.jsonl").read_bytes()
     command = [sys.executable, "-m", "cqlray", "evaluate", str(finished_run), "--episodes", "7", "--json", "--quiet"]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
@@ -291,6 +296,15 @@ def test_evaluate_command_tests_fresh_episodes_and_writes_nothing(finished_run: 
     assert result["iqm_low"] <= result["iqm"] <= result["iqm_high"]
     assert result["run_dir"] == str(finished_run)
     assert (finished_run / "evaluations.jsonl").read_bytes() == before
+
+    best = read_json(finished_run / "teacher" / "teacher.json")["best_round"]
+    arrays, _ = checkpoint.decode((finished_run / "teacher" / f"snapshot-{best:05d}.safetensors").read_bytes())
+    seeds = tuple(seeding.integer_seeds(0, "evaluate-again", count=7))
+    env, spec = EnvPool(EnvConfig("tests.toy_envs:Point-v0")), describe_env(EnvConfig("tests.toy_envs:Point-v0"))
+    actors = {"teacher": DeterministicActor(Policy(arrays)), "random": UniformActor(spec.action_dim, seeds)}
+    for name, actor in actors.items():
+        played = rollout(actor, env.take(7), list(seeds), spec.scaling)
+        np.testing.assert_allclose(result[name], np.mean([episode.rewards.sum() for episode in played]), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("best", "medium"), [(-10.0, 4), (-70.0, 2), (-120.0, 2)])
