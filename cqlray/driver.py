@@ -289,7 +289,7 @@ class Driver:
         if "dataset_digest" in self.directory.manifest():
             return
         rows = [
-            {"policy": policy, "member": None, "updates": None, "returns": returns}
+            {"policy": policy, "member": None, "updates": None, "returns": returns, "origin": "dataset"}
             for policy, returns in description.get("reference_returns", {}).items()
         ]
         self.crew.append("evaluations.jsonl", rows)

@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import UserError, api, checkpoint, load_policy
+from cqlray import UserError, api, checkpoint, load_policy, session
 from cqlray.actors import Loop
 from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
+from cqlray.evaluation.summary import summarize
 from cqlray.placement import ClusterResources, make_plan
+from cqlray.reporting.progress import ProgressDisplay
+from cqlray.reporting.record import load_run
 from cqlray.storage import RunDirectory, read_json, write_json
 from cqlray.validate import dump_yaml
 from tests.conftest import slow, small_config
@@ -215,6 +218,11 @@ def test_offline_means_offline(finished_run: Path, tmp_path: Path) -> None:
     users = {line.split()[1] for line in log.read_text().splitlines() if line.startswith("reset")}
     assert len(users) == 1, "one process, the one evaluator, ever reset an environment"
     assert {path: path.read_bytes() for path in (finished_run / "dataset").iterdir()} == before
+    assert summarize(load_run(finished_run), 10, 0)["references_of_data"] == []
+    assert summarize(load_run(tmp_path / "run"), 10, 0)["references_of_data"] == ["teacher", "random"]
+    with ProgressDisplay(quiet=True) as progress:
+        again = session.evaluate(tmp_path / "run", 2, progress)
+    assert summarize(again, 10, 0)["references_of_data"] == ["teacher"], "whose snapshot this run does not have"
 
     silent = tmp_path / "silent.log"
     untested = dataclasses.replace(

@@ -72,6 +72,12 @@ def reference_return(run: RunRecord, policy: str) -> float | None:
     return float(np.mean(returns[-1])) if returns else None
 
 
+def references_of_data(run: RunRecord) -> list[str]:
+    """Which of "teacher" and "random" this run did not test itself: their returns are those of the data's description."""
+    last = {row["policy"]: row.get("origin") for row in run.evaluations}
+    return [policy for policy in ("teacher", "random") if last.get(policy) == "dataset"]
+
+
 def dataset_return(run: RunRecord) -> float | None:
     """Mean return of the dataset's episodes, or None without a dataset."""
     return None if run.dataset is None else float(run.dataset["returns"]["mean"])
@@ -112,6 +118,8 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     Baselines are no part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline, over its
     own members; where a sweep has several settings the aggregate of all is of a mixture, and the groups are what to look at.
     `normalized` holds the aggregate, and the optimality gap, where the data's random policy is 0 and its reference 100.
+    `references_of_data` names those of teacher and random policy that were tested when the data was collected, so perhaps on
+    other episodes than the students.
 
     Args:
         run: the record.
@@ -132,6 +140,7 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
         "teacher": reference_return(run, "teacher"),
         "dataset": dataset_return(run),
         "random": reference_return(run, "random"),
+        "references_of_data": references_of_data(run),
         "groups": groups,
     }
 

@@ -16,9 +16,9 @@ from cqlray.evaluation.calibration import check_bounds
 from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.evaluation.scores import GroupScores, MemberScores, group_scores, member_scores
 from cqlray.evaluation.statistics import Floats, Interval, interval, mean
-from cqlray.evaluation.summary import Row, RunRecord, reference_return, student_rows
+from cqlray.evaluation.summary import Row, RunRecord, reference_return, references_of_data, student_rows
 from cqlray.reporting.series import fqe_returns
-from cqlray.reporting.words import NOTHING, number, setting_name
+from cqlray.reporting.words import NOTHING, number, setting_name, tested_elsewhere
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -233,6 +233,9 @@ def _references(run: RunRecord, own: MemberScores) -> Iterator[str]:
     known = ", ".join(f"{name} {number(value)}" for name, value in beside.items() if value is not None)
     if known:
         yield f"- Beside it: {known}."
+    if of_data := references_of_data(run):
+        words = tested_elsewhere(of_data)
+        yield f"- {words[0].upper()}{words[1:]}."
     scores = None if run.dataset is None else reference_scores(run.dataset)
     if scores is not None:
         share = normalized(own.last, scores.random, scores.reference)

@@ -10,7 +10,17 @@ import numpy as np
 from cqlray.evaluation.scores import Aggregate, group_scores
 from cqlray.evaluation.summary import RunRecord, best_group, cql_groups, is_cql
 from cqlray.reporting.page import escape, folded, paragraph, section, table
-from cqlray.reporting.words import NOTHING, count, interval, normalized_by, number, option_name, setting_name, setting_value
+from cqlray.reporting.words import (
+    NOTHING,
+    count,
+    interval,
+    normalized_by,
+    number,
+    option_name,
+    setting_name,
+    setting_value,
+    tested_elsewhere,
+)
 
 MOST_ROWS = 16  # of a table that is shown whole
 FEW = 10  # members: of fewer, a bootstrap's interval is somewhat too narrow
@@ -60,6 +70,9 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
     tests = f"{episodes} episodes at the last test that all have" if result["iqm"] is not None else "episodes"
     scores = (best_group(result) or result)["normalized"]
     by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
+    if result["references_of_data"]:
+        words = tested_elsewhere(result["references_of_data"])
+        by += f" {escape(words[0].upper() + words[1:])}."
     chosen = (
         " The best setting is chosen by the returns that it is then measured by, so it flatters." if best_group(result) else ""
     )

@@ -10,7 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cqlray.evaluation.summary import RunRecord
-from cqlray.reporting.words import NOTHING, count, interval, normalized_by, number, option_name, setting_value
+from cqlray.reporting.words import (
+    NOTHING,
+    count,
+    interval,
+    normalized_by,
+    number,
+    option_name,
+    setting_value,
+    tested_elsewhere,
+)
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
@@ -49,12 +58,17 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         add_line("IQM [95%]", group["swept"], group["iqm"], interval(group))
     everyone = "all cql [95%]" if "algorithm" in swept else "all [95%]" if swept else "IQM [95%]"
     add_line(everyone, {}, summary["iqm"], interval(summary))
+    notes = []
     if scores := summary["normalized"]:
         add_line("normalised", {}, scores["iqm"], interval(scores))
-        table.caption, table.caption_justify = Text(f"normalised: {normalized_by(scores)}"), "left"
+        notes.append(f"normalised: {normalized_by(scores)}")
     table.add_section()
     for name, key in (("teacher", "teacher"), ("dataset", "dataset"), ("random", "random")):
         add_line(name, {}, summary[key])
+    if summary["references_of_data"]:
+        notes.append(tested_elsewhere(summary["references_of_data"]))
+    if notes:
+        table.caption, table.caption_justify = Text("\n".join(notes)), "left"
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from cqlray.config import NO_ENVIRONMENT
@@ -34,6 +35,12 @@ def interval(summary: dict[str, Any], name: str = "iqm") -> str:
 def normalized_by(scores: dict[str, Any]) -> str:
     """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published reference scores)."""
     return f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])} ({scores['source']})"
+
+
+def tested_elsewhere(policies: Sequence[str]) -> str:
+    """What is to be known of references that the run did not test, but the data's description tells of."""
+    names = " and ".join("random policy" if policy == "random" else policy for policy in policies)
+    return f"{names}: as tested when the data was collected, on episodes that need not be the students'"
 
 
 def environment_name(identifier: str) -> str:

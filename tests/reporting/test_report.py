@@ -383,6 +383,22 @@ def test_table_by_hand(tmp_path: Path) -> None:
     assert ["teacher", "-150.0"] in lines
 
 
+@pytest.mark.parametrize(
+    ("of_data", "names"), [((), ""), (("teacher",), "teacher"), (("teacher", "random"), "teacher and random policy")]
+)
+def test_references_that_this_run_did_not_test_are_told(tmp_path: Path, of_data: tuple[str, ...], names: str) -> None:
+    rows = [{**row, "origin": "dataset"} if row["policy"] in of_data else row for row in REFERENCES]
+    run = make_run(tmp_path / "run", evaluations=[*rows, *TESTS])
+    record = load_run(run)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(results_table(summarize(record, 200, 0), record))
+    words = ": as tested when the data was collected, on episodes that need not be the students'"
+    for said in (console.file.getvalue(), page(run).text):  # type: ignore[attr-defined]
+        text = " ".join(said.split())
+        assert (words in text) == bool(of_data)
+        assert f"{names}{words}" in text or f"{names.capitalize()}{words}." in text or not of_data
+
+
 def test_square_brackets_are_no_markup(tmp_path: Path) -> None:
     record = load_run(make_run(tmp_path / "run", [{"[red]": "[/]"}], evaluations=TESTS))
     console = Console(file=io.StringIO(), width=200)
