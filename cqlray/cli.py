@@ -26,7 +26,7 @@ usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of o
   submit COMMAND ...   run, train, collect or resume as a job on a Ray cluster
   collect              teacher and dataset alone
   train                students alone, from a dataset that is there already
-  evaluate RUN         test a run's last policies on fresh episodes
+  evaluate RUN         test a run's last policies, and its own teacher, on fresh episodes
   report RUN [RUN ...] write report.html (and TensorBoard files) of a run, finished or not; of several, a comparison
   video RUN            an episode of its policies, side by side, as GIF or MP4
   export RUN           a policy as TorchScript, ONNX or safetensors, with a model card
@@ -155,7 +155,7 @@ def _submit(words: list[str]) -> int:
 
 def _evaluate(words: list[str]) -> int:
     parser = _Parser(
-        "evaluate", "RUN", "Test a run's last policies, its teacher and the random policy on the same fresh episodes."
+        "evaluate", "RUN", "Test a run's last policies, its own teacher and the random policy on the same fresh episodes."
     ).with_output()
     parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
     parser.add_argument("--fitted-q", action="store_true", help="judge all snapshots by the data alone instead, and keep that")

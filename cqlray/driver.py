@@ -273,6 +273,15 @@ class Driver:
         threshold = min(lowest + (teacher["best_return"] - lowest) / 3, teacher["best_return"])
         return self._teacher_snapshot(next(test["round"] for test in teacher["tests"] if test["mean_return"] >= threshold))
 
+    def _best_snapshot(self) -> bytes | None:
+        """The teacher's best; None where there is no teacher, or its files were removed."""
+        if not (self.directory / "teacher" / "teacher.json").is_file():
+            return None
+        try:
+            return self._expert()
+        except FileNotFoundError:
+            return None
+
     def _expert(self) -> bytes:
         return self._teacher_snapshot(read_json(self.directory / "teacher" / "teacher.json")["best_round"])
 
@@ -289,7 +298,7 @@ class Driver:
         if "dataset_digest" in self.directory.manifest():
             return
         rows = [
-            {"policy": policy, "member": None, "updates": None, "returns": returns, "origin": "dataset"}
+            {"policy": policy, "member": None, "updates": None, "returns": returns}
             for policy, returns in description.get("reference_returns", {}).items()
         ]
         self.crew.append("evaluations.jsonl", rows)
@@ -359,7 +368,7 @@ class Driver:
         self._provide(place, datasets.read_description(place))
 
     def evaluate(self, episodes: int) -> list[Row]:
-        """Test on the same fresh episodes the random policy, the teacher if it is this run's, and each population's last
+        """Test on the same fresh episodes the random policy, the teacher if it is in this run, and each population's last
         snapshot; rows as in evaluations.jsonl, nothing is written.
 
         Raises:
@@ -375,8 +384,8 @@ class Driver:
             self.crew.begin_test(None if snapshot is None else put(snapshot), "evaluate-again", episodes, tested)
 
         test(None, [{"policy": "random", "member": None, "updates": None}])
-        if self.config.dataset is None:
-            test(self._expert(), [{"policy": "teacher", "member": None, "updates": None}])
+        if (best := self._best_snapshot()) is not None:
+            test(best, [{"policy": "teacher", "member": None, "updates": None}])
         for path, own in zip(snapshots, self.plan.populations, strict=True):
             test(path.read_bytes(), [{"policy": "student", "member": m, "updates": int(path.stem)} for m in own])
         try:

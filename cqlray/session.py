@@ -21,7 +21,7 @@ from cqlray.data.findings import require_valid
 from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.evaluation.summary import RunRecord, summarize
+from cqlray.evaluation.summary import RunRecord, references_of_data, summarize
 from cqlray.filesystem import AnyPath, any_path
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
@@ -117,7 +117,8 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
     """The run's record with fresh tests of its last snapshots, its teacher and the random policy in the place of the old ones.
 
-    A teacher that the data's description tells of, and not this run, is as it was.
+    A teacher that the data's description tells of, and not this run, is as it was. Scores that are normalised by teacher and
+    random policy are so by their fresh tests.
 
     Raises:
         UserError: the run has no environment. And as `start`.
@@ -125,9 +126,12 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     record = require_environment(path)
     with _driver(RunDirectory.open(path), progress) as driver:
         rows = driver.evaluate(episodes)
-    fresh = {row["policy"] for row in rows}
-    others = [row for row in record.evaluations if row["policy"] not in fresh]
-    return dataclasses.replace(record, evaluations=[*others, *rows])
+    dataset, fresh = record.dataset, {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"}
+    if dataset is not None and {"teacher", "random"} <= fresh.keys():
+        dataset = {**dataset, "reference_returns": fresh}
+    told = references_of_data(record)
+    others = [row for row in record.evaluations if row["policy"] in told and row["policy"] not in fresh]
+    return dataclasses.replace(record, evaluations=[*others, *rows], dataset=dataset)
 
 
 def require_environment(path: AnyPath) -> RunRecord:

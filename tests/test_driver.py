@@ -313,6 +313,9 @@ def test_evaluate_command_tests_all_on_the_same_fresh_episodes_and_writes_nothin
     for name, actor in actors.items():
         played = rollout(actor, env.take(7), list(seeds), spec.scaling)
         np.testing.assert_allclose(result[name], np.mean([episode.rewards.sum() for episode in played]), rtol=1e-5)
+    scores, scale = result["normalized"], result["teacher"] - result["random"]
+    assert (scores["random"], scores["reference"]) == (result["random"], result["teacher"]), "the same episodes"
+    np.testing.assert_allclose(scores["iqm"], 100 * (result["iqm"] - result["random"]) / scale)
 
 
 @pytest.mark.parametrize(("best", "medium"), [(-10.0, 4), (-70.0, 2), (-120.0, 2)])

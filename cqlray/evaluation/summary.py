@@ -73,9 +73,9 @@ def reference_return(run: RunRecord, policy: str) -> float | None:
 
 
 def references_of_data(run: RunRecord) -> list[str]:
-    """Which of "teacher" and "random" this run did not test itself: their returns are those of the data's description."""
-    last = {row["policy"]: row.get("origin") for row in run.evaluations}
-    return [policy for policy in ("teacher", "random") if last.get(policy) == "dataset"]
+    """Which of "teacher" and "random" this run did not test itself: a data's description has returns of theirs, no lengths."""
+    last = {row["policy"]: row for row in run.evaluations}
+    return [policy for policy in ("teacher", "random") if policy in last and "lengths" not in last[policy]]
 
 
 def dataset_return(run: RunRecord) -> float | None:

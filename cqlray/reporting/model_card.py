@@ -252,7 +252,7 @@ def _bound(run: RunRecord, member: int, samples: int, seed: int) -> Iterator[str
 
 def _limits(run: RunRecord) -> Iterator[str]:
     yield "- It knows what its data shows. In states and for actions that the data hardly has, its actions are guesses."
-    if run.evaluations:
+    if any(row["policy"] == "student" for row in run.evaluations):
         yield "- Its scores are of the environment named above, as it was then; of another version, a changed environment or"
         yield "  the real thing they say nothing. A 95% interval is about chance among episodes, and not about any of these."
     yield "- Actions stay in their bounds. Nothing else is guaranteed: it was made for research, and is not known to be safe."

@@ -23,6 +23,7 @@ from cqlray.evaluation.summary import (
     dataset_return,
     observed_return,
     reference_return,
+    references_of_data,
     student_rows,
 )
 from cqlray.reporting.groups import Group, groups_of
@@ -88,9 +89,11 @@ def draw_learning_curves(axes: Any, run: RunRecord, num_samples: int, seed: int)
             means = [np.mean(row["returns"]) for row in rows.values()]
             axes.plot(list(rows), means, look.style, color=look.colour, alpha=0.45 if look.named else 0.2, linewidth=0.9)
     references = (reference_return(run, "teacher"), dataset_return(run), reference_return(run, "random"))
+    of_data = references_of_data(run)
     for (name, style), value in zip(REFERENCES.items(), references, strict=True):
         if value is not None:
-            axes.axhline(value, color="black", linestyle=style, linewidth=1.1, label=f"{name} {number(value)}")
+            label = f"{name} {number(value)}{' (told by the data)' if name in of_data else ''}"
+            axes.axhline(value, color="black", linestyle=style, linewidth=1.1, label=label)
 
 
 def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int) -> None:

@@ -65,7 +65,7 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
     table.add_section()
     for name, key in (("teacher", "teacher"), ("dataset", "dataset"), ("random", "random")):
         add_line(name, {}, summary[key])
-    if summary["references_of_data"]:
+    if summary["references_of_data"] and any(member["returns"] for member in summary["members"]):
         notes.append(tested_elsewhere(summary["references_of_data"]))
     if notes:
         table.caption, table.caption_justify = Text("\n".join(notes)), "left"
