@@ -18,7 +18,7 @@ from cqlray.reporting.record import load_run
 from tests.reporting.run_directories import make_run, reference, student
 
 AGGREGATES = {name + end for name in ("iqm", "median", "mean") for end in ("", "_low", "_high")}
-KEYS = {*AGGREGATES, "worst_member", "members", "teacher", "dataset", "random", "groups", "normalized"}
+KEYS = {*AGGREGATES, "worst_member", "members", "teacher", "dataset", "random", "references_of_data", "groups", "normalized"}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_summary_by_hand(run: RunRecord) -> None:
         {"member": 0, "seed": 0, "mean_return": -23.5, "returns": [1.0, 2.0, 3.0, -100.0], "updates": 200},
         {"member": 1, "seed": 1, "mean_return": 29.5, "returns": [5.0, 6.0, 7.0, 100.0], "updates": 200},
     ]
-    assert result["groups"] == []
+    assert result["groups"] == result["references_of_data"] == []
 
 
 def test_normalised_by_the_scores_of_the_data(run: RunRecord) -> None:
