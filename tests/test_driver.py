@@ -15,11 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import UserError, api, checkpoint, load_policy, session
+from cqlray import UserError, api, checkpoint, load_policy, seeding, session
 from cqlray.actors import Loop
+from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
 from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
+from cqlray.envs.make import EnvPool, describe_env
+from cqlray.envs.rollout import rollout
 from cqlray.evaluation.summary import summarize
 from cqlray.placement import ClusterResources, make_plan
 from cqlray.reporting.progress import ProgressDisplay
@@ -265,11 +268,6 @@ def test_loaded_policies_act_in_the_environments_bounds(finished_run: Path) -> N
 
 def test_calibration_is_what_the_critics_and_rewards_say(finished_run: Path) -> None:
     """One row against the value and the discounted return computed here from the snapshot."""
-    from cqlray import seeding
-    from cqlray.algorithms.policy import DeterministicActor, Policy
-    from cqlray.envs.make import EnvPool, describe_env
-    from cqlray.envs.rollout import rollout
-
     manifest = read_json(finished_run / "manifest.json")
     members = manifest["plan"]["populations"][1]
     arrays, _ = checkpoint.decode((finished_run / "snapshots/population-1/000000330.safetensors").read_bytes())
@@ -290,11 +288,6 @@ def test_calibration_is_what_the_critics_and_rewards_say(finished_run: Path) -> 
 
 
 def test_evaluate_command_tests_all_on_the_same_fresh_episodes_and_writes_nothing(finished_run: Path, ray_cluster: str) -> None:
-    from cqlray import seeding
-    from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
-    from cqlray.envs.make import EnvPool, describe_env
-    from cqlray.envs.rollout import rollout
-
     before = (finished_run / "evaluations.jsonl").read_bytes()
     command = [sys.executable, "-m", "cqlray", "evaluate", str(finished_run), "--episodes", "7", "--json", "--quiet"]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}

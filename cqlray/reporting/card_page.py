@@ -13,7 +13,7 @@ from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram
 from cqlray.reporting.card import coverage_sentence, references_line
 from cqlray.reporting.page import escape, figure, figures, page, section, table
 from cqlray.reporting.plots import COLOURS, HEIGHT, WIDTH, legend_below, svg_figure
-from cqlray.reporting.words import number
+from cqlray.reporting.words import number, sentence
 
 ROW_HEIGHT = 1.5  # inches, of a row of the actions' histograms
 _PROVENANCE = ("source", "format", "author", "algorithm", "description", "code", "licence")
@@ -26,7 +26,7 @@ def render(card: Card, description: dict[str, Any]) -> str:
     parts = [
         f"<h1>{escape(environment)}: dataset</h1>",
         f'<p class="lead">{escape(_sentence(card, description))}</p>',
-        f"<p>{escape(references[0].upper() + references[1:])}.</p>" if references else "",
+        f"<p>{escape(sentence(references))}</p>" if references else "",
         section("Episodes", tiers_table(card, description)),
         section("Figures", figures(*_figures(card, description))),
         _origin(description),

@@ -11,7 +11,7 @@ from cqlray.reporting import plots
 from cqlray.reporting.card import references_line
 from cqlray.reporting.card_page import actions_figure, returns_figure, tiers_table
 from cqlray.reporting.page import escape, figure, figures, section, table
-from cqlray.reporting.words import number
+from cqlray.reporting.words import number, sentence
 
 MOST_TRANSITIONS = 500_000  # of a dataset that a report reads, which then takes seconds
 MOST_SHARES = 12  # action dimensions whose coverage is listed
@@ -63,5 +63,5 @@ def _note(run: RunRecord) -> str:
         listed = ", ".join(f"{share:.0%}" for share in shares)
         coverage = f"Actions cover {listed} of their bounds, dimension by dimension. " if shares else ""
     references = references_line(run.dataset)
-    references = f"{references[0].upper()}{references[1:]}. " if references else ""
+    references = f"{sentence(references)} " if references else ""
     return f'<p class="soft">{escape(coverage + references)}Digest <code>{escape(run.dataset["digest"])}</code></p>'

@@ -18,7 +18,7 @@ from cqlray.evaluation.scores import GroupScores, MemberScores, group_scores, me
 from cqlray.evaluation.statistics import Floats, Interval, interval, mean
 from cqlray.evaluation.summary import Row, RunRecord, reference_return, references_of_data, student_rows
 from cqlray.reporting.series import fqe_returns
-from cqlray.reporting.words import NOTHING, number, setting_name, tested_elsewhere
+from cqlray.reporting.words import NOTHING, number, sentence, setting_name, tested_elsewhere
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -234,8 +234,7 @@ def _references(run: RunRecord, own: MemberScores) -> Iterator[str]:
     if known:
         yield f"- Beside it: {known}."
     if of_data := references_of_data(run):
-        words = tested_elsewhere(of_data)
-        yield f"- {words[0].upper()}{words[1:]}."
+        yield f"- {sentence(tested_elsewhere(of_data))}"
     scores = None if run.dataset is None else reference_scores(run.dataset)
     if scores is not None:
         share = normalized(own.last, scores.random, scores.reference)

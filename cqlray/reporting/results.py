@@ -17,6 +17,7 @@ from cqlray.reporting.words import (
     normalized_by,
     number,
     option_name,
+    sentence,
     setting_name,
     setting_value,
     tested_elsewhere,
@@ -71,8 +72,7 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
     scores = (best_group(result) or result)["normalized"]
     by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
     if result["references_of_data"]:
-        words = tested_elsewhere(result["references_of_data"])
-        by += f" {escape(words[0].upper() + words[1:])}."
+        by += f" {escape(sentence(tested_elsewhere(result['references_of_data'])))}"
     chosen = (
         " The best setting is chosen by the returns that it is then measured by, so it flatters." if best_group(result) else ""
     )

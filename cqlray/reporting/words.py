@@ -43,6 +43,11 @@ def tested_elsewhere(policies: Sequence[str]) -> str:
     return f"{names}: as tested when the data was collected, on episodes that need not be the students'"
 
 
+def sentence(words: str) -> str:
+    """Words as a sentence; str.capitalize would make the rest of them small."""
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def environment_name(identifier: str) -> str:
     """An environment's id, or what to call there being none."""
     return "logged data" if identifier == NO_ENVIRONMENT else identifier
