@@ -40,7 +40,8 @@ class Students:
         self.data, self.data_again = data, data_again
         self.members = members(self.config)
         self.done = [0] * len(self.plan.populations)  # updates of each population
-        self.deaths = [0] * len(self.plan.populations)  # of its learners, since the last progress
+        self.began_at = [0] * len(self.plan.populations)  # updates that its present learner went on from
+        self.deaths = [0] * len(self.plan.populations)  # of its learners, since its checkpoint last rose
         self.queue: deque[int] = deque()  # populations that no learner has yet
         self.at_work: dict[int, tuple[Any, Any]] = {}  # population -> learner, and the reference of its call
         self.answered: set[int] = set()  # populations whose learner is there
@@ -107,6 +108,7 @@ class Students:
             cpus=self.plan.cpus["learner"], gpus=int(self.plan.gpu), spread=not self.plan.gpu,
             name=f"learner of population {population}",
         )  # fmt: skip
+        self.began_at[population] = self.done[population]
         self._advance(population, learner, time.monotonic())
 
     def _advance(self, population: int, learner: Any, saved_at: float) -> None:
@@ -119,8 +121,6 @@ class Students:
             self.crew.metrics.advanced(population, (result.updates - self.done[population]) * len(own), result.seconds)
             self.busy_seconds += result.seconds
             self.done[population] = result.updates
-            if self.crew.place is not None:  # else it counts once it is fetched
-                self.deaths[population] = 0
             del self.at_work[population]
             self.answered.add(population)
             finished = result.updates == self._goal(population)
@@ -152,13 +152,14 @@ class Students:
         self.answered.discard(population)
         if self.stopping:
             return
-        self.deaths[population] += 1
+        self.crew.writer.flush()
+        self._look_at_checkpoint(population)
+        rose = self.done[population] > self.began_at[population]  # calls that returned keep nothing by themselves
+        self.deaths[population] = 1 if rose else self.deaths[population] + 1
         if self.deaths[population] > DEATHS_IN_A_ROW:
             raise lost("a learner", error)
         self.progress.say(f"a learner died and is replaced (population {population}): {describe(error)}")
         self.crew.died("learner", error)
-        self.crew.writer.flush()
-        self._look_at_checkpoint(population)
         self.data = self.data_again()
         self._make_up_for(population)
         if self.done[population] < self._goal(population):
@@ -211,7 +212,6 @@ class Students:
         for file, data in files:
             if file is not None:
                 self.crew.write_now(file, data)
-        self.deaths[population] = 0
 
     def _metric_rows(self, population: int, updates: int, metrics: dict[str, list[float]]) -> list[Row]:
         return [

@@ -34,7 +34,7 @@ from cqlray.students import Students
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import snapshot_name
 from cqlray.workers.fitted_q import FittedQ
-from cqlray.workers.learner import Learner
+from cqlray.workers.learner import Advance, Learner
 from tests.conftest import small_config
 from tests.test_driver import ROOT, outcome
 from tests.test_filesystem import Proxy, proxy, remote, server  # noqa: F401 (fixtures)
@@ -153,6 +153,44 @@ def test_a_learner_that_cannot_start_ends_the_run_at_once_with_the_reason(
     said = r"^learner of population \d cannot be started: ValueError: no such card; go on with: cqlray resume "
     assert re.match(f"{said}{out}$", str(raised.value)), str(raised.value)
     assert not [row for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "death"]
+
+
+class Mortal(Learner):
+    """Makes some updates in its first call and dies of its second, once its checkpoint is written if it made one."""
+
+    calls = 0
+
+    def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
+        self.calls += 1
+        if self.calls > 1:
+            self.writer.flush()
+            os._exit(1)
+        return super().step(0.02, save)  # shorter than the 100 updates that are made at a time
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_learner_is_replaced_for_as_long_as_checkpoints_rise(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Two lives end after a checkpoint, the third before one: what its call returned is gone and is no progress."""
+    lives, start = [], Students._start_learner
+
+    def started(self: Students, population: int) -> None:
+        lives.append(self.done[population])
+        assert len(lives) < 6, "replaced for ever"
+        start(self, population)
+
+    monkeypatch.setattr(students, "Learner", Mortal)
+    monkeypatch.setattr(students, "DEATHS_IN_A_ROW", 1)
+    monkeypatch.setattr(students, "is_due", lambda *_: len(lives) < 3)
+    monkeypatch.setattr(Students, "_start_learner", started)
+    if not shared:
+        monkeypatch.setattr(Crew, "place", None)
+    config = small_config(tmp_path / "run", dataset=str(finished_run), num_seeds=1)
+    evaluation = dataclasses.replace(config.evaluation, interval=330)
+    with pytest.raises(ActorLost, match=r"^a learner died 2 times in a row: The actor died"):
+        api.run(dataclasses.replace(config, evaluation=evaluation), quiet=True)
+    assert lives == [0, 100, 200]
 
 
 @pytest.mark.parametrize("debug", [False, True])
