@@ -234,7 +234,7 @@ class ColumnsConfig:
     """What the columns of a log are (Parquet, CSV or a data frame); names, or patterns such as 'sensor_*'."""
 
     observation: tuple[str, ...] = ("observation*",)
-    """Columns of an observation, patterns in natural order (sensor_2 before sensor_10)."""
+    """Columns of an observation; what a pattern matches keeps the file's order."""
     action: tuple[str, ...] = ("action*",)
     """Columns of an action."""
     reward: str = "reward"

@@ -87,16 +87,23 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from cqlray.data.source import columns_in_words
+
     if options.batch_size < 1:
         raise UserError(f"batch-size is {options.batch_size}; it must be at least 1")
-    report = _open(options).validate(options.batch_size)
+    dataset = _open(options)
+    report = dataset.validate(options.batch_size)
+    columns = dataset.source.columns
     if options.json:
         findings = [dataclasses.asdict(finding) for finding in report.findings]
         counts = {"episodes": report.episodes, "transitions": report.transitions}
-        print(json.dumps({**counts, "errors": report.num_errors, "findings": findings}, default=float))
+        said = {**counts, "errors": report.num_errors, "findings": findings}
+        print(json.dumps(said | ({"columns": columns} if columns else {}), default=float))
     else:
         for line in report.lines():
             print(line)
+        if columns:
+            print(f"columns: {columns_in_words(columns)}")
         verdict = f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
         print(f"{report.episodes:,} episodes, {report.transitions:,} transitions: {verdict}")
     return 2 if report.errors else 0
@@ -109,6 +116,7 @@ def _counted(number: int, noun: str) -> str:
 def _convert(options: argparse.Namespace) -> int:
     from cqlray.data import formats
     from cqlray.data.findings import require_valid
+    from cqlray.data.source import columns_in_words
 
     if options.append and options.to != "cqlray":
         raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
@@ -120,6 +128,8 @@ def _convert(options: argparse.Namespace) -> int:
         dataset, done = dataset.fixed()
     report = dataset.validate(1)
     require_valid(report, options.data)
+    if columns := dataset.source.columns:
+        print(f"columns: {columns_in_words(columns)}", file=sys.stderr)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for line in done:

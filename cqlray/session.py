@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cqlray import datasets, validate, video
 from cqlray.config import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.findings import require_valid
+from cqlray.data.source import columns_in_words
 from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
@@ -284,6 +285,8 @@ def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec
         datasets.require_same_spaces(source, played)
         spec = played
     if progress is not None:
+        if source.columns:
+            progress.say(f"columns      {columns_in_words(source.columns)}")
         report = validate_data(source, max(member.cql.batch_size for member in members(config)))
         for warning in report.warnings:
             progress.say(f"warning: {warning}")

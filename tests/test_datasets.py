@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 import cqlray
-from cqlray import cli, datasets
+from cqlray import cli, datasets, session
 from cqlray.arguments import parse_config
 from cqlray.config import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
 from cqlray.errors import UserError
+from cqlray.reporting.progress import ProgressDisplay
 
 TOY = "tests.toy_envs:Point-v0"
 
@@ -80,6 +81,60 @@ def test_saved_it_is_a_native_dataset(tmp_path: Path) -> None:
     mended, lines = cqlray.load_dataset(tmp_path / "data").fixed()
     assert lines == ["left out 12 episodes equal to an earlier one"]
     assert mended.description["episodes"] == 12
+
+
+NAMED = {
+    "observation": ["sensor_10", "sensor_1"],
+    "action": ["torque"],
+    "reward": "r",
+    "episode": "trip",
+    "terminated": "crashed",
+}
+IN_WORDS = "observation sensor_10, sensor_1; action torque; reward r; episode trip; terminated crashed"
+
+
+def swapped(**changes: int) -> pd.DataFrame:
+    """The same log from a recorder that has the sensors in another order."""
+    log = frame(**changes)
+    return log[["sensor_10", "trip", "sensor_1", *(name for name in log if name[0] not in "st")]].assign(torque=log["torque"])
+
+
+def test_dataset_json_names_the_columns_in_their_order(tmp_path: Path) -> None:
+    log = swapped()
+    cqlray.load_dataset(log, COLUMNS).save(tmp_path / "data")
+    written = native.read_description(tmp_path / "data")
+    assert written["columns"] == written["provenance"][0]["columns"] == NAMED
+    again = cqlray.load_dataset(tmp_path / "data")
+    np.testing.assert_array_equal(next(again.episodes()).observations, log[["sensor_10", "sensor_1"]].to_numpy()[:9])
+    again.save(tmp_path / "copy")
+    assert native.read_description(tmp_path / "copy")["columns"] == again.description["columns"] == NAMED
+    # What was written before columns were named stays readable; what is no name is not.
+    file = tmp_path / "data" / "dataset.json"
+    file.write_text(json.dumps({key: value for key, value in written.items() if key != "columns"}))
+    assert cqlray.load_dataset(tmp_path / "data").source.columns == {}
+    for wrong in ("sensor_1", {"observation": [1]}, {"reward": None}):
+        file.write_text(json.dumps(written | {"columns": wrong}))
+        with pytest.raises(UserError, match=r"dataset.json: columns missing or of the wrong type"):
+            cqlray.load_dataset(tmp_path / "data")
+
+
+def test_what_is_appended_has_its_columns_in_the_order_of_what_is_there(tmp_path: Path) -> None:
+    cqlray.load_dataset(frame(), COLUMNS).save(tmp_path / "data")
+    other = cqlray.load_dataset(swapped(seed=1), COLUMNS)
+    with pytest.raises(UserError, match="has the observation columns in the order sensor_1, sensor_10; dataset 'DataFrame'"):
+        other.save(tmp_path / "data", append=True)
+    named = COLUMNS | {"observation": ["sensor_1", "sensor_10"]}
+    cqlray.load_dataset(swapped(seed=1), named).save(tmp_path / "data", append=True)
+    assert native.read_description(tmp_path / "data")["columns"]["observation"] == ["sensor_1", "sensor_10"]
+
+
+def test_the_plan_names_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ProgressDisplay, "say", lambda _, line: said.append(line))
+    swapped(episodes=40).to_csv(tmp_path / "trips.csv", index=False)
+    config, _ = parse_config(["--dataset", str(tmp_path / "trips.csv"), *FLAGS, *BOUNDS], "train")
+    session._spec(session._without_tests(config), ProgressDisplay(quiet=True))
+    assert said[0] == f"columns      {IN_WORDS}"
 
 
 def test_what_the_data_does_not_say_comes_from_the_environment(tmp_path: Path) -> None:
@@ -179,6 +234,20 @@ def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], log: str, tm
     said = mistake(capsys, "dataset", "convert", own, "--append", "--to", "log", "--out", str(tmp_path / "x.csv"))
     assert said == "--append adds to cqlray's own datasets alone, not with --to log"
     assert "the same episode, to the bit" in mistake(capsys, "dataset", "convert", own, "--out", str(tmp_path / "twice"))
+
+
+def test_the_commands_name_the_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log, own = str(tmp_path / "trips.csv"), str(tmp_path / "own")
+    swapped().to_csv(log, index=False)
+    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32"]) == 0
+    assert f"columns: {IN_WORDS}" in capsys.readouterr().out.splitlines()
+    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["columns"] == NAMED
+    assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own]) == 0
+    assert f"columns: {IN_WORDS}" in capsys.readouterr().err.splitlines()
+    for data in ([log, *FLAGS], [own]):
+        assert cli.main(["dataset", "info", *data]) == 0
+        assert f"columns      {IN_WORDS}" in capsys.readouterr().out.replace("\n" + " " * 13, " ")
 
 
 def test_fix_mends_and_says_so(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:

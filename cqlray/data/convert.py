@@ -23,7 +23,8 @@ from cqlray.storage import write_bytes, write_json
 
 # Large enough that a file's overhead vanishes, small enough that several are in memory at once.
 TRANSITIONS_PER_SHARD = 50_000
-_OF_THEMSELVES = ("licence", "reference_returns", "reference_scores")  # keys that do not stand in provenance alone
+# Keys that do not stand in provenance alone.
+_OF_THEMSELVES = ("licence", "reference_returns", "reference_scores", "columns")
 DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "truncations": np.bool_}
 
 
@@ -87,6 +88,7 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
     if there:
         before = datasets.read_description(directory)
         description.environment = _same_environment(before["environment"], source, directory)
+        _require_same_order(before.get("columns", {}), source, directory)
         for shard in iterate_shards(directory, before):
             description.add(shard)
     for shard in native_shards(source):
@@ -95,7 +97,10 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
     if not description.entries:
         raise UserError(f"dataset {source.name!r} holds no episode")
     provenance = [*before.get("provenance", []), {"source": source.name, "format": source.format, **source.provenance}]
-    written = {**of_origin(source), **before, **description.finish(), "provenance": provenance}
+    origin = of_origin(source)
+    if there:
+        origin.pop("columns", None)  # they are not those of the episodes before
+    written = {**origin, **before, **description.finish(), "provenance": provenance}
     write_json(directory / "dataset.json", written)
     return written
 
@@ -118,3 +123,19 @@ def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath
         if old is not None and new is not None and list(np.ravel(old)) != list(np.ravel(new)):
             raise UserError(f"{directory} has {key} {old}, dataset {source.name!r} has {new}: they do not belong together")
     return before
+
+
+def _require_same_order(before: dict[str, Any], source: Source, directory: AnyPath) -> None:
+    """Let columns pass that go on with what each number of a vector was so far.
+
+    Raises:
+        UserError: they are those of the dataset that is there, in another order.
+    """
+    for option in ("observation", "action"):
+        old, new = before.get(option, []), source.columns.get(option, [])
+        if old != new and sorted(old) == sorted(new):
+            raise UserError(
+                f"{directory} has the {option} columns in the order {', '.join(old)}; dataset"
+                f" {source.name!r} has them as {', '.join(new)}: name them in that order with"
+                f" --columns.{option}"
+            )

@@ -199,11 +199,21 @@ def wrong_keys(description: Any) -> Iterator[str]:
     for key, kind in (("environment", dict), ("digest", str), ("shards", list), ("transitions", int), ("episodes", int)):
         if not isinstance(description.get(key), kind):
             yield key
+    if not _are_columns(description.get("columns", {})):
+        yield "columns"
     shards = description.get("shards")
     for index, entry in enumerate(shards if isinstance(shards, list) else []):
         for key in ("file", "digest"):
             if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
                 yield f"shards[{index}].{key}"
+
+
+def _are_columns(columns: Any) -> bool:
+    """Whether each option has the name of a column or a list of names."""
+    if not isinstance(columns, dict):
+        return False
+    named = (names if isinstance(names, list) else [names] for names in columns.values())
+    return all(isinstance(name, str) for names in named for name in names)
 
 
 def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:

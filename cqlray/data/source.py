@@ -6,11 +6,13 @@ values as they are in the file, wrong ones too: judging them is validation's wor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cqlray.data.episode import Array, Shard
+
+_MOST_LISTED = 30
 
 
 @dataclass(frozen=True)
@@ -33,5 +35,24 @@ class Source:
     # (lists of float; None where the data does not say), max_episode_steps (or None), kwargs.
     environment: dict[str, Any]
     pieces: Callable[[], Iterator[Piece]]
-    # What else the data says of itself, for dataset.json: author, licence, algorithm, description, reference_scores ...
+    # What else the data says of itself, for dataset.json: author, licence, algorithm, description, reference_scores ...,
+    # and of a log its columns.
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, str | list[str]]:
+        """Of a log, the columns that each option of --columns stands for, in their order; else empty."""
+        columns: dict[str, str | list[str]] = self.provenance.get("columns", {})
+        return columns
+
+
+def columns_in_words(columns: Mapping[str, str | Sequence[str]]) -> str:
+    """A log's columns in one line: `observation x, y; action u; reward r`."""
+    named = {key: [value] if isinstance(value, str) else value for key, value in columns.items()}
+    return "; ".join(f"{option} {listed(names)}" for option, names in named.items())
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, the first of them where they are many."""
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return ", ".join(names[:_MOST_LISTED]) + more

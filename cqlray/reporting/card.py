@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.data.card import Card, Histogram
+from cqlray.data.source import columns_in_words
 from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.reporting.words import number
 from cqlray.storage import write_bytes
@@ -56,6 +57,8 @@ def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str
     """Title and text of each paragraph; a line that is to stay as it is, as a tuple."""
     environment, returns = description["environment"], description["returns"]
     yield "environment", str(environment.get("id") or "not said")
+    if columns := description.get("columns"):
+        yield "columns", columns_in_words(columns)
     yield "episodes", f"{card.episodes:,}, {card.transitions:,} transitions"
     for tier in card.tiers:
         yield f"  {tier.name}", f"{tier.episodes:,} episodes, mean return {tier.mean_return:.1f}"

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -27,7 +28,14 @@ from cqlray.data.episode import Array, Shard
 from cqlray.data.formats import log_columns
 from cqlray.data.formats.files import TIER, TRANSITIONS, Location, describe_environment
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns
-from cqlray.data.formats.log_files import Batches, batches, frame_batches
+from cqlray.data.formats.log_files import (
+    FRAME,
+    Batches,
+    batches,
+    column_names,
+    frame_batches,
+    frame_columns,
+)
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
@@ -82,11 +90,10 @@ def open_log(name: str, data_format: str, files: list[Location], names: ColumnNa
     Raises:
         UserError: the first file cannot be read, or has not these columns. Iterating raises it for what comes later.
     """
-
-    def opener(file: Location) -> Callable[[], Batches]:
-        return lambda: batches(file, names)
-
-    return _source(name, data_format, [(file.name, opener(file)) for file in files], names, rejoining)
+    order = column_names(files[0])
+    columns = log_columns.resolve(names, order, files[0].name)
+    openers: Files = [(file.name, partial(batches, file, names, order)) for file in files]
+    return _source(name, data_format, openers, columns, rejoining)
 
 
 def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
@@ -95,10 +102,12 @@ def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
     Raises:
         UserError: as open_log.
     """
-    return _source("DataFrame", "dataframe", [("the DataFrame", lambda: frame_batches(frame, names))], names, False)
+    columns = log_columns.resolve(names, frame_columns(frame), FRAME)
+    openers: Files = [(FRAME, partial(frame_batches, frame, names))]
+    return _source("DataFrame", "dataframe", openers, columns, False)
 
 
-def _source(name: str, data_format: str, files: Files, names: ColumnNames, rejoining: bool) -> Source:
+def _source(name: str, data_format: str, files: Files, columns: LogColumns, rejoining: bool) -> Source:
     first = next(_rows(files, {}, rejoining), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no rows")
@@ -114,7 +123,7 @@ def _source(name: str, data_format: str, files: Files, names: ColumnNames, rejoi
         for rows in _whole_episodes(_rows(files, {}, rejoining)):
             yield _piece(rows)
 
-    return Source(name, data_format, environment, pieces, {"columns": dataclasses.asdict(names)})
+    return Source(name, data_format, environment, pieces, {"columns": columns.described()})
 
 
 def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_Rows]:

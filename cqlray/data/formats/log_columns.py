@@ -1,7 +1,7 @@
 """The columns of a log: which they are, and Arrow's values as numpy arrays.
 
-A name may be a pattern (`sensor_*`); what it matches is taken in natural order. A column may hold numbers or vectors
-(lists of numbers, all of one length). A number that is null is NaN.
+A name may be a pattern (`sensor_*`); what it matches is taken in the order of the file's columns, of several files the
+first one's. A column may hold numbers or vectors (lists of numbers, all of one length). A number that is null is NaN.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cqlray.data.episode import Array
-from cqlray.data.formats.files import narrow, natural_key, readable
+from cqlray.data.formats.files import narrow, readable
+from cqlray.data.source import listed
 from cqlray.errors import UserError
 
 _TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0", "")
@@ -63,59 +64,102 @@ class LogColumns:
         others = (self.episode, self.step, self.terminated, self.truncated)
         return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
 
+    def described(self) -> dict[str, str | list[str]]:
+        """What dataset.json says of them, under `columns`: those of each option that has some."""
+        return {option: list(named) if isinstance(named, tuple) else named for option, named in vars(self).items() if named}
 
-def resolve(names: ColumnNames, available: Sequence[str], file: str) -> LogColumns:
+
+def resolve(
+    names: ColumnNames,
+    available: Sequence[str],
+    file: str,
+    order: Sequence[str] | None = None,
+) -> LogColumns:
     """Find the columns.
 
+    Args:
+        available: the file's columns, in its order.
+        order: the columns of the log's first file, where this is another one.
+
     Raises:
-        UserError: one is missing, or stands there twice.
+        UserError: one is missing, stands there twice, or is named twice.
     """
 
     def one(name: str) -> str:
-        if name not in available:
-            raise UserError(f"{file}: no column {name!r}{_nearest(name, available)}")
-        return name
+        return _one(name, available, file)
 
     def several(patterns: tuple[str, ...]) -> tuple[str, ...]:
-        found: list[str] = []
-        for pattern in patterns:
-            is_pattern = pattern not in available and any(sign in pattern for sign in "*?[")
-            matching = [column for column in available if fnmatchcase(column, pattern)] if is_pattern else [one(pattern)]
-            if not matching:
-                raise UserError(f"{file}: no column matches {pattern!r}{_nearest(pattern, available)}")
-            found += sorted(matching, key=natural_key)
-        return tuple(dict.fromkeys(found))
-
-    def flag(kind: str, name: str | None) -> str | None:
-        if name is not None:
-            return one(name)
-        return next((default for default in _DEFAULT_FLAGS[kind] if default in available), None)
+        return _several(patterns, available, file, available if order is None else order)
 
     for kind, patterns in (("observation", names.observation), ("action", names.action)):
         if not patterns:
             raise UserError(f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}")
+    flags_named = (names.terminated, names.truncated)
+    free = [name for name in available if name not in flags_named]
     columns = LogColumns(
         observation=several(names.observation),
         action=several(names.action),
         reward=one(names.reward),
         episode=one(names.episode),
         step=None if names.step is None else one(names.step),
-        terminated=flag("terminated", names.terminated),
-        truncated=flag("truncated", names.truncated),
+        terminated=_default_flag("terminated", free) if names.terminated is None else one(names.terminated),
+        truncated=_default_flag("truncated", free) if names.truncated is None else one(names.truncated),
         next_observation=several(names.next_observation),
     )
     doubled = [column for column in columns.needed if list(available).count(column) > 1]
     if doubled:
         raise UserError(f"{file}: more than one column is called {doubled[0]!r}; each name must stand there once")
+    _require_named_once(columns, file)
     return columns
+
+
+def _one(name: str, available: Sequence[str], file: str) -> str:
+    if name not in available:
+        raise UserError(f"{file}: no column {name!r}{_nearest(name, available)}")
+    return name
+
+
+def _several(patterns: Sequence[str], available: Sequence[str], file: str, order: Sequence[str]) -> tuple[str, ...]:
+    """Those that each pattern matches in their order; what `order` does not have comes last, and validation tells of it."""
+    found: list[str] = []
+    for pattern in patterns:
+        if pattern in available or not any(sign in pattern for sign in "*?["):
+            found.append(_one(pattern, available, file))
+            continue
+        matching = {name for name in available if fnmatchcase(name, pattern)}
+        if not matching:
+            raise UserError(f"{file}: no column matches {pattern!r}{_nearest(pattern, available)}")
+        found += [name for name in dict.fromkeys([*order, *available]) if name in matching]
+    return tuple(found)
+
+
+def _default_flag(kind: str, available: Sequence[str]) -> str | None:
+    return next((default for default in _DEFAULT_FLAGS[kind] if default in available), None)
+
+
+def _require_named_once(columns: LogColumns, file: str) -> None:
+    """Let columns of which each is one thing, and once, pass.
+
+    Raises:
+        UserError: one is named twice.
+    """
+    option_of: dict[str, str] = {}
+    for option, named in columns.described().items():
+        for column in [named] if isinstance(named, str) else named:
+            if column in option_of:
+                before = option_of[column]
+                twice = "twice by" if before == option else f"by columns.{before} and by"
+                raise UserError(
+                    f"{file}: column {column!r} is named {twice} columns.{option} (patterns included); name each column once"
+                )
+            option_of[column] = option
 
 
 def _nearest(name: str, available: Sequence[str]) -> str:
     """The end of a message about a missing column."""
     close = difflib.get_close_matches(name.strip("*?"), available, n=3)
     meant = f"; did you mean {' or '.join(close)}?" if close else ";"
-    listed = ", ".join(available[:30]) + (f" and {len(available) - 30} more" if len(available) > 30 else "")
-    return f"{meant} It has {listed or 'no columns'}".replace("; It has", "; it has")
+    return f"{meant} It has {listed(available) or 'no columns'}".replace("; It has", "; it has")
 
 
 def matrix(batch: pa.RecordBatch, columns: Sequence[str], widths: dict[str, int], file: str, row: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
 PARQUET, CSV = (".parquet", ".parq", ".pq"), (".csv", ".tsv")
+FRAME = "the DataFrame"  # what messages call it
 _CSV_BLOCK = 8 * 2**20  # bytes; a row must fit in
 # What stands for no value in a CSV file. `nan` is not among them: it is a number that is wrong, and is read as one.
 _NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
@@ -25,28 +26,50 @@ _NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
 Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
 
 
-def batches(file: Location, names: ColumnNames) -> Batches:
+def batches(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
     """The rows of one Parquet or CSV file, the needed columns alone.
+
+    Args:
+        order: the columns of the log's first file.
 
     Raises:
         UserError: it is not readable, or a column is missing.
     """
-    yield from (_csv(file, names) if file.suffix in CSV else _parquet(file, names))
+    yield from (_csv if file.suffix in CSV else _parquet)(file, names, order)
 
 
-def _parquet(file: Location, names: ColumnNames) -> Batches:
+def column_names(file: Location) -> list[str]:
+    """All columns of a Parquet or CSV file, in its order.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    if file.suffix in CSV:
+        with readable(file.name, "CSV file"):
+            return _header(file)[0]
+    with readable(file.name, "Parquet file"), file.open() as opened:
+        names: list[str] = pq.ParquetFile(opened).schema_arrow.names
+        return names
+
+
+def frame_columns(frame: pandas.DataFrame) -> list[str]:
+    """All columns of a pandas DataFrame, in its order."""
+    return [str(label) for label in frame.columns]
+
+
+def _parquet(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
     with readable(file.name, "Parquet file"), file.open() as opened:
         parquet = pq.ParquetFile(opened)
-        columns = resolve(names, parquet.schema_arrow.names, file.name)
+        columns = resolve(names, parquet.schema_arrow.names, file.name, order)
         for batch in parquet.iter_batches(TRANSITIONS, columns=list(columns.needed)):
             yield columns, batch
 
 
-def _csv(file: Location, names: ColumnNames) -> Batches:
+def _csv(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
     """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as text."""
     with readable(file.name, "CSV file"):
         header, delimiter = _header(file)
-        columns = resolve(names, header, file.name)
+        columns = resolve(names, header, file.name, order)
         types = {name: pa.float64() if name in columns.numbers else pa.string() for name in columns.needed}
         convert: Any = pyarrow.csv.ConvertOptions(
             column_types=types, include_columns=list(columns.needed), null_values=_NULLS, strings_can_be_null=True
@@ -77,13 +100,13 @@ def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:
     Raises:
         UserError: a column is missing, or holds what Arrow has no type for.
     """
-    labels = [str(label) for label in frame.columns]
-    columns = resolve(names, labels, "the DataFrame")
+    labels = frame_columns(frame)
+    columns = resolve(names, labels, FRAME)
     for start in range(0, len(frame), TRANSITIONS):
         arrays = []
         for name in columns.needed:
             part = frame.iloc[start : start + TRANSITIONS, labels.index(name)]
-            with readable(f"the DataFrame, column {name}", "column of numbers, vectors, flags or names"):
+            with readable(f"{FRAME}, column {name}", "column of numbers, vectors, flags or names"):
                 array = pa.Array.from_pandas(part)
             arrays.append(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
         yield columns, pa.RecordBatch.from_arrays(arrays, list(columns.needed))

@@ -12,7 +12,7 @@ from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
-_OF_DESCRIPTION = ("licence", "reference_returns", "reference_scores")
+_OF_DESCRIPTION = ("licence", "reference_returns", "reference_scores", "columns")
 
 
 def open_native(name: str, directory: Location) -> Source:

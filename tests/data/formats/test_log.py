@@ -21,7 +21,7 @@ NAMES = ColumnNames(("s_*",), ("torque",), "r", "trip", "t", "stopped", "timeout
 
 
 def frame(**changed: Any) -> pandas.DataFrame:
-    """Two trips of three rows each; s_2 before s_10."""
+    """Two trips of three rows each; s_10 before s_2, as other recorders too have them in an order of their own."""
     columns: dict[str, Any] = {
         "s_10": [10.0, 11, 12, 20, 21, 22],
         "s_2": [0.0, 1, 2, 3, 4, 5],
@@ -42,7 +42,7 @@ def test_a_terminated_last_row_stays_and_another_is_the_final_observation() -> N
     assert shard.rewards.tolist() == [1, 2, 3, 4, 5]
     assert shard.terminations.tolist() == [False, False, True, False, False]
     assert shard.truncations.tolist() == [False, False, False, False, True]
-    assert shard.observations.tolist() == [[0, 10], [1, 11], [2, 12], [2, 12], [3, 20], [4, 21], [5, 22]]
+    assert shard.observations.tolist() == [[10, 0], [11, 1], [12, 2], [12, 2], [20, 3], [21, 4], [22, 5]]
     assert source.environment["observation_dim"] == 2
     piece = next(source.pieces())
     assert piece.rows is not None
@@ -59,11 +59,11 @@ def test_a_closing_row_has_a_null_action() -> None:
 
 
 def test_next_observations_give_the_final_one() -> None:
-    following = frame(n_2=[1.0, 2, 7, 4, 5, 8], n_10=[11.0, 12, 70, 21, 22, 80])
+    following = frame(n_10=[11.0, 12, 70, 21, 22, 80], n_2=[1.0, 2, 7, 4, 5, 8])
     names = ColumnNames(**{**vars(NAMES), "next_observation": ("n_*",)})
     shard = read(open_source(following, names))
     assert shard.lengths.tolist() == [3, 3]
-    assert shard.observations[[3, 7]].tolist() == [[7, 70], [8, 80]]
+    assert shard.observations[[3, 7]].tolist() == [[70, 7], [80, 8]]
     broken = validate(open_source(frame(**{**following, "n_2": [1.0, 9, 7, 4, 5, 8]}), names), 1)
     assert "next_observation" in broken.codes
     assert any("the DataFrame, row 1" in str(finding) for finding in broken.errors)
@@ -77,7 +77,7 @@ def test_wrong_values_stay_for_validation(tmp_path: Path) -> None:
         source = open_source(data, NAMES)
         shard = read(source)
         np.testing.assert_array_equal(shard.rewards, np.float32([1, np.inf, 3, 4, np.nan]))
-        assert shard.observations[1, 0] == 1e300
+        assert shard.observations[1, 1] == 1e300
         assert np.isnan(shard.actions[1, 0])
         assert validate(source, 1).codes >= {"not_finite"}
 
@@ -109,6 +109,39 @@ def test_files_of_a_directory_are_one_log_in_natural_order(tmp_path: Path) -> No
     assert sum(piece.shard.num_transitions for piece in pieces) == 30
 
 
+def test_a_pattern_keeps_the_order_of_the_first_file(tmp_path: Path) -> None:
+    names = ["s_b", "s_10", "s_a", "s_2"]
+    log = frame(**{name: [number + step / 8 for step in range(6)] for number, name in enumerate(names)})
+    log = log[[*names, *(name for name in log if name not in names)]]
+    (tmp_path / "parts").mkdir()
+    log.iloc[:3].to_parquet(tmp_path / "parts" / "1.parquet")
+    log.iloc[3:][[*reversed(log.columns)]].to_parquet(tmp_path / "parts" / "2.parquet")
+    log.to_csv(tmp_path / "log.csv", index=False)
+    for data in (log, str(tmp_path / "log.csv"), str(tmp_path / "parts")):
+        source = open_source(data, NAMES)
+        assert source.columns["observation"] == names
+        np.testing.assert_array_equal(read(source).observations[0], [0, 1, 2, 3])
+        np.testing.assert_array_equal(read(source).observations[-1], np.array([0, 1, 2, 3]) + 5 / 8)
+    chosen = ColumnNames(**{**vars(NAMES), "observation": ("s_2", "s_?", "s_1*")})
+    with pytest.raises(UserError, match=r"'s_2' is named twice by columns\.observation"):
+        open_source(log, chosen)
+    chosen = ColumnNames(**{**vars(NAMES), "observation": ("s_2", "s_[a-z]", "s_1*")})
+    assert open_source(log, chosen).columns["observation"] == ["s_2", "s_b", "s_a", "s_10"]
+
+
+def test_a_later_file_with_other_columns_is_told_by_validation(tmp_path: Path) -> None:
+    frame().iloc[:3].to_parquet(tmp_path / "1.parquet")
+    frame(s_1=[0.0] * 6).iloc[3:].to_parquet(tmp_path / "2.parquet")
+    assert "mixture" in validate(open_source(str(tmp_path), NAMES), 1).codes
+
+
+def test_a_flag_s_default_is_not_the_column_of_the_other() -> None:
+    """Of a recorder whose time limit counts as an end."""
+    log = frame(truncated=[False, False, True, False, False, True])
+    source = open_source(log, ColumnNames(**{**vars(NAMES), "terminated": "truncated", "truncated": None}))
+    assert (source.columns["terminated"], "truncated" in source.columns) == ("truncated", False)
+
+
 def test_vectors_of_lists(tmp_path: Path) -> None:
     lists = {"obs": [[1, 2], [3, 4], None, [7, 8]], "act": [[0.5], [0.25], [None], None]}
     table = pa.table({**lists, "reward": [1, 2, 3, None], "episode": [0] * 4})
@@ -138,7 +171,17 @@ def test_one_row_episodes_are_left_to_validation() -> None:
         ({"stopped": [0, 0, 2, 0, 0, 0]}, {}, "row 2, column stopped: 2 is neither true nor false"),
         ({"torque": [[1, 2], [1], [1, 2], [1, 2], [1, 2], [1, 2]]}, {}, "row 1, column torque: 1 numbers; the first row has 2"),
         ({"torque": [object()] * 6}, {}, "column torque: not a readable column"),
-        ({}, {"next_observation": ("s_2",)}, "next observations have 1 numbers, observations 2"),
+        ({"n_2": [1.0] * 6}, {"next_observation": ("n_2",)}, "next observations have 1 numbers, observations 2"),
+        ({}, {"observation": ("s_2", "s_*")}, "column 's_2' is named twice by columns.observation"),
+        ({}, {"action": ("torque", "torque")}, "column 'torque' is named twice by columns.action"),
+        ({}, {"observation": ("*_2", "s_10", "r")}, "'r' is named by columns.observation and by columns.reward"),
+        ({}, {"next_observation": ("s_*",)}, "'s_10' is named by columns.observation and by columns.next_observation"),
+        ({}, {"observation": ("s_*", "t*"), "action": ("torque",)}, "'torque' is named by columns.observation and by"),
+        (
+            {"terminated": [0] * 6},
+            {"observation": ("s_*", "term*"), "terminated": None},
+            "'terminated' is named by columns.observation and by columns.terminated",
+        ),
     ],
 )
 def test_mistakes_get_one_line(changed: dict[str, Any], names: dict[str, Any], expected: str) -> None:
