@@ -213,18 +213,19 @@ def _base(given: Mapping[str, Sequence[str]], command: str, look: bool = True) -
     if options.preset is not None and options.preset not in PRESETS:
         hint = validate.nearest(options.preset, list(PRESETS)) or f"; the presets are {', '.join(PRESETS)}"
         raise UserError(f"{_SOURCE}: there is no preset {options.preset!r}{hint}")
-    recorded = _recorded_env(given, values) if command == "train" and look else {}
     flag = given.get("--env.id")
-    env = flag[0] if flag else {**recorded, **values.get("env", {})}.get("id", "Pendulum-v1")
+    named = flag[0] if flag else (values.get("env") or {}).get("id")
+    recorded = _recorded_env(given, values, named) if command == "train" and look else {}
+    env = named or recorded.get("id", "Pendulum-v1")
     chosen = options.preset or (_FIRST_PRESET if env == "Pendulum-v1" else "general")
     merged = validate.merge(validate.merge(to_dict(PRESETS[chosen]), {"env": recorded}), values)
     return options, validate.build(merged, str(options.config or f"preset {chosen}"))
 
 
-def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:
+def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any], named: str | None) -> dict[str, Any]:
     """The environment that the dataset is from: training on a dataset needs no --env.
 
-    Raises UserError where the dataset cannot be read.
+    Raises UserError where the dataset cannot be read, or names a module that the user did not name.
     """
     data = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
     if data is None:
@@ -233,13 +234,13 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any])
 
     # The flags are not parsed yet, which may need what is found here; a name is a name.
     typed = {flag.removeprefix("--columns.").replace("-", "_"): words for flag, words in given.items() if "--columns." in flag}
-    columns = {
+    typed_columns = {
         key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()
     }
-    named = {key: value for key, value in {**values.get("columns", {}), **columns}.items() if key not in _BOUNDS}
+    columns = {key: value for key, value in {**values.get("columns", {}), **typed_columns}.items() if key not in _BOUNDS}
     typed_limit = given.get("--env.max-episode-steps", [""])[0]
     limit = int(typed_limit) if typed_limit.isdecimal() else (values.get("env") or {}).get("max_episode_steps")
-    return recorded_environment(data, named, limit)
+    return recorded_environment(data, columns, limit, named)
 
 
 def _check_yaml(values: Mapping[str, Any], source: str, command: str) -> None:

@@ -6,6 +6,7 @@ What the data does not say of its environment is taken from the environment that
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -137,19 +138,36 @@ def open_configured(config: RunConfig) -> Source:
     return open_data(config.dataset, config.columns, config.env)
 
 
-def recorded_environment(data: str, columns: Mapping[str, Any], limit: int | None = None) -> dict[str, Any]:
+def recorded_environment(
+    data: str, columns: Mapping[str, Any], limit: int | None = None, named: str | None = None
+) -> dict[str, Any]:
     """What the data says of its environment, in EnvConfig's words: so that training on it needs no --env.
 
-    `limit` is the time limit, if it was given: a D4RL file without timeouts cannot be opened without it.
+    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and the recorded arguments go to
+    its code. Files from elsewhere must not bring that about: it takes the user's word, who names the same id.
+
+    Args:
+        limit: the time limit, if it was given: a D4RL file without timeouts cannot be opened without it.
+        named: the id that the user gave, if one was given.
 
     Raises:
-        UserError: the data cannot be opened.
+        UserError: the data cannot be opened, or its id has a module and the user named none.
     """
     names = _column_names(build({"columns": columns}, "columns").columns)
     said = open_source(data, names, _limit(data, limit)).environment
-    if said.get("id") is None:
+    identifier = said.get("id")
+    if identifier is None:
         return {"id": NO_ENVIRONMENT}
-    return {key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None}
+    known = {key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None}
+    if ":" not in str(identifier) or named == identifier:
+        return known
+    if named is None:
+        typed = shlex.quote(str(identifier)) if str(identifier).isprintable() else "ID"
+        raise UserError(
+            f"dataset {data!r} names the environment {identifier!r}, and no module is imported on a file's word:"
+            f" --env {typed} trains with tests in it, --env {NO_ENVIRONMENT} without tests"
+        )
+    return {key: value for key, value in known.items() if key != "kwargs"}
 
 
 def spec_of(source: Source) -> EnvSpec:

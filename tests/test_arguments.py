@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,31 @@ def test_the_dataset_names_the_environment_and_with_it_the_preset(tmp_path: Path
     assert refused(f"--dataset {tmp_path / 'none'}", "train").startswith(
         f"dataset {str(tmp_path / 'none')!r}: no such file or directory"
     )
+
+
+def test_a_module_is_imported_on_the_user_s_word_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset's description comes with the dataset, perhaps from somebody else: it must not choose what code runs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_mod.py").write_text("raise SystemExit('imported')")
+    data = recorded(tmp_path / "data", "evil_mod:Evil-v0")
+    said = (
+        f"dataset {str(data)!r} names the environment 'evil_mod:Evil-v0', and no module is imported on a file's word:"
+        " --env evil_mod:Evil-v0 trains with tests in it, --env none without tests"
+    )
+    (tmp_path / "my.yaml").write_text("env: {kwargs: {g: 4.0}}")
+    assert refused(f"--dataset {data}", "train") == said
+    assert refused(f"--dataset {data} --env.max-episode-steps 9 --config {tmp_path / 'my.yaml'}", "train") == said
+    # Its arguments go with it where the user names it, in a flag or in a file, and nowhere else.
+    (tmp_path / "my.yaml").write_text("env: {id: 'evil_mod:Evil-v0'}")
+    for words in ("--env evil_mod:Evil-v0", f"--config {tmp_path / 'my.yaml'}"):
+        assert parse(f"--dataset {data} {words}", "train").env == EnvConfig("evil_mod:Evil-v0", 70, {"g": 5.0})
+    for other in ("none", "Hopper-v5", "mine:Evil-v0"):
+        assert parse(f"--dataset {data} --env {other}", "train").env == EnvConfig(other, 70, {})
+    strange = recorded(tmp_path / "strange", "a:b\n\x1b[2J; rm")
+    assert "\n" not in refused(f"--dataset {strange}", "train") and "--env ID trains" in refused(
+        f"--dataset {strange}", "train"
+    )
+    assert "evil_mod" not in sys.modules
 
 
 # One line for each mistake

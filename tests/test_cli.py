@@ -119,7 +119,8 @@ def test_mistakes_that_need_the_cluster(capsys: pytest.CaptureFixture[str], fini
     damaged.mkdir()
     for path in (finished_run / "dataset").iterdir():
         (damaged / path.name).write_bytes(path.read_bytes()[: 100 if path.name == shard.name else None])
-    said = mistake(capsys, "train", "--dataset", str(damaged), "--out", str(tmp_path / "other"), "--quiet")
+    words = ["--env", "tests.toy_envs:Point-v0", "--out", str(tmp_path / "other"), "--quiet"]
+    said = mistake(capsys, "train", "--dataset", str(damaged), *words)
     assert said.startswith(f"{damaged / shard.name}: not a readable Parquet file")
     assert not out.exists() and not (tmp_path / "other").exists()
 
@@ -128,6 +129,7 @@ def test_mistakes_that_need_the_cluster(capsys: pytest.CaptureFixture[str], fini
 def test_output_for_programs(finished_run: Path, ray_cluster: str, tmp_path: Path) -> None:
     """Progress goes to stderr; the last line of stdout is one JSON object with the keys that programs rely on."""
     command = ["train", "--dataset", str(finished_run), "--out", str(tmp_path / "run"), "--num-seeds", "2", "--json"]
+    command += ["--env", "tests.toy_envs:Point-v0"]
     command += [
         "--cql.num-updates",
         "60",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import h5py
@@ -185,6 +186,49 @@ def test_a_run_s_digest_is_the_one_it_wrote(finished_run: Path) -> None:
     assert {key: described[key] for key in ("digest", "tiers", "returns", "shards")} == {
         key: recorded[key] for key in ("digest", "tiers", "returns", "shards")
     }
+
+
+@pytest.fixture
+def of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A dataset whose description names an environment in a module that must not be imported."""
+    place = tmp_path / "foreign"
+    cqlray.load_dataset(frame(episodes=40), COLUMNS | {"action_low": -1, "action_high": 1}).save(place)
+    written = native.read_description(place)
+    environment = written["environment"] | {"id": "evil_mod:Evil-v0", "kwargs": {"command": "ls"}}
+    (place / "dataset.json").write_text(json.dumps(written | {"environment": environment}))
+    (tmp_path / "evil_mod.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    return str(place)
+
+
+def test_no_command_imports_the_module_that_a_dataset_names(
+    capsys: pytest.CaptureFixture[str], of_a_module: str, tmp_path: Path
+) -> None:
+    assert "--env evil_mod:Evil-v0 trains with tests in it" in mistake(capsys, "train", "--dataset", of_a_module)
+    out = {name: str(tmp_path / name) for name in ("card.html", "own", "minari", "log.csv", "mended")}
+    commands = [
+        *(["info"], ["info", "--json"], ["info", "--html", out["card.html"]]),
+        *(["validate"], ["validate", "--json"]),
+        *(["convert", "--out", out["own"]], ["convert", "--fix", "--out", out["mended"]]),
+        *(["convert", "--to", name, "--out", out[file]] for name, file in (("minari", "minari"), ("log", "log.csv"))),
+    ]
+    for name, *words in commands:
+        assert cli.main(["dataset", name, of_a_module, *words]) == 0, words
+    assert "evil_mod" not in sys.modules
+    # What was converted names it still, and no module is imported on that word either.
+    assert native.read_description(tmp_path / "own")["environment"]["id"] == "evil_mod:Evil-v0"
+    capsys.readouterr()
+    assert "names the environment 'evil_mod:Evil-v0'" in mistake(capsys, "train", "--dataset", out["own"])
+
+
+def test_python_does_not_import_it_either(of_a_module: str) -> None:
+    data = cqlray.load_dataset(of_a_module)
+    assert data.environment["id"] == "evil_mod:Evil-v0" and data.description["episodes"] == 40
+    assert data.fixed()[0].validate().errors == []
+    config, _ = parse_config(["--dataset", of_a_module, "--env", "none"], "train")
+    spec = session._spec(session._without_tests(config), ProgressDisplay(quiet=True))
+    assert (config.env.kwargs, spec.observation_dim) == ({}, 2)
+    assert "evil_mod" not in sys.modules
 
 
 # From the command line

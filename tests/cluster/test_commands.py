@@ -45,7 +45,7 @@ def check(words: list[str]) -> None:
 def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("seed: 1\n")
-    monkeypatch.setattr(arguments, "_recorded_env", lambda given, values: {})  # the examples' data sets are not here
+    monkeypatch.setattr(arguments, "_recorded_env", lambda given, values, named: {})  # the examples' data sets are not here
 
 
 @pytest.mark.parametrize(
