@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cqlray.api import RunResult, load_run, resume, run
-    from cqlray.config import (
+    from cqlray.config.schema import (
         PRESETS,
         CollectionConfig,
         ColumnsConfig,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cqlray.api": ("RunResult", "load_run", "resume", "run"),
-    "cqlray.config": (
+    "cqlray.config.schema": (
         "PRESETS",
         "CQLConfig",
         "CollectionConfig",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cqlray import session
-from cqlray.config import PRESETS, RunConfig
+from cqlray.config.schema import PRESETS, RunConfig
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import RunRecord, student_rows
 from cqlray.filesystem import AnyPath, any_path

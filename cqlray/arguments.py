@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cqlray import validate
-from cqlray.config import PRESETS, RunConfig, SACConfig, to_dict
+from cqlray.config import load as validate
+from cqlray.config.schema import PRESETS, RunConfig, SACConfig, to_dict
 from cqlray.errors import UserError
 
 _SOURCE = "command line"

@@ -274,7 +274,7 @@ def _doctor(words: list[str]) -> int:
     parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]")
     parser.add_argument("--out", type=any_path, default="runs", metavar="DIRECTORY", help="where runs are to be [runs]")
     options = parser.parse_args(words)
-    from cqlray.config import EnvConfig
+    from cqlray.config.schema import EnvConfig
     from cqlray.doctor import examine
 
     well = True

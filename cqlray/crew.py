@@ -10,7 +10,7 @@ from typing import Any
 
 from cqlray import seeding
 from cqlray.actors import Loop, Lost, Team, describe, put, seen_by_all
-from cqlray.config import RunConfig
+from cqlray.config.schema import RunConfig
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import ShardSummary
 from cqlray.data.episode import Shard

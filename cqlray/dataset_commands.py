@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
+from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.errors import UserError
 
 _ABOUT = {
@@ -57,8 +57,8 @@ def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argpar
 
 
 def _open(options: argparse.Namespace) -> Any:
+    from cqlray.config.load import load_yaml
     from cqlray.datasets import load_dataset
-    from cqlray.validate import load_yaml
 
     columns = dict(load_yaml(options.config).get("columns") or {}) if options.config else {}
     for field in dataclasses.fields(ColumnsConfig):

@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, RunConfig
+from cqlray.config.load import build
+from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, RunConfig
 from cqlray.data import convert
 from cqlray.data.dataset import Description
 from cqlray.data.episode import Episode, Shard
@@ -24,7 +25,6 @@ from cqlray.data.validation import validate
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import UserError
 from cqlray.filesystem import any_path
-from cqlray.validate import build
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath, Location
 

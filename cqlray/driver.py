@@ -19,7 +19,7 @@ from typing import Any
 
 from cqlray import checkpoint, seeding
 from cqlray.actors import LOST, Loop, describe, fetch, kill, put
-from cqlray.config import RunConfig
+from cqlray.config.schema import RunConfig
 from cqlray.crew import Crew, Row
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files

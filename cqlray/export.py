@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cqlray.algorithms.policy import Array, Arrays, Policy
-from cqlray.config import NO_ENVIRONMENT, EnvConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig
 from cqlray.data.dataset import dataset_directory, read_description
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.layout import observation_layout

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cqlray.config import Member, RunConfig
+from cqlray.config.schema import Member, RunConfig
 from cqlray.errors import UserError
 
 MAX_ROLLOUT_WORKERS = 64

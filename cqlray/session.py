@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cqlray import datasets, validate, video
-from cqlray.config import NO_ENVIRONMENT, RunConfig, members
+from cqlray import datasets, video
+from cqlray.config import load as validate
+from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.findings import require_valid
 from cqlray.data.source import columns_in_words
 from cqlray.data.validation import validate as validate_data

@@ -14,7 +14,7 @@ from typing import Any
 
 from cqlray import checkpoint
 from cqlray.actors import LOST, Loop, Lost, describe, fetch, kill
-from cqlray.config import Member, members
+from cqlray.config.schema import Member, members
 from cqlray.crew import Crew, Row
 from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.judges import Judges, missing, snapshots_of

@@ -20,9 +20,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from cqlray import checkpoint, validate
+from cqlray import checkpoint
 from cqlray.algorithms.policy import Array, Policy, UniformActor
-from cqlray.config import EnvConfig
+from cqlray.config import load as validate
+from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env, make_env
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import EnvironmentFailure, UserError

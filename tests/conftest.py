@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.config import (
+from cqlray.config.schema import (
     CollectionConfig,
     CQLConfig,
     EnvConfig,

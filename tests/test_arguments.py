@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from cqlray.arguments import Options, help_text, parse_config
-from cqlray.config import PRESETS, CollectionConfig, EnvConfig, RunConfig, members, to_dict
+from cqlray.config.load import dump_yaml, merge, validate
+from cqlray.config.schema import PRESETS, CollectionConfig, EnvConfig, RunConfig, members, to_dict
 from cqlray.errors import UserError
-from cqlray.validate import dump_yaml, merge, validate
 
 
 def parse(line: str, command: str = "run") -> RunConfig:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cqlray.config.load import dump_yaml
 from cqlray.filesystem import Location
 from cqlray.storage import RunDirectory
-from cqlray.validate import dump_yaml
 from tests.conftest import SLOW, small_config
 from tests.distributed.nodes import descendants, kill, running
 from tests.test_driver import ROOT, assert_same

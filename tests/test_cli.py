@@ -13,7 +13,7 @@ import pytest
 
 from cqlray import session
 from cqlray.cli import main
-from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.filesystem import any_path
 from cqlray.reporting.html import write_report
 from cqlray.reporting.progress import ProgressDisplay
@@ -157,8 +157,8 @@ def test_output_for_programs(finished_run: Path, ray_cluster: str, tmp_path: Pat
 
 def test_a_sample_config_runs_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cqlray.arguments import parse_config
-    from cqlray.config import to_dict
-    from cqlray.validate import load_yaml
+    from cqlray.config.load import load_yaml
+    from cqlray.config.schema import to_dict
 
     config, _ = parse_config(["--config", str(finished_run / "config.yaml")], "run")
     assert to_dict(config) == load_yaml(finished_run / "config.yaml")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray import config as configs
-from cqlray.config import CQLConfig, Member, RunConfig, SACConfig, SweepConfig, members
+from cqlray.config import schema as configs
+from cqlray.config.schema import CQLConfig, Member, RunConfig, SACConfig, SweepConfig, members
 
 PACKAGE = Path(configs.__file__).parent
 DATACLASSES = [

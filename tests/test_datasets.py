@@ -14,7 +14,7 @@ import pytest
 import cqlray
 from cqlray import cli, datasets, session
 from cqlray.arguments import parse_config
-from cqlray.config import ColumnsConfig, EnvConfig
+from cqlray.config.schema import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
 from cqlray.errors import UserError
 from cqlray.reporting.progress import ProgressDisplay

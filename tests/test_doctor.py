@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cqlray import cli, doctor
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.filesystem import AnyPath, Location
 from tests.test_filesystem import Proxy, impatient, proxy, remote, server  # noqa: F401
 

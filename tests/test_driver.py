@@ -18,7 +18,8 @@ import pytest
 from cqlray import UserError, api, checkpoint, load_policy, seeding, session
 from cqlray.actors import Loop
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
-from cqlray.config import EnvConfig, EvaluationConfig, ResourcesConfig, members
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
 from cqlray.envs.make import EnvPool, describe_env
@@ -28,7 +29,6 @@ from cqlray.placement import ClusterResources, make_plan
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
 from cqlray.storage import RunDirectory, read_json, write_json
-from cqlray.validate import dump_yaml
 from tests.conftest import slow, small_config
 
 pytestmark = pytest.mark.ray

@@ -16,7 +16,7 @@ import pytest
 from cqlray import cli, load_policy
 from cqlray import export as exporting
 from cqlray.algorithms.policy import Array, Policy
-from cqlray.config import EnvConfig, RunConfig
+from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.export import Exported, export

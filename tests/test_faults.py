@@ -16,12 +16,12 @@ import pytest
 import ray
 
 from cqlray import UserError, api
-from cqlray.config import RunConfig
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import RunConfig
 from cqlray.crew import Crew
 from cqlray.data import dataset as datasets
 from cqlray.errors import StorageFailure
 from cqlray.storage import RunDirectory, read_json
-from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 from tests.test_driver import ROOT, assert_same
 

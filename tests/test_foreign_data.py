@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from cqlray import api, checkpoint, load_dataset
-from cqlray.config import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.data import formats
 from cqlray.errors import UserError
 from cqlray.storage import RunDirectory, read_json
-from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 from tests.data.formats.test_foreign import collected, minari_root, replay_buffer_file  # noqa: F401
 from tests.test_datasets import COLUMNS, frame

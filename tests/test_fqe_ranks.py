@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cqlray import PRESETS, api
-from cqlray.config import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config.schema import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.evaluation.summary import RunRecord, reference_return
 from cqlray.reporting.choice import agreement_sentences, chosen_sentences, judged_snapshots, trust, trust_sentences
 from cqlray.reporting.record import lines, load_run

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cqlray import object_store
+from cqlray.config.load import dump_yaml
 from cqlray.filesystem import Location
-from cqlray.validate import dump_yaml
 from tests.conftest import slow, small_config
 from tests.distributed.test_jobs import free_port, wait_until
 from tests.test_bucket_runs import downloaded

@@ -15,7 +15,7 @@ import pytest
 from cqlray import UserError, api, judges, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.storage import RunDirectory
 from tests.conftest import small_config
 

@@ -16,7 +16,7 @@ import pytest
 from cqlray import api, checkpoint, judges, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
-from cqlray.config import ResourcesConfig, RunConfig
+from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
 from cqlray.judges import Judges
 from cqlray.reporting.choice import judged_snapshots

@@ -23,7 +23,7 @@ from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
 from cqlray import actors, api, checkpoint, cli, crew, driver, judges, session, students
 from cqlray.actors import Loop
-from cqlray.config import ResourcesConfig, members
+from cqlray.config.schema import ResourcesConfig, members
 from cqlray.crew import Crew
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cqlray.config import ResourcesConfig, RunConfig, members
+from cqlray.config.schema import ResourcesConfig, RunConfig, members
 from cqlray.errors import UserError
 from cqlray.placement import ClusterResources, Plan, make_plan
 

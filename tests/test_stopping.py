@@ -18,10 +18,10 @@ import pytest
 
 from cqlray import actors, api, checkpoint, cli, driver, session
 from cqlray.actors import Loop
+from cqlray.config.load import dump_yaml
 from cqlray.driver import Driver
 from cqlray.errors import Interrupted
 from cqlray.storage import RunDirectory
-from cqlray.validate import dump_yaml
 from cqlray.workers.teacher import Teacher
 from cqlray.writer import Writer
 from tests.conftest import small_config

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cqlray.config import (
+from cqlray.config.load import build, check, dump_yaml, load_yaml, merge, parse_yaml, validate
+from cqlray.config.schema import (
     PRESETS,
     TIERS,
     CollectionConfig,
@@ -29,7 +30,6 @@ from cqlray.config import (
     to_dict,
 )
 from cqlray.errors import UserError
-from cqlray.validate import build, check, dump_yaml, load_yaml, merge, parse_yaml, validate
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -394,5 +394,5 @@ def test_merge_of_a_preset_and_yaml() -> None:
 
 
 def test_neither_ray_nor_torch_nor_gymnasium_is_loaded() -> None:
-    code = "import cqlray.validate, cqlray.arguments, sys; print({'ray', 'torch', 'gymnasium', 'tyro'} & set(sys.modules))"
+    code = "import cqlray.config.load, cqlray.arguments, sys; print({'ray', 'torch', 'gymnasium', 'tyro'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from cqlray import UserError, api, cli, video
-from cqlray.config import EnvConfig, RunConfig
+from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import EnvironmentFailure
 from cqlray.reporting.html import write_report

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms.networks import Shape, Stack
-from cqlray.config import SACConfig
+from cqlray.config.schema import SACConfig
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8

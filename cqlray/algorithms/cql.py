@@ -12,7 +12,7 @@ from cqlray.algorithms import losses, sac
 from cqlray.algorithms.agent import AgentState, Batch, Scalars
 from cqlray.algorithms.networks import Pass, critic_values
 from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
-from cqlray.config import CQLConfig
+from cqlray.config.schema import CQLConfig
 
 
 @dataclass(frozen=True)

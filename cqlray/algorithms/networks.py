@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cqlray.config import Precision
+from cqlray.config.schema import Precision
 
 # From a piece's network, or None for all, its rows, and their outputs, to the derivative of the loss by these.
 Derivative: TypeAlias = Callable[[int | None, slice, Tensor], Tensor]

@@ -14,7 +14,7 @@ from torch import Tensor
 from cqlray.algorithms import losses
 from cqlray.algorithms.agent import AgentState, Batch, Scalars, clip_gradient, polyak
 from cqlray.algorithms.networks import Pass, critic_values, policy_distribution, policy_output_gradient
-from cqlray.config import SACConfig
+from cqlray.config.schema import SACConfig
 
 Metrics = dict[str, Tensor]
 Noise = dict[str, Tensor]

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 from cqlray import seeding
 from cqlray.algorithms.benchmark import WORKLOADS
 from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
-from cqlray.config import EnvConfig, Member, ResourcesConfig, RunConfig
+from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling

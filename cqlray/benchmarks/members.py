@@ -21,8 +21,8 @@ import torch
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.benchmark import WORKLOADS, make_population
 from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
-from cqlray.config import RunConfig
-from cqlray.config import members as members_of
+from cqlray.config.schema import RunConfig
+from cqlray.config.schema import members as members_of
 from cqlray.placement import ClusterResources, make_plan
 
 WARM_UP = 5  # updates

@@ -24,7 +24,7 @@ import numpy as np
 
 from cqlray import seeding
 from cqlray.benchmarks.turns import Turn, ratios, timed
-from cqlray.config import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
+from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
 from cqlray.placement import ClusterResources, Plan, make_plan

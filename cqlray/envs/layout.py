@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium import spaces
 
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import make_env
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.envs.observations import with_flat_observations
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError

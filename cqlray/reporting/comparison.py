@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.config import NO_ENVIRONMENT
+from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.errors import UserError
 from cqlray.evaluation.reference_scores import ReferenceScores, reference_scores
 from cqlray.evaluation.scores import GroupScores, group_scores

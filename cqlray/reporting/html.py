@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cqlray.config import NO_ENVIRONMENT
+from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.evaluation.reference_scores import reference_scores
 from cqlray.evaluation.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.filesystem import AnyPath

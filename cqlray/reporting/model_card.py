@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.config import NO_ENVIRONMENT
+from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.evaluation.calibration import check_bounds
 from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.evaluation.scores import GroupScores, MemberScores, group_scores, member_scores

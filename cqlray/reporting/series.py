@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.config import NO_ENVIRONMENT
+from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.evaluation.summary import (
     Row,
     RunRecord,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cqlray.config import NO_ENVIRONMENT
+from cqlray.config.schema import NO_ENVIRONMENT
 
 NOTHING = "-"
 """In the place of a number that is not there."""

@@ -20,7 +20,7 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import Gather, NoiseStream, Population, TransitionTable
 from cqlray.algorithms.snapshot import snapshot_arrays
-from cqlray.config import CQLConfig, Member, Precision
+from cqlray.config.schema import CQLConfig, Member, Precision
 from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, discounted_returns, read_description
 from cqlray.data.episode import Array, Shard

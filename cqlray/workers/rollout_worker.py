@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cqlray import checkpoint
 from cqlray.algorithms.policy import Policy, StochasticActor, UniformActor
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import ShardSummary, shard_name
 from cqlray.data.episode import Shard

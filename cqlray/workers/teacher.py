@@ -14,7 +14,7 @@ from cqlray.algorithms.agent import Batch
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.population import NoiseStream, Population
 from cqlray.algorithms.snapshot import snapshot_arrays
-from cqlray.config import TeacherConfig
+from cqlray.config.schema import TeacherConfig
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import Shard
 from cqlray.data.normalizer import identity

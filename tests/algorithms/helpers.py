@@ -15,7 +15,7 @@ from cqlray.algorithms.agent import Adam, AgentState, Batch, Scalars
 from cqlray.algorithms.networks import Stack, policy_distribution
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
 from cqlray.algorithms.sac import PolicyOutput
-from cqlray.config import CQLConfig, SACConfig
+from cqlray.config.schema import CQLConfig, SACConfig
 from tests.reference import Reference
 
 torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cqlray.algorithms import cql, losses, networks, sac
 from cqlray.algorithms.agent import AgentState
-from cqlray.config import CQLConfig
+from cqlray.config.schema import CQLConfig
 from tests.algorithms import helpers
 from tests.algorithms.helpers import ACTION_DIM, TINY
 

@@ -18,7 +18,7 @@ from cqlray.algorithms import losses, networks
 from cqlray.algorithms.agent import AgentState, Scalars
 from cqlray.algorithms.policy import Arrays, DeterministicActor, Policy, StochasticActor, UniformActor, select_members
 from cqlray.algorithms.snapshot import snapshot_arrays
-from cqlray.config import CQLConfig
+from cqlray.config.schema import CQLConfig
 from tests.algorithms import helpers
 from tests.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY
 

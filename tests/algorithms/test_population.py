@@ -22,7 +22,7 @@ from cqlray.algorithms import cql, sac
 from cqlray.algorithms.agent import Adam, AgentState, Batch
 from cqlray.algorithms.networks import Stack
 from cqlray.algorithms.population import BLOCK, Gather, NoiseStream, Population
-from cqlray.config import CQLConfig, Member, SACConfig, TeacherConfig
+from cqlray.config.schema import CQLConfig, Member, SACConfig, TeacherConfig
 from cqlray.data.episode import Episode, Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.workers.learner import Learner

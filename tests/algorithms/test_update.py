@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql, networks, sac
 from cqlray.algorithms.agent import AgentState
-from cqlray.config import CQLConfig, SACConfig
+from cqlray.config.schema import CQLConfig, SACConfig
 from tests.algorithms import helpers
 from tests.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY
 from tests.reference import Reference

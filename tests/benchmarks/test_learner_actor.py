@@ -10,7 +10,7 @@ from cqlray import students
 from cqlray.benchmarks import learner_actor
 from cqlray.benchmarks.learner_actor import ENV, NAMES, BareLearner, driven_learner, played_shards
 from cqlray.cli import _OneLine
-from cqlray.config import CQLConfig, Member, ResourcesConfig, RunConfig
+from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
 from cqlray.placement import make_plan

@@ -26,11 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cqlray.config import RunConfig
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import RunConfig
 from cqlray.data.episode import Shard
 from cqlray.data.shards import from_parquet
 from cqlray.storage import RunDirectory
-from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 from tests.distributed.nodes import HEAD, JUDGE, ROLES, Driver, EndedEarly, Nodes, cluster, kill
 from tests.test_driver import outcome

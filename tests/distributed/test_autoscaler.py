@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from cqlray.config import ResourcesConfig
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import ResourcesConfig
 from cqlray.storage import read_json
-from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 from tests.distributed.nodes import ROOT, descendants, kill
 

@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from cqlray import api
-from cqlray.config import CQLConfig, EvaluationConfig, ResourcesConfig, RunConfig
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import CQLConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.storage import read_json
-from cqlray.validate import dump_yaml
 from tests.conftest import small_config
 from tests.test_driver import assert_same
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cqlray.algorithms.policy import UniformActor
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.data.episode import Array
 from cqlray.envs.make import EnvPool, describe_env, make_env
 from cqlray.envs.rollout import rollout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.envs.layout import observation_layout
 from cqlray.errors import UserError
 from tests.envs.spaces import SPACES

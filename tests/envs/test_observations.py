@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from minari.serialization import serialize_space
 
 from cqlray.algorithms.policy import UniformActor
-from cqlray.config import EnvConfig
+from cqlray.config.schema import EnvConfig
 from cqlray.data.episode import Array, Episode
 from cqlray.data.formats import minari_spaces
 from cqlray.envs.make import describe_env, make_env

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cqlray import seeding
-from cqlray.config import RunConfig, members, to_dict
+from cqlray.config.schema import RunConfig, members, to_dict
 from cqlray.evaluation.calibration import check_bounds
 from cqlray.evaluation.statistics import iqm_interval
 from cqlray.evaluation.summary import RunRecord, best_group, calibrations, common_updates, curve, final_rows, summarize

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cqlray.config import RunConfig, to_dict
+from cqlray.config.schema import RunConfig, to_dict
 
 Row = dict[str, Any]
 

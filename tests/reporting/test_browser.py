@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.filesystem import AnyPath
 from cqlray.reporting.comparison import write_comparison
 from cqlray.reporting.html import write_report

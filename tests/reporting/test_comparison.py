@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.config import NO_ENVIRONMENT, EnvConfig, RunConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.filesystem import Location
 from cqlray.reporting.comparison import run_names, write_comparison

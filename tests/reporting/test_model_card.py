@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cqlray.config import CQLConfig, EnvConfig, RunConfig
+from cqlray.config.schema import CQLConfig, EnvConfig, RunConfig
 from cqlray.reporting.model_card import ExportedPolicy, model_card
 from cqlray.reporting.record import load_run
 from tests.reporting.run_directories import Row, dataset, make_run, reference, student, write_lines

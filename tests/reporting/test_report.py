@@ -17,7 +17,7 @@ import matplotlib as mpl
 import pytest
 from rich.console import Console
 
-from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import summarize
 from cqlray.reporting import plots

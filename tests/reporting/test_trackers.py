@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cqlray.config import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import summarize
 from cqlray.reporting.record import load_run

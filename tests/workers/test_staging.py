@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.config import Member, RunConfig, members
+from cqlray.config.schema import Member, RunConfig, members
 from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source

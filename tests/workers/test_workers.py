@@ -11,7 +11,7 @@ import pytest
 
 from cqlray import checkpoint, seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy
-from cqlray.config import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig, members
+from cqlray.config.schema import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig, members
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import pydantic
 import yaml
 
-from cqlray.config import TIERS, CQLConfig, RunConfig, to_dict
+from cqlray.config.schema import TIERS, CQLConfig, RunConfig, to_dict
 from cqlray.errors import UserError
 from cqlray.filesystem import AnyPath
 
