@@ -12,12 +12,12 @@ from cqlray import session
 from cqlray.config.schema import PRESETS, RunConfig
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import RunRecord, student_rows
-from cqlray.filesystem import AnyPath, any_path
 from cqlray.reporting.html import write_report
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run as load_run_record
 from cqlray.reporting.series import Estimates, fqe_returns
-from cqlray.storage import RunDirectory
+from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import pandas

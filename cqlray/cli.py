@@ -11,10 +11,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
-from cqlray.filesystem import AnyPath, any_path
+from cqlray.storage.locations import AnyPath, any_path
 
 if TYPE_CHECKING:
-    from cqlray.storage import RunDirectory
+    from cqlray.storage.run_directory import RunDirectory
 
 MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
 
@@ -137,7 +137,7 @@ def _resume(words: list[str]) -> int:
     options = parser.parse_args(words)
     from cqlray import session
     from cqlray.reporting.progress import ProgressDisplay
-    from cqlray.storage import RunDirectory
+    from cqlray.storage.run_directory import RunDirectory
 
     if options.if_there and RunDirectory.is_free(options.path):
         return _complain(f"there is no run at {options.path} yet", NO_RUN)
@@ -164,7 +164,7 @@ def _evaluate(words: list[str]) -> int:
         raise UserError(f"episodes is {options.episodes}; it must be at least 1")
     from cqlray import session
     from cqlray.reporting.progress import ProgressDisplay
-    from cqlray.storage import RunDirectory
+    from cqlray.storage.run_directory import RunDirectory
 
     if options.fitted_q:
         with ProgressDisplay(options.quiet) as progress:
@@ -319,7 +319,7 @@ def _print_results(result: dict[str, Any], record: Any, as_json: bool) -> None:
     from cqlray.reporting.table import results_table
 
     if as_json:
-        from cqlray.storage import finite
+        from cqlray.storage.run_directory import finite
 
         print(json.dumps(finite(result)))
     else:
@@ -359,7 +359,7 @@ def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
     """The report somewhere else; nothing is written into the run directory, which one may only be allowed to read."""
     from cqlray.reporting.html import render
     from cqlray.reporting.record import load_run
-    from cqlray.storage import write_bytes
+    from cqlray.storage.run_directory import write_bytes
 
     write_bytes(path, render(load_run(run)).encode())
     return path

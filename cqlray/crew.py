@@ -17,14 +17,14 @@ from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import NotShared
 from cqlray.evaluation.rows import merge_rows
-from cqlray.filesystem import AnyPath
 from cqlray.metrics import RunMetrics
 from cqlray.placement import Plan
 from cqlray.reporting.progress import ProgressDisplay
-from cqlray.storage import RunDirectory, SharedDirectory, write_bytes, write_json
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import RunDirectory, SharedDirectory, write_bytes, write_json
+from cqlray.storage.writer import Writer
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.rollout_worker import RolloutWorker
-from cqlray.writer import Writer
 
 # Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators there are.
 EPISODES_PER_CALL = 10

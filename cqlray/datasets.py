@@ -24,7 +24,7 @@ from cqlray.data.source import Source
 from cqlray.data.validation import validate
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import UserError
-from cqlray.filesystem import any_path
+from cqlray.storage.locations import any_path
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cqlray.config.schema import EnvConfig
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath, Location
+from cqlray.storage.locations import AnyPath, Location
 
 
 def examine(env: EnvConfig, out: AnyPath) -> Iterator[tuple[str, bool, str]]:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cqlray import checkpoint, seeding
+from cqlray import seeding
 from cqlray.actors import LOST, Loop, describe, fetch, kill, put
 from cqlray.config.schema import RunConfig
 from cqlray.crew import Crew, Row
@@ -30,12 +30,13 @@ from cqlray.data.store import data_bytes, where_data_lives
 from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, NotShared, UserError
-from cqlray.filesystem import AnyPath, Location, any_path
 from cqlray.judges import Judges
 from cqlray.placement import Plan
 from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
-from cqlray.storage import RunDirectory, read_json, write_json
+from cqlray.storage import checkpoint
+from cqlray.storage.locations import AnyPath, Location, any_path
+from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from cqlray.students import DEATHS_IN_A_ROW, STOPPING, Students, is_due, lost, unjudged
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import StoredData, round_name

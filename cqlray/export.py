@@ -22,12 +22,12 @@ from cqlray.data.loading import iterate_shards
 from cqlray.envs.layout import observation_layout
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import RunRecord
-from cqlray.filesystem import AnyPath, any_path
 from cqlray.policies import LoadedPolicy, load_policy
 from cqlray.policy_files import FORMATS, REQUIRED, Act, loading_code, num_layers, policy_arrays
 from cqlray.reporting.model_card import ExportedPolicy, model_card
 from cqlray.reporting.record import load_run
-from cqlray.storage import write_bytes
+from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.run_directory import write_bytes
 
 TOLERANCE = 1e-6  # of the actions' range
 # Float32 networks that sum in another order differ; by so many times what the policy's own rounding is, at most.

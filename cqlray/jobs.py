@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cqlray.errors import UserError
-from cqlray.filesystem import any_path
+from cqlray.storage.locations import any_path
 
 MISTAKE, FAILED, STOPPED = 2, 1, 130
 SECONDS_TO_ANSWER = 5.0

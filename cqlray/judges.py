@@ -9,7 +9,7 @@ from typing import Any
 from cqlray.actors import Lost, put
 from cqlray.algorithms.fqe import Settings
 from cqlray.crew import Crew, Row
-from cqlray.filesystem import Location
+from cqlray.storage.locations import Location
 from cqlray.workers.fitted_q import POLICIES_AT_ONCE, FittedQ
 
 TESTS, FITS = "evaluations.jsonl", "fqe.jsonl"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cqlray import checkpoint
 from cqlray.algorithms.policy import Array, Policy
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath, Location, any_path
-from cqlray.storage import RunDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.locations import AnyPath, Location, any_path
+from cqlray.storage.run_directory import RunDirectory
 
 MOST_LISTED = 24  # update counts in a message
 

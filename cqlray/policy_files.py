@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cqlray import checkpoint
 from cqlray.algorithms.policy import LAYER_NORM_EPSILON, Array, Arrays
 from cqlray.errors import UserError
 from cqlray.policies import LoadedPolicy
+from cqlray.storage import checkpoint
 
 OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.13; 17 brought LayerNormalization
 

@@ -24,14 +24,14 @@ from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.evaluation.summary import RunRecord, references_of_data, summarize
-from cqlray.filesystem import AnyPath, any_path
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
 from cqlray.policies import newest_rows, require_snapshots
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import fqe_returns
-from cqlray.storage import FORMAT, RunDirectory, write_bytes
+from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
 
 if TYPE_CHECKING:
     from cqlray.driver import Driver

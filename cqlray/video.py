@@ -20,16 +20,16 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from cqlray import checkpoint
 from cqlray.algorithms.policy import Array, Policy, UniformActor
 from cqlray.config import load as validate
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env, make_env
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import EnvironmentFailure, UserError
-from cqlray.filesystem import any_path
 from cqlray.policies import load_policy
-from cqlray.storage import RunDirectory, read_json, write_bytes
+from cqlray.storage import checkpoint
+from cqlray.storage.locations import any_path
+from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes
 
 POLICIES = ("student", "teacher", "random")
 FRAMES_PER_SECOND = 30  # where the environment says none

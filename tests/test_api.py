@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cqlray
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import Row, make_run, reference, student, write_lines
 
 pytestmark = pytest.mark.ray

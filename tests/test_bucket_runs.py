@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cqlray.config.load import dump_yaml
-from cqlray.filesystem import Location
-from cqlray.storage import RunDirectory
+from cqlray.storage.locations import Location
+from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import SLOW, small_config
 from tests.distributed.nodes import descendants, kill, running
 from tests.test_driver import ROOT, assert_same

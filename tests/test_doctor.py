@@ -8,7 +8,7 @@ import pytest
 
 from cqlray import cli, doctor
 from cqlray.config.schema import EnvConfig
-from cqlray.filesystem import AnyPath, Location
+from cqlray.storage.locations import AnyPath, Location
 from tests.test_filesystem import Proxy, impatient, proxy, remote, server  # noqa: F401
 
 

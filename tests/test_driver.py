@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import UserError, api, checkpoint, load_policy, seeding, session
+from cqlray import UserError, api, load_policy, seeding, session
 from cqlray.actors import Loop
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
 from cqlray.config.load import dump_yaml
@@ -28,7 +28,8 @@ from cqlray.evaluation.summary import summarize
 from cqlray.placement import ClusterResources, make_plan
 from cqlray.reporting.progress import ProgressDisplay
 from cqlray.reporting.record import load_run
-from cqlray.storage import RunDirectory, read_json, write_json
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from tests.conftest import slow, small_config
 
 pytestmark = pytest.mark.ray

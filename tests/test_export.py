@@ -20,12 +20,12 @@ from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.export import Exported, export
-from cqlray.filesystem import Location
 from cqlray.policies import LoadedPolicy
 from cqlray.policy_files import FORMATS, policy_arrays
 from cqlray.reporting.record import load_run
 from cqlray.reporting.words import number
-from cqlray.storage import RunDirectory
+from cqlray.storage.locations import Location
+from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import make_run
 
 pytest.importorskip("onnx")

@@ -21,7 +21,7 @@ from cqlray.config.schema import RunConfig
 from cqlray.crew import Crew
 from cqlray.data import dataset as datasets
 from cqlray.errors import StorageFailure
-from cqlray.storage import RunDirectory, read_json
+from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
 from tests.test_driver import ROOT, assert_same
 

@@ -21,10 +21,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cqlray import lease as leases
-from cqlray import object_store, parts
 from cqlray.errors import UserError
-from cqlray.filesystem import Location
+from cqlray.storage import append_parts as parts
+from cqlray.storage import lease as leases
+from cqlray.storage import object_store
+from cqlray.storage.locations import Location
 from tests.conftest import SLOW
 
 moto_server = pytest.importorskip("moto.server")
@@ -331,7 +332,7 @@ def test_an_upload_that_fails_at_any_request_leaves_the_old_object(
 
 WRITER = """
 import sys
-from cqlray.filesystem import Location
+from cqlray.storage.locations import Location
 from tests.conftest import SLOW
 for count in range(1000):
     Location.parse(sys.argv[1]).write(bytes([count % 256]) * (24 * 2**20))
@@ -511,8 +512,8 @@ def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(ranges: li
 
 HOLDER = """
 import sys, time
-from cqlray import lease
-from cqlray.filesystem import Location
+from cqlray.storage import lease
+from cqlray.storage.locations import Location
 from tests.conftest import SLOW
 lease.RENEW_EVERY, lease.SETTLE = 0.2, 0.1
 with lease.held(Location.parse(sys.argv[1]), print):

@@ -14,12 +14,13 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cqlray import api, checkpoint, load_dataset
+from cqlray import api, load_dataset
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.data import formats
 from cqlray.errors import UserError
-from cqlray.storage import RunDirectory, read_json
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
 from tests.data.formats.test_foreign import collected, minari_root, replay_buffer_file  # noqa: F401
 from tests.test_datasets import COLUMNS, frame

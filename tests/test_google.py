@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cqlray import object_store
 from cqlray.config.load import dump_yaml
-from cqlray.filesystem import Location
+from cqlray.storage import object_store
+from cqlray.storage.locations import Location
 from tests.conftest import slow, small_config
 from tests.distributed.test_jobs import free_port, wait_until
 from tests.test_bucket_runs import downloaded

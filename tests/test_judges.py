@@ -16,7 +16,7 @@ from cqlray import UserError, api, judges, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
 from cqlray.config.schema import EnvConfig
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
 
 pytestmark = pytest.mark.ray

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray import api, checkpoint, judges, load_policy
+from cqlray import api, judges, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
@@ -22,7 +22,8 @@ from cqlray.judges import Judges
 from cqlray.reporting.choice import judged_snapshots
 from cqlray.reporting.record import lines, load_run
 from cqlray.reporting.timeline import time_line
-from cqlray.storage import RunDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
 
 pytestmark = pytest.mark.ray

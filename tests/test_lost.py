@@ -21,15 +21,16 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
-from cqlray import actors, api, checkpoint, cli, crew, driver, judges, session, students
+from cqlray import actors, api, cli, crew, driver, judges, session, students
 from cqlray.actors import Loop
 from cqlray.config.schema import ResourcesConfig, members
 from cqlray.crew import Crew
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.filesystem import Location
 from cqlray.placement import ClusterResources, make_plan
-from cqlray.storage import RunDirectory, read_json, write_bytes, write_json
+from cqlray.storage import checkpoint
+from cqlray.storage.locations import Location
+from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes, write_json
 from cqlray.students import Students
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import snapshot_name
@@ -382,7 +383,7 @@ def test_a_bucket_that_is_away_is_a_failure_of_storage(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Which a run can be resumed after: no answer, and credentials that are refused, whether it reads or writes."""
-    from cqlray import object_store
+    from cqlray.storage import object_store
 
     monkeypatch.setattr(object_store, "GIVE_UP_AFTER", 0.5)
     write_bytes(remote / "x", b"x")

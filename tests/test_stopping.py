@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from cqlray import actors, api, checkpoint, cli, driver, session
+from cqlray import actors, api, cli, driver, session
 from cqlray.actors import Loop
 from cqlray.config.load import dump_yaml
 from cqlray.driver import Driver
 from cqlray.errors import Interrupted
-from cqlray.storage import RunDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import RunDirectory
+from cqlray.storage.writer import Writer
 from cqlray.workers.teacher import Teacher
-from cqlray.writer import Writer
 from tests.conftest import small_config
 from tests.test_driver import ROOT, assert_same
 
@@ -53,7 +54,7 @@ class Slow(students.Learner):
 students.Learner = Slow
 """
 HANGING_STORAGE = """
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 append = RunDirectory.append
 RunDirectory.append = lambda self, *args: time.sleep(600) if sign.exists() else append(self, *args)
 """

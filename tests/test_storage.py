@@ -17,9 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cqlray import checkpoint, seeding, storage
+from cqlray import seeding
 from cqlray.errors import StorageFailure, UserError
-from cqlray.storage import RunDirectory, SharedDirectory, read_json, write_bytes, write_json
+from cqlray.storage import checkpoint
+from cqlray.storage import run_directory as storage
+from cqlray.storage.run_directory import RunDirectory, SharedDirectory, read_json, write_bytes, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
 def held_elsewhere(directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the run until it is killed."""
     code = (
-        "import sys; from pathlib import Path; from cqlray.storage import RunDirectory\n"
+        "import sys; from pathlib import Path; from cqlray.storage.run_directory import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(directory.path)]

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from cqlray import writer
 from cqlray.errors import StorageFailure
-from cqlray.writer import Writer
+from cqlray.storage import writer
+from cqlray.storage.writer import Writer
 
 
 def waited(event: threading.Event) -> None:

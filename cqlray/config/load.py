@@ -22,7 +22,7 @@ import yaml
 
 from cqlray.config.schema import TIERS, CQLConfig, RunConfig, to_dict
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
+from cqlray.storage.locations import AnyPath
 
 _BOUNDS = ("gt", "ge", "lt", "le", "min_length")
 _REQUIREMENTS = {

@@ -18,8 +18,8 @@ from cqlray.data.episode import Array, Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.data.source import Source
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
-from cqlray.storage import write_bytes, write_json
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import write_bytes, write_json
 
 # Large enough that a file's overhead vanishes, small enough that several are in memory at once.
 TRANSITIONS_PER_SHARD = 50_000

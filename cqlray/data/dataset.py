@@ -12,7 +12,7 @@ import numpy as np
 
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
+from cqlray.storage.locations import AnyPath
 
 FORMAT = 1
 HISTOGRAM_BINS = 20

@@ -24,7 +24,7 @@ from cqlray.data.dataset import Columns, dataset_directory, read_description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import blocks
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
+from cqlray.storage.locations import AnyPath
 
 # A file being read takes several times its shard's size. So many files there must be for each thread that reads ahead of
 # the one that is being copied, so that what they hold stays below a tenth of the data.

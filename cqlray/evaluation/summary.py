@@ -22,7 +22,7 @@ from cqlray.evaluation.statistics import (
     of_members,
     optimality_gap,
 )
-from cqlray.filesystem import AnyPath
+from cqlray.storage.locations import AnyPath
 
 Row = dict[str, Any]
 

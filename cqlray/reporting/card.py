@@ -11,7 +11,7 @@ from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
 from cqlray.evaluation.reference_scores import normalized, reference_scores
 from cqlray.reporting.words import number
-from cqlray.storage import write_bytes
+from cqlray.storage.run_directory import write_bytes
 
 COLUMNS = 100
 INDENT = " " * 13

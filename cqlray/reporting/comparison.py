@@ -15,7 +15,6 @@ from cqlray.evaluation.reference_scores import ReferenceScores, reference_scores
 from cqlray.evaluation.scores import GroupScores, group_scores
 from cqlray.evaluation.statistics import iqm_of_members
 from cqlray.evaluation.summary import RunRecord
-from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.groups import Group, groups_of
 from cqlray.reporting.improvement import improvement_section
@@ -24,7 +23,8 @@ from cqlray.reporting.profiles import profile_figure
 from cqlray.reporting.record import load_run
 from cqlray.reporting.results import aggregate_words
 from cqlray.reporting.words import environment_name, number, setting_name
-from cqlray.storage import write_bytes
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import write_bytes
 
 
 def write_comparison(directories: Sequence[AnyPath], path: AnyPath) -> AnyPath:

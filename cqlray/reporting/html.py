@@ -11,7 +11,6 @@ import yaml
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.evaluation.reference_scores import reference_scores
 from cqlray.evaluation.summary import RunRecord, best_group, cql_groups, is_cql, summarize
-from cqlray.filesystem import AnyPath
 from cqlray.reporting import plots
 from cqlray.reporting.choice import choice_section
 from cqlray.reporting.dataset_section import dataset_section
@@ -24,7 +23,8 @@ from cqlray.reporting.results import aggregates_section, results_section, three_
 from cqlray.reporting.timeline_section import timeline_section
 from cqlray.reporting.values import values_section
 from cqlray.reporting.words import environment_name, interval, number, setting_name
-from cqlray.storage import write_bytes
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import write_bytes
 
 LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
 

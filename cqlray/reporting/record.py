@@ -9,8 +9,8 @@ import yaml
 
 from cqlray.errors import UserError
 from cqlray.evaluation.summary import Row, RunRecord
-from cqlray.filesystem import AnyPath
-from cqlray.storage import RunDirectory
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import RunDirectory
 
 SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, that reports look into
 ROW_KEY = ("stage", "policy", "member", "updates", "round")

@@ -23,8 +23,8 @@ from cqlray.evaluation.summary import (
     student_rows,
     summarize,
 )
-from cqlray.filesystem import AnyPath
 from cqlray.reporting.record import lines
+from cqlray.storage.locations import AnyPath
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath, Location
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import Scalar, TrackedRun, curves
+from cqlray.storage.locations import AnyPath, Location
 
 
 def send(tracked: TrackedRun) -> str:

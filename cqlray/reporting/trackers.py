@@ -13,9 +13,9 @@ from contextlib import redirect_stdout
 from importlib import import_module
 
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import TrackedRun, tracked_run
+from cqlray.storage.locations import AnyPath
 
 Sender = Callable[[TrackedRun], str]  # brings a tracker up to date, says in one line where; raises UserError
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from cqlray import checkpoint
 from cqlray.algorithms.policy import Arrays, DeterministicActor, Policy, UniformActor
 from cqlray.config.schema import EnvConfig
 from cqlray.data.episode import Episode
 from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
+from cqlray.storage import checkpoint
 
 
 class Evaluator:

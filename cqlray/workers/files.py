@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import Shard
-from cqlray.filesystem import AnyPath
-from cqlray.storage import SharedDirectory, not_shared
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import SharedDirectory, not_shared
 
 
 def round_name(index: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cqlray import checkpoint, seeding
+from cqlray import seeding
 from cqlray.algorithms import fqe
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.policy import Array, Arrays, Policy, select_members
@@ -20,7 +20,8 @@ from cqlray.data.dataset import Columns, columns, discounted_returns, read_descr
 from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.scaling import ActionScaling
-from cqlray.storage import finite
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import finite
 from cqlray.workers.files import StoredData
 
 # Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is taken: where the fits

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cqlray import checkpoint, seeding
+from cqlray import seeding
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql
 from cqlray.algorithms.allocator import keep_freed_memory
@@ -28,11 +28,12 @@ from cqlray.data.loading import fill_columns, iterate_shards, load_columns
 from cqlray.data.store import ColumnFile, HostColumns, data_bytes, fingerprint, where_data_lives, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath
-from cqlray.storage import SharedDirectory, finite
+from cqlray.storage import checkpoint
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import SharedDirectory, finite
+from cqlray.storage.writer import Writer
 from cqlray.workers.files import StoredData, checkpoint_name, snapshot_name
 from cqlray.workers.staging import StagedBatches
-from cqlray.writer import Writer
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
 CHUNK = 100

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from cqlray import checkpoint
 from cqlray.algorithms.policy import Policy, StochasticActor, UniformActor
 from cqlray.config.schema import EnvConfig
 from cqlray.data import shards as shard_files
@@ -13,7 +12,8 @@ from cqlray.data.dataset import ShardSummary, shard_name
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
-from cqlray.storage import SharedDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import SharedDirectory
 from cqlray.workers.files import read_round
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cqlray import checkpoint, seeding
+from cqlray import seeding
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import sac
 from cqlray.algorithms.agent import Batch
@@ -20,7 +20,8 @@ from cqlray.data.episode import Shard
 from cqlray.data.normalizer import identity
 from cqlray.data.replay import ReplayPool
 from cqlray.envs.scaling import ActionScaling
-from cqlray.storage import SharedDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import SharedDirectory
 from cqlray.workers.files import read_round, round_name
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cqlray import checkpoint
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql, sac
 from cqlray.algorithms.agent import Adam, AgentState, Batch
@@ -25,6 +24,7 @@ from cqlray.algorithms.population import BLOCK, Gather, NoiseStream, Population
 from cqlray.config.schema import CQLConfig, Member, SACConfig, TeacherConfig
 from cqlray.data.episode import Episode, Shard
 from cqlray.envs.scaling import ActionScaling
+from cqlray.storage import checkpoint
 from cqlray.workers.learner import Learner
 from tests.algorithms import helpers
 from tests.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY

@@ -16,7 +16,7 @@ from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
 from cqlray import cli
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.cluster.commands import CLUSTER, REPOSITORY
 
 RUN_OR_RESUME = CLUSTER / "run-or-resume.sh"

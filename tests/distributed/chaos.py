@@ -30,7 +30,7 @@ from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
 from cqlray.data.episode import Shard
 from cqlray.data.shards import from_parquet
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
 from tests.distributed.nodes import HEAD, JUDGE, ROLES, Driver, EndedEarly, Nodes, cluster, kill
 from tests.test_driver import outcome

@@ -19,7 +19,7 @@ import pytest
 
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import ResourcesConfig
-from cqlray.storage import read_json
+from cqlray.storage.run_directory import read_json
 from tests.conftest import small_config
 from tests.distributed.nodes import ROOT, descendants, kill
 

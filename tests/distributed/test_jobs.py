@@ -25,7 +25,7 @@ import pytest
 from cqlray import api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import CQLConfig, EvaluationConfig, ResourcesConfig, RunConfig
-from cqlray.storage import read_json
+from cqlray.storage.run_directory import read_json
 from tests.conftest import small_config
 from tests.test_driver import assert_same
 

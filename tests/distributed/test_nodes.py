@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import checkpoint
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig
-from cqlray.storage import RunDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import RunDirectory
 from cqlray.students import SECONDS_BETWEEN_CHECKPOINTS
 from tests.conftest import slow, small_config
 from tests.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cqlray.filesystem import AnyPath
+from cqlray.storage.locations import AnyPath
 
 EXECUTABLE = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 TIMEOUT = 60.0  # seconds that an answer may take

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
-from cqlray.filesystem import AnyPath
 from cqlray.reporting.comparison import write_comparison
 from cqlray.reporting.html import write_report
-from cqlray.storage import RunDirectory
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.chromium import EXECUTABLE, Chromium, chromium
 from tests.reporting.run_directories import events, make_run, student, sweep_of_64, write_lines
 from tests.reporting.test_choice import judged_run

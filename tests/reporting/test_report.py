@@ -26,7 +26,7 @@ from cqlray.reporting.record import load_run
 from cqlray.reporting.table import results_table
 from cqlray.reporting.tensorboard import write_tensorboard
 from cqlray.reporting.words import duration, number
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import dataset, make_run, reference, student, sweep_of_64
 
 HOSTILE = "<script>alert('&')</script>"

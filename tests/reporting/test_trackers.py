@@ -22,7 +22,7 @@ from cqlray.evaluation.summary import summarize
 from cqlray.reporting.record import load_run
 from cqlray.reporting.series import EVERYONE, tracked_run
 from cqlray.reporting.trackers import send_to
-from cqlray.storage import RunDirectory
+from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import make_run, reference, student, write_lines
 from tests.reporting.wandb_server import Runs, wandb_server
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray import checkpoint
 from cqlray.algorithms.fqe import Settings
 from cqlray.algorithms.policy import Arrays
 from cqlray.data.episode import Array, Episode, Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
+from cqlray.storage import checkpoint
 from cqlray.workers import fitted_q
 from cqlray.workers.files import StoredData
 from cqlray.workers.fitted_q import FittedQ

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray import checkpoint, seeding
+from cqlray import seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy
 from cqlray.config.schema import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig, members
 from cqlray.data.episode import Shard
@@ -17,7 +17,8 @@ from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
 from cqlray.errors import NotShared, UserError
 from cqlray.evaluation.rows import merge_rows
-from cqlray.storage import SharedDirectory
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import SharedDirectory
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner, StudentFiles
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask

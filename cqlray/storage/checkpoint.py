@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cqlray.errors import UserError
-from cqlray.filesystem import AnyPath, Location
+from cqlray.storage.locations import AnyPath, Location
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _KEY = "cqlray"

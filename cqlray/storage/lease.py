@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.errors import StorageFailure, UserError
-from cqlray.filesystem import Location
+from cqlray.storage.locations import Location
 
 RENEW_EVERY = 15.0  # seconds
 EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's own clock

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from cqlray.errors import UserError
 
 if TYPE_CHECKING:
-    from cqlray.object_store import ObjectStore
+    from cqlray.storage.object_store import ObjectStore
 
 SCHEMES = ("s3", "gs")
 
@@ -198,7 +198,7 @@ def any_path(place: Place) -> AnyPath:
 
 @functools.cache
 def _object_store(scheme: str, bucket: str) -> ObjectStore:
-    from cqlray.object_store import ObjectStore
+    from cqlray.storage.object_store import ObjectStore
 
     return ObjectStore(scheme, bucket)
 

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from cqlray import parts
 from cqlray.errors import StorageFailure
+from cqlray.storage import append_parts as parts
 
 GIVE_UP_AFTER = 300.0  # seconds of one operation's failures
 SAID_AFTER = 2.0  # seconds; what passes sooner is not worth a line
@@ -35,7 +35,7 @@ THREADS = 16
 PART_SIZE = 10 * 2**20
 
 _T = TypeVar("_T")
-_LOG = logging.getLogger("cqlray.storage")
+_LOG = logging.getLogger("cqlray.storage.run_directory")
 _AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation(?:: (.*))?", re.DOTALL)
 _REFUSED = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "SIGNATURE_DOES_NOT_MATCH"}
 _REFUSED |= {"INVALID_SIGNATURE", "INCOMPLETE_SIGNATURE", "UNRECOGNIZED_CLIENT", "MISSING_AUTHENTICATION_TOKEN"}

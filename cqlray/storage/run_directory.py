@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cqlray.errors import NotShared, StorageFailure, UserError
-from cqlray.filesystem import AnyPath, Location
-from cqlray.lease import Lease, held, is_held
+from cqlray.storage.lease import Lease, held, is_held
+from cqlray.storage.locations import AnyPath, Location
 
 FORMAT = 1
 LOCK_WAIT = 90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
