@@ -115,7 +115,7 @@ def _counted(number: int, noun: str) -> str:
 
 def _convert(options: argparse.Namespace) -> int:
     from cqlray.data import formats
-    from cqlray.data.findings import require_valid
+    from cqlray.data.checks.findings import require_valid
     from cqlray.data.source import columns_in_words
 
     if options.append and options.to != "cqlray":

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from cqlray.config.load import build
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, RunConfig
 from cqlray.data import convert
+from cqlray.data.checks.findings import Report
+from cqlray.data.checks.fixes import fix
+from cqlray.data.checks.validation import validate
 from cqlray.data.dataset import Description
 from cqlray.data.episode import Episode, Shard
-from cqlray.data.findings import Report
-from cqlray.data.fixes import fix
 from cqlray.data.formats import ColumnNames, open_source
 from cqlray.data.source import Source
-from cqlray.data.validation import validate
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import UserError
 from cqlray.storage.locations import any_path
@@ -69,7 +69,7 @@ class Dataset:
             yield from shard.episodes()
 
     def validate(self, batch_size: int = 256) -> Report:
-        """Everything that is wrong with the data, or worth a look; see cqlray.data.findings.KINDS."""
+        """Everything that is wrong with the data, or worth a look; see cqlray.data.checks.findings.KINDS."""
         return validate(self.source, batch_size)
 
     def fixed(self) -> tuple[Dataset, list[str]]:

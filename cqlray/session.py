@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from cqlray import datasets, video
 from cqlray.config import load as validate
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
-from cqlray.data.findings import require_valid
+from cqlray.data.checks.findings import require_valid
+from cqlray.data.checks.validation import validate as validate_data
 from cqlray.data.source import columns_in_words
-from cqlray.data.validation import validate as validate_data
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.evaluation.summary import RunRecord, references_of_data, summarize

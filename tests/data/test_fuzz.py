@@ -25,11 +25,11 @@ import numpy as np
 import pytest
 
 from cqlray.data import dataset as datasets
-from cqlray.data.fixes import fix
+from cqlray.data.checks.fixes import fix
+from cqlray.data.checks.validation import validate
 from cqlray.data.formats import ColumnNames, files, open_source
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
-from cqlray.data.validation import validate
 from cqlray.errors import UserError
 from tests.data import damage, sound_files
 

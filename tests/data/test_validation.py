@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray.data import findings
+from cqlray.data.checks import findings
+from cqlray.data.checks.fixes import fix
+from cqlray.data.checks.validation import Report, require_valid, validate
 from cqlray.data.episode import Array, Shard
-from cqlray.data.fixes import fix
 from cqlray.data.moments import Magnitudes, Moments
 from cqlray.data.source import Piece, Source
-from cqlray.data.validation import Report, require_valid, validate
 from cqlray.errors import UserError
 from tests.data.test_shards import random_shard
 

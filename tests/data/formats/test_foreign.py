@@ -21,9 +21,9 @@ from gymnasium import spaces
 from moto.server import ThreadedMotoServer
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from cqlray.data.checks.validation import validate
 from cqlray.data.convert import write_dataset
 from cqlray.data.formats import ColumnNames, open_source, write_log, write_minari
-from cqlray.data.validation import validate
 from cqlray.errors import UserError
 from tests.data.formats.test_round_trips import read, require_equal, source_of, write_d4rl
 from tests.data.test_shards import random_shard

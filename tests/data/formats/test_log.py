@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cqlray.data.checks.validation import validate
 from cqlray.data.formats import ColumnNames, open_source
-from cqlray.data.validation import validate
 from cqlray.errors import UserError
 from tests.data.formats.test_round_trips import read
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cqlray.data.checks.validation import validate
 from cqlray.data.convert import joined, native_shards, write_dataset
 from cqlray.data.episode import Episode, Shard
 from cqlray.data.formats import ColumnNames, open_source, write_log, write_minari
 from cqlray.data.formats.log_writer import log_table
 from cqlray.data.source import Piece, Source
-from cqlray.data.validation import validate
 from cqlray.errors import UserError
 from tests.data.test_shards import random_shard
 

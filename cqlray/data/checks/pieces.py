@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from cqlray.data.checks.findings import Place, Tally
 from cqlray.data.episode import Array, Shard
-from cqlray.data.findings import Place, Tally
 from cqlray.data.moments import blocks, fits
 from cqlray.data.source import Piece
 from cqlray.errors import UserError

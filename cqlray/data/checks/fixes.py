@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from cqlray.data.checks.findings import Report
+from cqlray.data.checks.pieces import action_bounds, episode_hashes, is_whole, rounding_of
 from cqlray.data.episode import Array, Shard
-from cqlray.data.findings import Report
 from cqlray.data.moments import fits
-from cqlray.data.piece_checks import action_bounds, episode_hashes, is_whole, rounding_of
 from cqlray.data.source import Piece, Source
 
 CLIPPED_SHARE = 0.01

@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.data.episode import Array, Shard
-from cqlray.data.findings import Finding, Place, Report, Tally, require_valid
-from cqlray.data.moments import Magnitudes, Moments
-from cqlray.data.piece_checks import (
+from cqlray.data.checks.findings import Finding, Place, Report, Tally, require_valid
+from cqlray.data.checks.pieces import (
     VALUES,
     Steps,
     action_bounds,
@@ -31,6 +29,8 @@ from cqlray.data.piece_checks import (
     is_whole,
     shape_mistakes,
 )
+from cqlray.data.episode import Array, Shard
+from cqlray.data.moments import Magnitudes, Moments
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
