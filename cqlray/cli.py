@@ -288,11 +288,11 @@ def _benchmark(words: list[str]) -> int:
     from importlib import import_module
 
     kinds = {
-        "learner": "cqlray.algorithms.benchmark",
+        "learner": "cqlray.benchmarks.learner",
         "members": "cqlray.benchmarks.members",
         "rollout": "cqlray.benchmarks.rollout",
         "data": "cqlray.benchmarks.object_store",
-        "actor": "cqlray.benchmarks.learner_actor",
+        "actor": "cqlray.benchmarks.actor",
         "peers": "cqlray.benchmarks.peers",
     }
     if not words or words[0] not in kinds:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from cqlray.algorithms.allocator import keep_freed_memory
-from cqlray.algorithms.benchmark import WORKLOADS, make_population
-from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.learner import WORKLOADS, make_population
 from cqlray.config.schema import RunConfig
 from cqlray.config.schema import members as members_of
 from cqlray.placement import ClusterResources, make_plan

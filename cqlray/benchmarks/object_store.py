@@ -7,8 +7,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from cqlray.data import benchmark, loading
-from cqlray.data.benchmark import ROUNDS, Sizes
+from cqlray.benchmarks import data as benchmark
+from cqlray.benchmarks.data import ROUNDS, Sizes
+from cqlray.data import loading
 from cqlray.data.episode import Shard
 from cqlray.data.store import data_bytes
 

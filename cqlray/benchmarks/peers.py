@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cqlray.algorithms.benchmark import TRANSITIONS, WORKLOADS, Workload
+from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, Workload
 from cqlray.benchmarks.members import Updates
-from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.errors import UserError
 
 WARM_UP = 5  # updates

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.benchmarks.turns import Turn, ratios, timed
+from cqlray.benchmarks.contestants import Turn, ratios, timed
 from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cqlray.algorithms import networks
 from cqlray.algorithms.agent import network_shapes
-from cqlray.algorithms.benchmark import WORKLOADS, Workload, make_population, text
+from cqlray.benchmarks.learner import WORKLOADS, Workload, make_population, text
 
 
 def product_flops(left: tuple[int, ...], right: tuple[int, ...]) -> int:
@@ -61,7 +61,7 @@ def test_the_stated_operations_are_those_that_torch_counts(name: str, members: i
 
 
 def test_the_command_prints_what_programs_rely_on() -> None:
-    command = [sys.executable, "-m", "cqlray.algorithms.benchmark", "--workload", "tutorial", "--threads", "1"]
+    command = [sys.executable, "-m", "cqlray.benchmarks.learner", "--workload", "tutorial", "--threads", "1"]
     done = subprocess.run([*command, "--seconds", "0.05", "--json"], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result.keys() >= {

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cqlray.algorithms.benchmark import WORKLOADS, Workload, make_population
 from cqlray.algorithms.networks import PIECE_SIZE, Pass, Shape, Stack
 from cqlray.algorithms.population import Population
+from cqlray.benchmarks.learner import WORKLOADS, Workload, make_population
 
 CPU = torch.device("cpu")
 BF16_ERROR = 0.1  # relative, after three layers and back; 8 bits of mantissa in each

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cqlray import students
-from cqlray.benchmarks import learner_actor
-from cqlray.benchmarks.learner_actor import ENV, NAMES, BareLearner, driven_learner, played_shards
+from cqlray.benchmarks import actor as learner_actor
+from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
 from cqlray.cli import _OneLine
 from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from cqlray.algorithms.benchmark import TRANSITIONS, WORKLOADS, make_population
 from cqlray.benchmarks import peers
+from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, make_population
 from cqlray.benchmarks.peers import D3rlpyUpdates
 from cqlray.cli import _OneLine
 from cqlray.errors import UserError

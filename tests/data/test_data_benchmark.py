@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.data.benchmark import main, text
+from cqlray.benchmarks.data import main, text
 
 
 def test_the_command_prints_what_programs_rely_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """How fast data is loaded and batches are looked up in memory and in a file, beside what memory and disk could do.
 
-    python -m cqlray.data.benchmark --transitions 1000000
+    python -m cqlray.benchmarks.data --transitions 1000000
 
 One run measures everything, so that the ratios are of one machine at one time. Data are random numbers in a temporary
 directory; `--directory` says on which disk. The dataset in memory, looked up batch by batch, is the baseline.

@@ -31,8 +31,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cqlray import seeding
-from cqlray.algorithms.benchmark import WORKLOADS
-from cqlray.benchmarks.turns import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.learner import WORKLOADS
 from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env

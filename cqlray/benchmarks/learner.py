@@ -1,6 +1,6 @@
 """How fast the update is, beside what the device could do, measured in one process and one run.
 
-    python -m cqlray.algorithms.benchmark --workload H --members 8 --device cuda
+    python -m cqlray.benchmarks.learner --workload H --members 8 --device cuda
 
 Needs torch and numpy alone, so that it also runs on a machine that has nothing else. Limits and updates are measured in
 turns, so that a machine that slows down in the middle slows both.
@@ -180,7 +180,7 @@ def text(result: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
-    """The command `python -m cqlray.algorithms.benchmark`, and `cqlray benchmark learner` with a parser of its own."""
+    """The command `python -m cqlray.benchmarks.learner`, and `cqlray benchmark learner` with a parser of its own."""
     parser = parser_class("cqlray benchmark learner", description="Updates per second beside the device's limit.")
     parser.add_argument("--workload", choices=WORKLOADS, default="H", help="P, H (CORL's HalfCheetah sizes), or a preset")
     parser.add_argument("--members", type=int, default=1)
