@@ -16,7 +16,6 @@ from cqlray.data.dataset import ShardSummary
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import NotShared
-from cqlray.evaluation.rows import merge_rows
 from cqlray.metrics import RunMetrics
 from cqlray.placement import Plan
 from cqlray.reporting.progress import ProgressDisplay
@@ -25,6 +24,7 @@ from cqlray.storage.run_directory import RunDirectory, SharedDirectory, write_by
 from cqlray.storage.writer import Writer
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.rollout_worker import RolloutWorker
+from cqlray.workers.rows import merge_rows
 
 # Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators there are.
 EPISODES_PER_CALL = 10

@@ -16,12 +16,12 @@ from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
 from cqlray.errors import NotShared, UserError
-from cqlray.evaluation.rows import merge_rows
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import SharedDirectory
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner, StudentFiles
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
+from cqlray.workers.rows import merge_rows
 from cqlray.workers.teacher import Teacher
 
 ENV = EnvConfig("tests.toy_envs:Point-v0")
