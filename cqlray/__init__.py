@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from cqlray.datasets import Dataset, load_dataset
     from cqlray.errors import EnvironmentFailure, Interrupted, UserError
-    from cqlray.policies import LoadedPolicy, load_policy
+    from cqlray.results.policies import LoadedPolicy, load_policy
 
 _HOMES = {
     "cqlray.api": ("RunResult", "load_run", "resume", "run"),
@@ -48,7 +48,7 @@ _HOMES = {
     ),
     "cqlray.datasets": ("Dataset", "load_dataset"),
     "cqlray.errors": ("EnvironmentFailure", "Interrupted", "UserError"),
-    "cqlray.policies": ("LoadedPolicy", "load_policy"),
+    "cqlray.results.policies": ("LoadedPolicy", "load_policy"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

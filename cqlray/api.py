@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from cqlray import session
 from cqlray.config.schema import PRESETS, RunConfig
 from cqlray.errors import UserError
-from cqlray.evaluation.summary import RunRecord, student_rows
-from cqlray.reporting.html import write_report
 from cqlray.reporting.progress import ProgressDisplay
-from cqlray.reporting.record import load_run as load_run_record
-from cqlray.reporting.series import Estimates, fqe_returns
+from cqlray.results.record import load_run as load_run_record
+from cqlray.results.report.html import write_report
+from cqlray.results.series import Estimates, fqe_returns
+from cqlray.results.statistics.summary import RunRecord, student_rows
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import RunDirectory
 
@@ -72,7 +72,7 @@ class RunResult:
         """The learning curves, as in the report, into `axes` or new ones; the axes are returned."""
         import matplotlib.pyplot as plt
 
-        from cqlray.reporting.plots import draw_learning_curves
+        from cqlray.results.report.plots import draw_learning_curves
 
         record = load_run_record(self.run_dir)
         axes = plt.subplots()[1] if axes is None else axes

@@ -201,7 +201,7 @@ def _report(words: list[str]) -> int:
         return _compare(options)
     if options.out is not None and "tensorboard" in options.to:
         raise UserError("--to tensorboard writes into the run directory, which --out leaves alone; give one of them")
-    from cqlray.reporting.trackers import send_to
+    from cqlray.results.trackers.send import send_to
 
     (run,) = options.runs
     path = _write_report(run) if options.out is None else _write_page(run, options.out)
@@ -214,7 +214,7 @@ def _report(words: list[str]) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from cqlray.reporting.comparison import write_comparison
+    from cqlray.results.report.comparison_page import write_comparison
 
     if options.to:
         raise UserError("--to takes one run at a time")
@@ -231,7 +231,7 @@ def _video(words: list[str]) -> int:
     parser.add_argument("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
     options = parser.parse_args(words)
     from cqlray import session
-    from cqlray.video import CannotRender, record
+    from cqlray.results.video import CannotRender, record
 
     session.require_environment(options.path)
     member = int(options.member) if options.member.isdecimal() else options.member
@@ -255,7 +255,7 @@ def _export(words: list[str]) -> int:
     parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
     parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
     options = parser.parse_args(words)
-    from cqlray.export import export
+    from cqlray.results.export import export
 
     member = int(options.member) if options.member.isdecimal() else options.member
     exported = export(options.path, member, options.format, options.out, options.by, options.updates)
@@ -304,7 +304,7 @@ def _benchmark(words: list[str]) -> int:
 
 def _print_run(directory: RunDirectory, as_json: bool) -> int:
     from cqlray import session
-    from cqlray.reporting.record import load_run
+    from cqlray.results.record import load_run
 
     report = _write_report(directory.path)
     record = load_run(directory.path)
@@ -316,7 +316,7 @@ def _print_run(directory: RunDirectory, as_json: bool) -> int:
 def _print_results(result: dict[str, Any], record: Any, as_json: bool) -> None:
     from rich.console import Console
 
-    from cqlray.reporting.table import results_table
+    from cqlray.results.report.table import results_table
 
     if as_json:
         from cqlray.storage.run_directory import finite
@@ -347,8 +347,8 @@ def _print_dataset(path: AnyPath, as_json: bool) -> int:
 
 
 def _write_report(run: AnyPath) -> AnyPath:
-    from cqlray.reporting.html import write_report
-    from cqlray.reporting.tensorboard import write_tensorboard
+    from cqlray.results.report.html import write_report
+    from cqlray.results.trackers.tensorboard import write_tensorboard
 
     path = write_report(run)
     write_tensorboard(run)
@@ -357,8 +357,8 @@ def _write_report(run: AnyPath) -> AnyPath:
 
 def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
     """The report somewhere else; nothing is written into the run directory, which one may only be allowed to read."""
-    from cqlray.reporting.html import render
-    from cqlray.reporting.record import load_run
+    from cqlray.results.record import load_run
+    from cqlray.results.report.html import render
     from cqlray.storage.run_directory import write_bytes
 
     write_bytes(path, render(load_run(run)).encode())

@@ -70,7 +70,7 @@ def _open(options: argparse.Namespace) -> Any:
 
 def _info(options: argparse.Namespace) -> int:
     from cqlray.data.card import card
-    from cqlray.reporting.card import card_lines, write_card
+    from cqlray.results.report.dataset_card import card_lines, write_card
     from cqlray.storage.run_directory import finite
 
     dataset = _open(options)

@@ -32,8 +32,8 @@ from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, NotShared, UserError
 from cqlray.judges import Judges
 from cqlray.placement import Plan
-from cqlray.policies import last_snapshot
 from cqlray.reporting.progress import ProgressDisplay
+from cqlray.results.policies import last_snapshot
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import AnyPath, Location, any_path
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cqlray import datasets, video
+from cqlray import datasets
 from cqlray.config import load as validate
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.checks.findings import require_valid
@@ -23,13 +23,14 @@ from cqlray.data.checks.validation import validate as validate_data
 from cqlray.data.source import columns_in_words
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.evaluation.summary import RunRecord, references_of_data, summarize
 from cqlray.jobs import inside_job, require_lasting
 from cqlray.placement import ClusterResources, Plan, make_plan
-from cqlray.policies import newest_rows, require_snapshots
 from cqlray.reporting.progress import ProgressDisplay
-from cqlray.reporting.record import load_run
-from cqlray.reporting.series import fqe_returns
+from cqlray.results import video
+from cqlray.results.policies import newest_rows, require_snapshots
+from cqlray.results.record import load_run
+from cqlray.results.series import fqe_returns
+from cqlray.results.statistics.summary import RunRecord, references_of_data, summarize
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
 
@@ -142,7 +143,7 @@ def require_environment(path: AnyPath) -> RunRecord:
     Raises:
         UserError: it has no environment. And as load_run.
     """
-    from cqlray.reporting import comparison
+    from cqlray.results.report import comparison_page as comparison
 
     record = load_run(path)
     comparison.require_environment(record)

@@ -11,7 +11,7 @@ import pytest
 
 from cqlray import api
 from cqlray.data.shards import from_parquet
-from cqlray.policies import load_policy
+from cqlray.results.policies import load_policy
 from tests.conftest import small_config
 
 pytestmark = pytest.mark.ray

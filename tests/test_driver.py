@@ -24,10 +24,10 @@ from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
-from cqlray.evaluation.summary import summarize
 from cqlray.placement import ClusterResources, make_plan
 from cqlray.reporting.progress import ProgressDisplay
-from cqlray.reporting.record import load_run
+from cqlray.results.record import load_run
+from cqlray.results.statistics.summary import summarize
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from tests.conftest import slow, small_config

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from cqlray import cli, load_policy
-from cqlray import export as exporting
 from cqlray.algorithms.policy import Array, Policy
 from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
-from cqlray.export import Exported, export
-from cqlray.policies import LoadedPolicy
-from cqlray.policy_files import FORMATS, policy_arrays
-from cqlray.reporting.record import load_run
-from cqlray.reporting.words import number
+from cqlray.results import export as exporting
+from cqlray.results.export import Exported, export
+from cqlray.results.policies import LoadedPolicy
+from cqlray.results.policy_files import FORMATS, policy_arrays
+from cqlray.results.record import load_run
+from cqlray.results.report.formatting import number
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import make_run

@@ -12,10 +12,16 @@ import pytest
 
 from cqlray import PRESETS, api
 from cqlray.config.schema import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
-from cqlray.evaluation.summary import RunRecord, reference_return
-from cqlray.reporting.choice import agreement_sentences, chosen_sentences, judged_snapshots, trust, trust_sentences
-from cqlray.reporting.record import lines, load_run
-from cqlray.reporting.timeline import time_line
+from cqlray.results.record import lines, load_run
+from cqlray.results.report.selection_section import (
+    agreement_sentences,
+    chosen_sentences,
+    judged_snapshots,
+    trust,
+    trust_sentences,
+)
+from cqlray.results.report.timeline import time_line
+from cqlray.results.statistics.summary import RunRecord, reference_return
 from tests.conftest import slow
 
 MEMBERS, SNAPSHOTS, EPISODES, UPDATES = 4, 8, 40, 3200

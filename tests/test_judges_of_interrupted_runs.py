@@ -19,9 +19,9 @@ from cqlray.cli import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
 from cqlray.judges import Judges
-from cqlray.reporting.choice import judged_snapshots
-from cqlray.reporting.record import lines, load_run
-from cqlray.reporting.timeline import time_line
+from cqlray.results.record import lines, load_run
+from cqlray.results.report.selection_section import judged_snapshots
+from cqlray.results.report.timeline import time_line
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from cqlray import UserError, api, cli, video
+from cqlray import UserError, api, cli
 from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import EnvironmentFailure
-from cqlray.reporting.html import write_report
-from cqlray.video import CannotRender
+from cqlray.results import video
+from cqlray.results.report.html import write_report
+from cqlray.results.video import CannotRender
 from tests.conftest import small_config
 from tests.reporting.run_directories import make_run
 from tests.toy_envs import Drawn

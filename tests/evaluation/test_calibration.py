@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from cqlray.evaluation.calibration import BoundCheck, Excess, check_bounds, member_excess
-from cqlray.evaluation.statistics import Interval
-from cqlray.evaluation.summary import RunRecord, calibrations
-from cqlray.reporting.record import load_run
+from cqlray.results.record import load_run
+from cqlray.results.statistics.calibration import BoundCheck, Excess, check_bounds, member_excess
+from cqlray.results.statistics.resampling import Interval
+from cqlray.results.statistics.summary import RunRecord, calibrations
 from tests.reporting.run_directories import make_run, student
 
 SWEEP = [{"conservative_weight": 5.0}, {"conservative_weight": 0.0}]

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cqlray.evaluation import statistics
-from cqlray.evaluation.comparison import normalized_scores, performance_profile, probability_of_improvement
-from cqlray.evaluation.reference_scores import normalized
-from cqlray.evaluation.statistics import iqm, stratified
+from cqlray.results.statistics import resampling as statistics
+from cqlray.results.statistics.comparison import normalized_scores, performance_profile, probability_of_improvement
+from cqlray.results.statistics.reference_scores import normalized
+from cqlray.results.statistics.resampling import iqm, stratified
 
 RLIABLE: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "reference" / "rliable_figures.json").read_text())
 WHOLE = st.integers(-3, 3).map(float)  # few values: many ties

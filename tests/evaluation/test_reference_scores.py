@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cqlray.evaluation.reference_scores import d4rl_reference, normalized, reference_scores
+from cqlray.results.statistics.reference_scores import d4rl_reference, normalized, reference_scores
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray.evaluation.scores import group_scores, member_scores
-from cqlray.evaluation.summary import RunRecord, summarize
-from cqlray.reporting.record import load_run
+from cqlray.results.record import load_run
+from cqlray.results.statistics.scores import group_scores, member_scores
+from cqlray.results.statistics.summary import RunRecord, summarize
 from tests.reporting.run_directories import make_run, reference, student
 
 SWEEP = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cqlray.evaluation import statistics
-from cqlray.evaluation.statistics import (
+from cqlray.results.statistics import resampling as statistics
+from cqlray.results.statistics.resampling import (
     Statistic,
     crossed,
     estimate,

@@ -11,10 +11,10 @@ import pytest
 
 from cqlray import seeding
 from cqlray.config.schema import RunConfig, members, to_dict
-from cqlray.evaluation.calibration import check_bounds
-from cqlray.evaluation.statistics import iqm_interval
-from cqlray.evaluation.summary import RunRecord, best_group, calibrations, common_updates, curve, final_rows, summarize
-from cqlray.reporting.record import load_run
+from cqlray.results.record import load_run
+from cqlray.results.statistics.calibration import check_bounds
+from cqlray.results.statistics.resampling import iqm_interval
+from cqlray.results.statistics.summary import RunRecord, best_group, calibrations, common_updates, curve, final_rows, summarize
 from tests.reporting.run_directories import make_run, reference, student
 
 AGGREGATES = {name + end for name in ("iqm", "median", "mean") for end in ("", "_low", "_high")}

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
-from cqlray.reporting.comparison import write_comparison
-from cqlray.reporting.html import write_report
+from cqlray.results.report.comparison_page import write_comparison
+from cqlray.results.report.html import write_report
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.chromium import EXECUTABLE, Chromium, chromium

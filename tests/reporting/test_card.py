@@ -13,8 +13,8 @@ import pytest
 from cqlray.data import dataset as datasets
 from cqlray.data.card import Card, Histogram, card
 from cqlray.data.episode import Shard
-from cqlray.reporting.card import COLUMNS, bars, card_lines, write_card
-from cqlray.reporting.words import number
+from cqlray.results.report.dataset_card import COLUMNS, bars, card_lines, write_card
+from cqlray.results.report.formatting import number
 from tests.data.test_card import ENVIRONMENT, SHARDS, shard
 from tests.reporting.test_report import HOSTILE, Page
 
@@ -130,5 +130,5 @@ def test_page_has_the_tiers_and_where_it_is_from(tmp_path: Path) -> None:
 
 
 def test_lines_do_without_matplotlib() -> None:
-    code = "import sys, cqlray.reporting.card; print('matplotlib' in sys.modules)"
+    code = "import sys, cqlray.results.report.dataset_card; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from cqlray.evaluation.selection import (
-    RankCorrelation,
-    mean_spearman_among_members,
-    rank_correlation,
-    rank_correlation_among_members,
-    spearman,
-)
-from cqlray.evaluation.statistics import Interval
-from cqlray.reporting.choice import (
+from cqlray.results.record import load_run
+from cqlray.results.report.selection_section import (
     Judged,
     Trust,
     agreement_sentences,
@@ -25,7 +18,14 @@ from cqlray.reporting.choice import (
     trust,
     trust_sentences,
 )
-from cqlray.reporting.record import load_run
+from cqlray.results.statistics.resampling import Interval
+from cqlray.results.statistics.selection import (
+    RankCorrelation,
+    mean_spearman_among_members,
+    rank_correlation,
+    rank_correlation_among_members,
+    spearman,
+)
 from tests.reporting.run_directories import Row, events, make_run, student, write_lines
 from tests.reporting.test_report import page
 

@@ -10,10 +10,10 @@ import pytest
 
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, RunConfig
 from cqlray.errors import UserError
-from cqlray.reporting.comparison import run_names, write_comparison
-from cqlray.reporting.html import write_report
-from cqlray.reporting.record import load_run
-from cqlray.reporting.words import number
+from cqlray.results.record import load_run
+from cqlray.results.report.comparison_page import run_names, write_comparison
+from cqlray.results.report.formatting import number
+from cqlray.results.report.html import write_report
 from cqlray.storage.locations import Location
 from tests.reporting.run_directories import Row, events, make_run, student, write_lines
 from tests.reporting.test_report import HOSTILE, SWEEP, Page

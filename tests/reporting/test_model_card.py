@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cqlray.config.schema import CQLConfig, EnvConfig, RunConfig
-from cqlray.reporting.model_card import ExportedPolicy, model_card
-from cqlray.reporting.record import load_run
+from cqlray.results.record import load_run
+from cqlray.results.report.model_card import ExportedPolicy, model_card
 from tests.reporting.run_directories import Row, dataset, make_run, reference, student, write_lines
 
 POLICY = ExportedPolicy(

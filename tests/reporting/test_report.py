@@ -19,13 +19,13 @@ from rich.console import Console
 
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
-from cqlray.evaluation.summary import summarize
-from cqlray.reporting import plots
-from cqlray.reporting.html import render, write_report
-from cqlray.reporting.record import load_run
-from cqlray.reporting.table import results_table
-from cqlray.reporting.tensorboard import write_tensorboard
-from cqlray.reporting.words import duration, number
+from cqlray.results.record import load_run
+from cqlray.results.report import plots
+from cqlray.results.report.formatting import duration, number
+from cqlray.results.report.html import render, write_report
+from cqlray.results.report.table import results_table
+from cqlray.results.statistics.summary import summarize
+from cqlray.results.trackers.tensorboard import write_tensorboard
 from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import dataset, make_run, reference, student, sweep_of_64
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.reporting.html import write_report
-from cqlray.reporting.timeline import Mark, Session, Span, TimeLine, of_stages, time_line
+from cqlray.results.report.html import write_report
+from cqlray.results.report.timeline import Mark, Session, Span, TimeLine, of_stages, time_line
 from tests.reporting.run_directories import events, make_run, write_lines
 from tests.reporting.test_report import HOSTILE, page
 

@@ -18,10 +18,10 @@ import pytest
 
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
-from cqlray.evaluation.summary import summarize
-from cqlray.reporting.record import load_run
-from cqlray.reporting.series import EVERYONE, tracked_run
-from cqlray.reporting.trackers import send_to
+from cqlray.results.record import load_run
+from cqlray.results.series import EVERYONE, tracked_run
+from cqlray.results.statistics.summary import summarize
+from cqlray.results.trackers.send import send_to
 from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import make_run, reference, student, write_lines
 from tests.reporting.wandb_server import Runs, wandb_server
@@ -454,7 +454,7 @@ PROGRAM = """\
 import sys
 from pathlib import Path
 from cqlray.errors import UserError
-from cqlray.reporting.trackers import send_to
+from cqlray.results.trackers.send import send_to
 run, name, *blocked = sys.argv[1:]
 sys.modules.update(dict.fromkeys(blocked))
 try:

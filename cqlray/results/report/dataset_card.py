@@ -1,0 +1,100 @@
+"""A data set's card in the terminal, and as one HTML file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cqlray.data.card import Card, Histogram
+from cqlray.data.source import columns_in_words
+from cqlray.results.report.formatting import number
+from cqlray.results.statistics.reference_scores import normalized, reference_scores
+from cqlray.storage.run_directory import write_bytes
+
+COLUMNS = 100
+INDENT = " " * 13
+BARS = " ▁▂▃▄▅▆▇█"
+DIMENSIONS = 8  # of the actions, that have a line each; the HTML has them all
+
+
+def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
+    """What `cqlray dataset info` prints: lines of at most 100 columns, histograms as bars of eight heights.
+
+    Args:
+        card: the card of the data set.
+        description: what dataset.json holds.
+    """
+    lines = [_paragraph(title, text) if isinstance(text, str) else [text[0]] for title, text in _entries(card, description)]
+    return [line for paragraph in lines for line in paragraph]
+
+
+def write_card(card: Card, description: dict[str, Any], path: Path) -> None:
+    """Write the card as one HTML file that needs nothing else. Arguments as of card_lines."""
+    from cqlray.results.report.dataset_card_page import render  # matplotlib, which the terminal does without
+
+    write_bytes(path, render(card, description).encode())
+
+
+def bars(histogram: Histogram) -> str:
+    """The bins as characters: a blank where nothing is, the lowest bar where little is, the highest where most is."""
+    most = max(int(histogram.counts.max()), 1)
+    return "".join(BARS[-(-int(count) * (len(BARS) - 1) // most)] for count in histogram.counts)
+
+
+def references_line(description: dict[str, Any]) -> str:
+    """What normalised scores of the data set are measured by, and its own; empty where there is nothing."""
+    found = reference_scores(description)
+    if found is None:
+        return ""
+    own = normalized(description["returns"]["mean"], found.random, found.reference)
+    ends = f"0 is {number(found.random)}, 100 is {number(found.reference)}"
+    return f"normalised mean return {number(own)}, where {ends} ({found.source})"
+
+
+def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str | tuple[str]]]:
+    """Title and text of each paragraph; a line that is to stay as it is, as a tuple."""
+    environment, returns = description["environment"], description["returns"]
+    yield "environment", str(environment.get("id") or "not said")
+    if columns := description.get("columns"):
+        yield "columns", columns_in_words(columns)
+    yield "episodes", f"{card.episodes:,}, {card.transitions:,} transitions"
+    for tier in card.tiers:
+        yield f"  {tier.name}", f"{tier.episodes:,} episodes, mean return {tier.mean_return:.1f}"
+    spread = ", ".join(f"{float(q):.0%} {value:.1f}" for q, value in returns["quantiles"].items())
+    yield "returns", f"mean {returns['mean']:.1f}; quantiles {spread}"
+    yield "", _drawn(card.returns)
+    if references := references_line(description):
+        yield "references", references
+    yield "lengths", f"mean {card.transitions / card.episodes:.1f} steps"
+    yield "", (f"{INDENT}{card.lengths.low + 0.5:,.0f} {bars(card.lengths)} {card.lengths.high - 0.5:,.0f}",)
+    yield "ends", f"{card.terminated:.1%} of the episodes terminated, {1 - card.terminated:.1%} truncated"
+    yield "rewards", f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}"
+    yield "", _drawn(card.rewards)
+    if shares := description["action_coverage"]:
+        yield "actions", f"cover {', '.join(f'{share:.0%}' for share in shares)} of their bounds, dimension by dimension"
+    else:
+        yield "actions", "bounds not said; over the range that occurs"
+    for dimension, histogram in enumerate(card.actions[:DIMENSIONS]):
+        yield f"  {dimension}", _drawn(histogram, f"  {dimension}")
+    if len(card.actions) > DIMENSIONS:
+        yield "", f"and {len(card.actions) - DIMENSIONS} more, in the card that --html draws"
+    yield "coverage", coverage_sentence(card)
+    yield "digest", description["digest"]
+
+
+def coverage_sentence(card: Card) -> str:
+    """How much of the observations' spread the two drawn axes hold."""
+    size, shares = card.coverage.components.shape[1], card.coverage.explained
+    held = f"{shares[0]:.0%} and {shares[1]:.0%}"
+    taken = f", one in {card.coverage.every} looked at" if card.coverage.every > 1 else ""
+    return f"{size:,} observation dimension{'s' * (size != 1)}{taken}; two principal components hold {held} of the variance"
+
+
+def _drawn(histogram: Histogram, title: str = "") -> tuple[str]:
+    return (f"{title:<12} {number(histogram.low)} {bars(histogram)} {number(histogram.high)}",)
+
+
+def _paragraph(title: str, text: str) -> list[str]:
+    return textwrap.wrap(text, COLUMNS, initial_indent=f"{title:<12} ", subsequent_indent=INDENT)

@@ -1,0 +1,37 @@
+"""Groups of members that share a setting: a line of a table, a curve of a figure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cqlray.results.report.formatting import setting_name
+from cqlray.results.statistics.resampling import Floats
+from cqlray.results.statistics.summary import Row, RunRecord, common_updates, settings, student_rows
+
+
+@dataclass(frozen=True)
+class Group:
+    """Members of a run that differ in nothing but their seed."""
+
+    run: RunRecord
+    swept: Row
+    members: list[int]
+    name: str
+    returns: Floats | None
+    """[members, episodes]: at the last test that all members of the run had; where there is none, at the group's own last;
+    None where there is none either."""
+
+
+def groups_of(run: RunRecord) -> list[Group]:
+    """One for each setting of the sweep, in the members' order; one of all members without a sweep."""
+    shared = common_updates(run, [entry["member"] for entry in run.members])
+    found = []
+    for swept, members in settings(run):
+        updates = shared or common_updates(run, members)
+        rows = [student_rows(run, member)[updates[-1]]["returns"] for member in members] if updates else None
+        returns = None if rows is None else np.array(rows, dtype=np.float64)
+        name = setting_name(swept) or ("IQM of all members, 95% interval" if len(members) > 1 else "the member, 95% interval")
+        found.append(Group(run, swept, members, name, returns))
+    return found

@@ -1,0 +1,188 @@
+"""The report of a run: one HTML file that needs nothing else, no network and no script."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from typing import Any
+
+import yaml
+
+from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.results.record import lines, load_run
+from cqlray.results.report import plots
+from cqlray.results.report.dataset_section import dataset_section
+from cqlray.results.report.formatting import environment_name, interval, number, setting_name
+from cqlray.results.report.groups import groups_of
+from cqlray.results.report.improvement import improvement_section
+from cqlray.results.report.page import escape, figure, figures, page, paragraph, section
+from cqlray.results.report.profiles import profile_figure
+from cqlray.results.report.results_section import aggregates_section, results_section, three_ways_section
+from cqlray.results.report.selection_section import choice_section
+from cqlray.results.report.timeline_section import timeline_section
+from cqlray.results.report.values_section import values_section
+from cqlray.results.statistics.reference_scores import reference_scores
+from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.run_directory import write_bytes
+
+LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
+
+
+def write_report(directory: AnyPath) -> AnyPath:
+    """Write DIRECTORY/report.html from what the run directory holds now, finished or not.
+
+    Raises:
+        UserError: as load_run.
+    """
+    path = directory / "report.html"
+    write_bytes(path, render(load_run(directory)).encode())
+    return path
+
+
+def render(run: RunRecord) -> str:
+    """The report's HTML; the same run directory gives the same text."""
+    samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
+    result = summarize(run, samples, seed)
+    environment = environment_name(run.config["env"]["id"])
+    parts = [
+        f"<h1>{escape(environment)}: offline reinforcement learning with CQL</h1>",
+        paragraph(f"{run.directory}, begun {run.manifest.get('created', 'at an unknown time')}", "soft"),
+        _banner(run),
+        paragraph(_sentence(run, result), "lead"),
+        results_section(run, result),
+        _curves(run, result, samples, seed),
+        aggregates_section(result),
+        three_ways_section(run, samples, seed),
+        improvement_section(groups_of(run), samples, seed),
+        _video(run),
+        values_section(run, samples, seed),
+        choice_section(run, lines(run, "fqe.jsonl"), samples, seed),
+        dataset_section(run),
+        _teacher(run),
+        timeline_section(run, lines(run, "events.jsonl")),
+        _again(run),
+    ]
+    return page(f"cqlray: {environment}", parts)
+
+
+def _banner(run: RunRecord) -> str:
+    """What a reader must know first: a run that is not finished, members that were frozen."""
+    lines = []
+    if run.running:
+        lines.append("This run is under way; the report shows what there is so far.")
+    elif not run.manifest.get("finished"):
+        resume = f"cqlray resume {shlex.quote(str(run.directory))}"
+        lines.append(f"This run was interrupted; the report shows what there is. Go on with <code>{escape(resume)}</code>")
+    for member, updates in run.manifest.get("frozen", {}).items():
+        lines.append(escape(f"Member {member} became non-finite and is frozen as it was after {updates:,} updates."))
+    return "\n".join(f'<p class="warn" role="status">{line}</p>' for line in lines)
+
+
+def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
+    """The run in one sentence."""
+    environment, size = environment_name(run.config["env"]["id"]), sum(is_cql(entry) for entry in run.members)
+    data = f"{run.dataset['transitions']:,} transitions of {environment}" if run.dataset else environment
+    students = f"{size} student{'s' if size != 1 else ''}"
+    if result["iqm"] is not None:
+        return (
+            f"{students}, trained with CQL for {result['members'][0]['updates']:,} updates on {data}, {_reached(result, size)}"
+        )
+    if run.members and run.config["env"]["id"] == NO_ENVIRONMENT:
+        return f"{students}, trained with CQL on {data}; there is no environment to test them in."
+    if run.members and run.config["evaluation"]["episodes"] == 0:
+        return f"{students}, trained with CQL on {data}; none was tested, as evaluation.episodes is 0."
+    if run.members:
+        return f"{students} in training with CQL on {data}; not all of them have been tested yet."
+    if run.dataset:
+        mean = number(run.dataset["returns"]["mean"])
+        return f"A dataset of {data} in {run.dataset['episodes']:,} episodes, with mean return {mean}; no students yet."
+    return f"A run on {environment} that has no dataset yet."
+
+
+def _reached(result: dict[str, Any], size: int) -> str:
+    """What the students reach, or the best setting's of several, beside the references: means, all of them."""
+    best = best_group(result)
+    told, reach = best or result, "reaches" if size == 1 else "reach"
+    how = "" if best is None else "; chosen by these returns, so it flatters"
+    if best is not None:
+        reach = f"in {len(cql_groups(result))} settings, of which the best, {setting_name(best['swept'])}, reaches"
+    names = (("the teacher's tests average", "teacher"), ("the dataset", "dataset"), ("a random policy", "random"))
+    references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
+    kind = "an interquartile mean" if size > 1 else "a mean"
+    return (
+        f"{reach} {kind} return of {number(told['iqm'])} (95% interval {number(told['iqm_low'])} to {number(told['iqm_high'])}"
+        f"{how}){'; ' if references else ''}{', '.join(references)}."
+    )
+
+
+def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> str:
+    """Learning curves and performance profiles."""
+    if not run.members or all(row["policy"] != "student" for row in run.evaluations):
+        return ""
+    words = f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval (band)."
+    if len(run.members) == 1:
+        words = "Return over updates: the member's mean and its 95% interval (band)."
+    last = best_group(result) or result
+    alt = f"Learning curves. The last IQM is {number(last['iqm'])} {interval(last)}."
+    if result["iqm"] is None:
+        words = f"Return over updates of the run's {len(run.members)} members; not all of them have been tested yet."
+        alt = "Learning curves of the members that have been tested."
+    scores = reference_scores(run.dataset) if run.dataset else None
+    return section(
+        "Learning curves",
+        figures(
+            figure(plots.learning_curves(run, samples, seed), alt, words),
+            profile_figure(groups_of(run), scores, samples, seed),
+        ),
+    )
+
+
+def _teacher(run: RunRecord) -> str:
+    """The teacher's own learning curve."""
+    if not run.teacher or not run.teacher["tests"]:
+        return ""
+    alt = f"Learning curve of the teacher. Its best test has mean return {number(run.teacher['best_return'])}."
+    words = "The teacher's tests while it learned online with SAC. The results above test its best snapshot afresh."
+    return section("Teacher", figures(figure(plots.teacher_curve(run), alt, words)))
+
+
+def _video(run: RunRecord) -> str:
+    """The episodes that `cqlray video` recorded, if it did."""
+    path = run.directory / "video.gif"
+    if not path.is_file():
+        return ""
+    content = path.read_bytes()
+    if len(content) > LARGEST_VIDEO:
+        size = f"{len(content) / 2**20:.1f} MiB"
+        return section("An episode", paragraph(f"The video of the episode is too large for this page ({size}); it is {path}."))
+    data = base64.b64encode(content).decode()
+    alt = "One episode of each policy, side by side; above each stand its name and return."
+    image = f'<img alt="{alt}" src="data:image/gif;base64,{data}">'
+    return section("An episode", f'<div class="figures"><figure>{image}</figure></div>')
+
+
+def _baselines(run: RunRecord) -> str:
+    """How to see what CQL brings, where nothing stands beside it."""
+    if run.config.get("baselines") or not run.members:
+        return ""
+    return paragraph("With --baselines bc sac behaviour cloning and offline SAC stand beside CQL: what CQL brings.", "soft")
+
+
+def _again(run: RunRecord) -> str:
+    """How to make the run again, with what, and its config."""
+    command = "collect" if run.manifest.get("dataset_only") else "train" if run.config.get("dataset") else "run"
+    again = f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out NEW_DIRECTORY"
+    versions = ", ".join(f"{name} {version}" for name, version in run.manifest.get("versions", {}).items())
+    began = run.manifest.get("command")
+    config = yaml.safe_dump(run.config, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    return "\n".join(
+        [
+            "<h2>Make it again</h2>",
+            f"<pre>{escape(again)}</pre>",
+            f'<p class="soft">It was begun as <code>{escape(began)}</code></p>' if began else "",
+            _baselines(run),
+            f'<p class="soft">Versions: {escape(versions)}</p>' if versions else "",
+            f"<details><summary>The whole config</summary><pre>{escape(config)}</pre></details>",
+        ]
+    )

@@ -1,0 +1,142 @@
+"""The results of a run: aggregates and references, a line for each member, and the three ways to score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cqlray.results.report.formatting import (
+    NOTHING,
+    count,
+    interval,
+    normalized_by,
+    number,
+    option_name,
+    sentence,
+    setting_name,
+    setting_value,
+    tested_elsewhere,
+)
+from cqlray.results.report.page import escape, folded, paragraph, section, table
+from cqlray.results.statistics.scores import Aggregate, group_scores
+from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql
+
+MOST_ROWS = 16  # of a table that is shown whole
+FEW = 10  # members: of fewer, a bootstrap's interval is somewhat too narrow
+
+
+def results_section(run: RunRecord, result: dict[str, Any]) -> str:
+    """Aggregates and references, then a line for each member; empty where no member was tested."""
+    if not any(member["returns"] for member in result["members"]):
+        return ""
+    best = best_group(result)
+    shown = best or result
+    name = f"IQM, {setting_name(best['swept'])} (best of {len(cql_groups(result))} settings)" if best else _everyone(run)
+    lines = [_aggregate_line(name, shown)]
+    if scores := shown["normalized"]:
+        lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
+    references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
+    lines += [[name, number(result[key]), "", ""] for name, key in references if result[key] is not None]
+    lines += [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
+    if best:
+        lines.append(_aggregate_line(f"{_everyone(run)}, whatever their setting", result))
+    swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
+    head = ["member", "seed", *map(option_name, swept), "updates", "mean return", "worst episode", "best episode"]
+    members = table(head, [_member_line(member, swept) for member in result["members"]])
+    kind = "scroll names wide" if len(lines) <= MOST_ROWS else "scroll names"
+    return section(
+        "Results",
+        table(["", "return", "95% interval", "worst member's mean"], lines, strong=0, kind=kind),
+        _note(run, result),
+        members if len(run.members) <= MOST_ROWS else folded(f"All {len(run.members)} members", members),
+    )
+
+
+def _everyone(run: RunRecord) -> str:
+    kind = "" if all(is_cql(entry) for entry in run.members) else "CQL "
+    alone = sum(is_cql(entry) for entry in run.members) == 1
+    return f"mean of the {kind}member" if alone else f"IQM of all {kind}members"
+
+
+def _aggregate_line(name: str, aggregate: dict[str, Any]) -> list[str]:
+    return [name, number(aggregate["iqm"]), interval(aggregate), number(aggregate["worst_member"])]
+
+
+def _note(run: RunRecord, result: dict[str, Any]) -> str:
+    """How the numbers were made."""
+    size = sum(is_cql(entry) for entry in run.members)
+    episodes = len(result["members"][0]["returns"])
+    tests = f"{episodes} episodes at the last test that all have" if result["iqm"] is not None else "episodes"
+    scores = (best_group(result) or result)["normalized"]
+    by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
+    if result["references_of_data"]:
+        by += f" {escape(sentence(tested_elsewhere(result['references_of_data'])))}"
+    chosen = (
+        " The best setting is chosen by the returns that it is then measured by, so it flatters." if best_group(result) else ""
+    )
+    few = ""
+    if size == 1:
+        few = " With one member the interval is about this one policy, not about training."
+    elif size < FEW:
+        few = " Of so few members the interval is somewhat too narrow."
+    return (
+        f'<p class="soft">IQM: mean over the middle half of the members (their mean returns over {tests}). Interval: 95%, '
+        f"bootstrap over members and over the episodes that they share (after Agarwal et al. 2021).{few}{chosen}{by}</p>"
+    )
+
+
+def aggregates_section(result: dict[str, Any]) -> str:
+    """IQM, median, mean and optimality gap side by side, for each setting: papers report one or the other."""
+    members = [group["members"] for group in result["groups"]] or [result["members"]]
+    known = result["iqm"] is not None or any(group["iqm"] is not None for group in result["groups"])
+    if not known or max(map(len, members)) == 1:  # of one member all are its mean
+        return ""
+    names = ["iqm", "median", "mean"]
+    found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [("all members", result)]
+    rows = [[name, *(_with_interval(group, key) for key in names)] for name, group in found]
+    head = ["setting", "IQM", "median", "mean"]
+    note = "All are over members' mean returns, with 95% intervals."
+    if all(group["normalized"] for _, group in found):
+        head.append("optimality gap")
+        for row, (_, group) in zip(rows, found, strict=True):
+            row.append(_with_interval(group["normalized"], "optimality_gap"))
+        note += " Optimality gap: how far normalised scores fall short of 100 on average; lower is better."
+    return section("IQM, median, mean", table(head, rows, kind="scroll names"), paragraph(note, "soft"))
+
+
+def _with_interval(aggregate: dict[str, Any], name: str) -> str:
+    return f"{number(aggregate[name])} {interval(aggregate, name)}" if aggregate[name] is not None else NOTHING
+
+
+def _member_line(member: dict[str, Any], swept: Sequence[str]) -> list[str]:
+    returns = member["returns"]
+    return [
+        str(member["member"]),
+        str(member["seed"]),
+        *(setting_value(member[name]) for name in swept),
+        count(member["updates"]),
+        number(member["mean_return"]),
+        number(np.min(returns)) if returns else NOTHING,
+        number(np.max(returns)) if returns else NOTHING,
+    ]
+
+
+def three_ways_section(run: RunRecord, samples: int, seed: int) -> str:
+    """Last, best and mean-over-last-third scores side by side: papers report one or the other."""
+    groups = [group for group in group_scores(run, samples, seed) if len(group.updates) > 1]
+    if not groups:
+        return ""
+    rows = [
+        [setting_name(group.swept) or "all members", *(aggregate_words(a) for a in (group.last, group.last_third, group.best))]
+        for group in groups
+    ]
+    head = ["setting", "last test", "mean over last third", "each member's best test"]
+    note = "IQM and its 95% interval. The best test is chosen by the returns that it is then measured by, so it flatters."
+    return section("Last, mean over last third, best", table(head, rows, kind="scroll names"), paragraph(note, "soft"))
+
+
+def aggregate_words(score: Aggregate) -> str:
+    """An IQM and its interval: -158.1 [-183.8, -128.7]."""
+    return f"{number(score.iqm)} [{number(score.interval.low)}, {number(score.interval.high)}]"

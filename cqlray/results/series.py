@@ -1,0 +1,204 @@
+"""What trackers show of a run: its curves, settings and results under names with `/` groups, read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.results.record import lines
+from cqlray.results.statistics.summary import (
+    Row,
+    RunRecord,
+    conservative_weight,
+    curve,
+    is_cql,
+    observed_return,
+    student_rows,
+    summarize,
+)
+from cqlray.storage.locations import AnyPath
+
+NOT_METRICS = {"stage", "member", "round", "updates"}
+EVERYONE = "all-members"
+
+Scalar = tuple[str, float, int]  # name, value, step in updates
+Estimates = Mapping[int, Mapping[int, float | None]]  # of fitted Q evaluation, by member and updates; None is not finite
+
+
+@dataclass(frozen=True)
+class Series:
+    """The curves of one member, of the teacher, or of all CQL members together."""
+
+    name: str
+    """member-0, teacher, all-members."""
+    scalars: list[Scalar]
+    settled: float
+    """Every scalar at a step below this one is there; at later steps a run that is not finished may bring more."""
+    settings: dict[str, Any]
+    """The settings in force, of texts, numbers, None and dictionaries of such."""
+    summary: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as trackers take it."""
+
+    directory: AnyPath
+    identity: str
+    """The same however often the run is resumed, reported, moved or copied; 32 hexadecimal digits."""
+    name: str
+    environment: str
+    """Its id, or logged-data."""
+    state: str
+    """finished, running or interrupted."""
+    began: datetime
+    seconds: float
+    """Wall clock of the stages so far."""
+    series: list[Series]
+    """All members together, the teacher, then each member; those that have something to show."""
+
+
+def tracked_run(run: RunRecord) -> TrackedRun:
+    """All that trackers show of a run, finished or not."""
+    manifest = run.manifest
+    own = manifest.get("id") or json.dumps([manifest.get("created"), run.config], sort_keys=True, default=str)
+    began = manifest.get("created")
+    estimates = fqe_returns(run)
+    return TrackedRun(
+        directory=run.directory,
+        identity=hashlib.sha256(f"cqlray {own}".encode()).hexdigest()[:32],
+        name=run.directory.absolute().name,
+        environment="logged-data" if run.config["env"]["id"] == NO_ENVIRONMENT else run.config["env"]["id"],
+        state="finished" if manifest.get("finished") else "running" if run.running else "interrupted",
+        began=datetime.fromisoformat(began) if began else datetime.fromtimestamp(0, UTC),
+        seconds=float(sum(manifest.get("stages", {}).values())),
+        series=[_everyone(run, estimates), *_singles(run, estimates)],
+    )
+
+
+def fqe_returns(run: RunRecord) -> Estimates:
+    """What fitted Q evaluation says of each member's snapshots, their updates rising; empty where nothing was judged by it.
+
+    Of a snapshot that was judged twice the last counts.
+    """
+    found: dict[int, dict[int, float | None]] = {}
+    for row in lines(run, "fqe.jsonl"):
+        found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
+    return {member: dict(sorted(own.items())) for member, own in found.items()}
+
+
+def curves(run: RunRecord, estimates: Estimates | None = None) -> Iterator[tuple[str, list[Scalar]]]:
+    """Name and scalars of the teacher and of each member; `estimates` are the run's, read where they are not given."""
+    estimates = fqe_returns(run) if estimates is None else estimates
+    teacher = [scalar for row in run.metrics if row["stage"] == "teacher" for scalar in _training(row)]
+    tests = run.teacher["tests"] if run.teacher else []
+    teacher += [("eval/return_mean", test["mean_return"], test["updates"]) for test in tests if test["mean_return"] is not None]
+    if teacher:
+        yield "teacher", teacher
+    for entry in run.members:
+        number = entry["member"]
+        own = [row for row in run.metrics if row["stage"] == "students" and row["member"] == number]
+        tested = student_rows(run, number).values()
+        scalars = [s for row in own for s in _training(row)] + [s for row in tested for s in _test(row)]
+        judged = estimates.get(number, {}).items()
+        scalars += [("eval/fqe_return", value, updates) for updates, value in judged if value is not None]
+        yield f"member-{number}", scalars
+
+
+def _training(row: Row) -> Iterator[Scalar]:
+    """The metrics of a row; what was not finite (null) is a gap in the curve."""
+    for name, value in row.items():
+        if name not in NOT_METRICS and value is not None:
+            yield f"train/{name}", value, row["updates"]
+
+
+def _test(row: Row) -> Iterator[Scalar]:
+    """The numbers of a test."""
+    yield "eval/return_mean", float(np.mean(row["returns"])), row["updates"]
+    for tag, value in (("eval/value", row.get("value")), ("eval/observed_return", observed_return(row))):
+        if value is not None:
+            yield tag, value, row["updates"]
+
+
+def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
+    """The teacher's series and each member's."""
+    students = _settled(run, estimates)
+    for name, scalars in curves(run, estimates):
+        judged: list[float | None] = []
+        if name == "teacher":
+            # Its tests are written when it is done: until then none of its steps is whole.
+            settled = math.inf if run.teacher or run.manifest.get("finished") else 0
+            settings = {"kind": "teacher", "teacher": run.config.get("teacher")}
+        else:
+            entry = next(entry for entry in run.members if f"member-{entry['member']}" == name)
+            settled, settings = students, _member_settings(run, entry)
+            judged = list(estimates.get(entry["member"], {}).values())
+        returns = [value for tag, value, _ in scalars if tag == "eval/return_mean"]
+        best = max((value for value in returns if math.isfinite(value)), default=math.nan)
+        summary = {"last/return_mean": returns[-1], "best/return_mean": best} if returns else {}
+        # In the summary too: W&B takes a step once, and estimates may be made after the run was sent there.
+        if judged and judged[-1] is not None:
+            summary["last/fqe_return"] = judged[-1]
+        yield Series(name, scalars, settled, _plain(_common(run) | settings), summary)
+
+
+def _everyone(run: RunRecord, estimates: Estimates) -> Series:
+    """The aggregate of all CQL members, as the report has it."""
+    samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
+    points = curve(run, [entry["member"] for entry in run.members if is_cql(entry)], samples, seed)
+    scalars = [(f"eval/{name}", point[name], point["updates"]) for point in points for name in ("iqm", "iqm_low", "iqm_high")]
+    results = summarize(run, samples, seed)
+    summary = {f"last/{name}": results[name] for name in ("iqm", "iqm_low", "iqm_high", "worst_member")}
+    summary["best/iqm"] = max((point["iqm"] for point in points), default=None)
+    summary |= {f"reference/{name}": results[name] for name in ("teacher", "dataset", "random")}
+    summary |= {f"normalized/{name}": (results["normalized"] or {}).get(name) for name in ("iqm", "iqm_low", "iqm_high")}
+    settings = {"kind": EVERYONE, "cql": run.config["cql"], "evaluation": run.config["evaluation"]}
+    known = {name: value for name, value in summary.items() if value is not None}
+    return Series(EVERYONE, scalars, _settled(run, estimates), _plain(_common(run) | settings), known)
+
+
+def _settled(run: RunRecord, estimates: Estimates) -> float:
+    """The first step at which some member has not been judged yet; infinity where no judgement is to come."""
+    if run.manifest.get("finished"):
+        return math.inf
+    tested = {(row["member"], row["updates"]) for row in run.evaluations if row["policy"] == "student"}
+    estimated = {(member, updates) for member, own in estimates.items() for updates in own}
+    evaluation = run.config["evaluation"]
+    judges = [found for wanted, found in ((evaluation["episodes"], tested), (evaluation.get("fitted_q"), estimated)) if wanted]
+    trained = [(row["member"], row["updates"]) for row in run.metrics if row["stage"] == "students"]
+    lacking = (updates for member, updates in trained if any((member, updates) not in found for found in judges))
+    return min(map(float, lacking), default=math.inf)
+
+
+def _common(run: RunRecord) -> dict[str, Any]:
+    # Only what is known for good: MLflow never changes a parameter.
+    known = {"dataset_digest": run.dataset["digest"]} if run.dataset else {}
+    return {"env": run.config["env"], "run_seed": run.config["seed"], **known}
+
+
+def _member_settings(run: RunRecord, entry: Row) -> dict[str, Any]:
+    swept = dict(entry["swept"])
+    algorithm = swept.pop("algorithm", "cql")
+    cql = run.config["cql"] | swept | {"conservative_weight": conservative_weight(run, entry)}
+    return {"kind": "member", "algorithm": algorithm, "member": entry["member"], "seed": entry["seed"], "cql": cql}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """What trackers have no type for (lists, infinities) as text."""
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            plain[name] = _plain(value)
+        elif value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+            plain[name] = value
+        else:
+            plain[name] = str(value)
+    return plain

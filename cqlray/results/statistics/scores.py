@@ -1,0 +1,142 @@
+"""Last, best and mean-over-last-third scores of members and of settings, side by side.
+
+Papers report one or another of the three, and the choice alone can move a result by ten normalised points. They are never
+mixed here: each column is of one kind, taken at the same tests for all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.results.statistics.resampling import Floats, Interval, iqm_interval, iqm_of_members
+from cqlray.results.statistics.summary import Row, RunRecord, common_updates, settings, student_rows
+
+
+@dataclass(frozen=True)
+class MemberScores:
+    """Mean returns of one member; a NaN among the returns makes those that saw it NaN."""
+
+    member: int
+    updates: list[int]
+    """Update counts of the tests that were looked at, rising."""
+    last: float
+    """At the last test."""
+    best: float
+    """At the test with the highest mean. Chosen by the returns that it is then measured by, so it flatters, and the more
+    tests there are the more; without the environment nobody could have chosen it."""
+    best_updates: int | None
+    """Update count of that test, the first of equals; None where best is NaN."""
+    last_third: float
+    """Mean over the last third of the tests, rounded up."""
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """IQM over members' mean returns, with its 95% bootstrap interval."""
+
+    iqm: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """The three scores of the members of one setting of the sweep."""
+
+    swept: Row
+    members: list[int]
+    updates: list[int]
+    """Update counts of the tests that were looked at, rising."""
+    last: Aggregate
+    best: Aggregate
+    """Each member at its own best test."""
+    last_third: Aggregate
+    """Each episode's return averaged over the last third of the tests."""
+
+
+def member_scores(run: RunRecord) -> list[MemberScores]:
+    """The scores of each member of the run, at the tests that all members had: the best of more tests would be no fair
+    match. Where there are no such tests (a member was not tested yet) each member stands with its own; one without any
+    is left out.
+    """
+    shared = common_updates(run, _everyone(run))
+    found = []
+    for member in _everyone(run):
+        updates = shared or common_updates(run, [member])
+        if updates:
+            found.append(_of_member(member, updates, _returns(run, member, updates)))
+    return found
+
+
+def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScores]:
+    """The scores of each setting of the sweep (one without a sweep), at the tests that all members of the run had; where
+    there are none, at those that the setting's members had. A setting without any is left out.
+
+    `last` is the IQM that `summarize` gives for the group.
+
+    Args:
+        run: the record.
+        num_samples: bootstrap resamples of each interval.
+        seed: the run's seed.
+    """
+    shared = common_updates(run, _everyone(run))
+    found = []
+    for swept, members in settings(run):
+        updates = shared or common_updates(run, members)
+        if updates:
+            tested = [_returns(run, member, updates) for member in members]
+            best = [returns[_best(returns)] for returns in tested]
+            found.append(
+                GroupScores(
+                    swept=swept,
+                    members=members,
+                    updates=updates,
+                    last=_aggregate([returns[-1] for returns in tested], num_samples, seed),
+                    best=_aggregate(best, num_samples, seed),
+                    last_third=_aggregate([_last_third(returns).mean(axis=0) for returns in tested], num_samples, seed),
+                )
+            )
+    return found
+
+
+def _everyone(run: RunRecord) -> list[int]:
+    return [entry["member"] for entry in run.members]
+
+
+def _returns(run: RunRecord, member: int, updates: Iterable[int]) -> Floats:
+    """[tests, episodes]."""
+    rows = student_rows(run, member)
+    return np.array([rows[count]["returns"] for count in updates], dtype=np.float64)
+
+
+def _best(returns: Floats) -> int:
+    """Index of the test with the highest mean, the first of equals; of a test with NaN if there is one."""
+    return int(np.argmax(returns.mean(axis=1)))  # argmax takes NaN for the highest: what is unknown is not passed over
+
+
+def _last_third(returns: Floats) -> Floats:
+    """[tests, episodes] -> [the last third of them, rounded up, episodes]."""
+    return returns[-len(returns) // 3 :]
+
+
+def _of_member(member: int, updates: list[int], returns: Floats) -> MemberScores:
+    best = _best(returns)
+    highest = float(returns[best].mean())
+    return MemberScores(
+        member=member,
+        updates=updates,
+        last=float(returns[-1].mean()),
+        best=highest,
+        best_updates=None if np.isnan(highest) else updates[best],
+        last_third=float(_last_third(returns).mean()),
+    )
+
+
+def _aggregate(rows: Sequence[Floats], num_samples: int, seed: int) -> Aggregate:
+    scores = np.stack(rows)  # [members, episodes]
+    # The stream that summarize draws from: the same scores have the same interval wherever they are shown.
+    generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+    return Aggregate(iqm_of_members(scores), iqm_interval(scores, generator, num_samples))

@@ -1,0 +1,271 @@
+"""From the rows of a run to its results: pure functions of what a run directory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.results.statistics.comparison import normalized_scores
+from cqlray.results.statistics.reference_scores import reference_scores
+from cqlray.results.statistics.resampling import (
+    Floats,
+    Statistic,
+    estimate,
+    interquartile_mean,
+    interval,
+    mean,
+    median,
+    of_members,
+    optimality_gap,
+)
+from cqlray.storage.locations import AnyPath
+
+Row = dict[str, Any]
+
+AGGREGATES: dict[str, Statistic] = {"iqm": interquartile_mean, "median": median, "mean": mean}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run directory says, read once. What the run has not come to yet is empty or None.
+
+    Rows are as the files have them: metrics sorted by (stage, member, updates), evaluations by (policy, member, updates).
+    A return or mean that was not finite is NaN or None.
+    """
+
+    directory: AnyPath
+    config: dict[str, Any]
+    manifest: dict[str, Any]
+    teacher: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    members: list[Row]
+    metrics: list[Row]
+    evaluations: list[Row]
+    running: bool = False  # a process was at work on it when it was read
+
+
+def student_rows(run: RunRecord, member: int) -> dict[int, Row]:
+    """A member's evaluation rows by update count, earliest first."""
+    own = (row for row in run.evaluations if row["policy"] == "student" and row["member"] == member)
+    return {row["updates"]: row for row in sorted(own, key=lambda row: int(row["updates"]))}
+
+
+def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
+    """Update counts at which every one of the members was tested, rising. No members have none."""
+    tested = [set(student_rows(run, member)) for member in members]
+    return sorted(set.intersection(*tested)) if tested else []
+
+
+def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, Row]:
+    """Each member's row at the last update count that all of them were tested at; empty if there is no such count."""
+    shared = common_updates(run, members)
+    return {member: student_rows(run, member)[shared[-1]] for member in members} if shared else {}
+
+
+def reference_return(run: RunRecord, policy: str) -> float | None:
+    """Mean return of the test of "teacher" or "random", or None if it was not tested."""
+    returns = [row["returns"] for row in run.evaluations if row["policy"] == policy]
+    return float(np.mean(returns[-1])) if returns else None
+
+
+def references_of_data(run: RunRecord) -> list[str]:
+    """Which of "teacher" and "random" this run did not test itself: a data's description has returns of theirs, no lengths."""
+    last = {row["policy"]: row for row in run.evaluations}
+    return [policy for policy in ("teacher", "random") if policy in last and "lengths" not in last[policy]]
+
+
+def dataset_return(run: RunRecord) -> float | None:
+    """Mean return of the dataset's episodes, or None without a dataset."""
+    return None if run.dataset is None else float(run.dataset["returns"]["mean"])
+
+
+def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
+    """What the sweep chose and the members that have it, in the members' order; one setting without a sweep."""
+    found: list[tuple[Row, list[int]]] = []
+    for entry in run.members:
+        same = [group for swept, group in found if swept == entry["swept"]]
+        if same:
+            same[0].append(entry["member"])
+        else:
+            found.append((entry["swept"], [entry["member"]]))
+    return found
+
+
+def is_cql(entry: Row) -> bool:
+    """Whether a member is CQL's, and not a baseline."""
+    return bool(entry["swept"].get("algorithm", "cql") == "cql")
+
+
+def conservative_weight(run: RunRecord, entry: Row) -> float | None:
+    """A member's; None of behaviour cloning, whose policy no critic made."""
+    if entry["swept"].get("algorithm") == "bc":
+        return None
+    if entry["swept"].get("algorithm") == "sac":
+        return 0.0
+    return float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+
+
+def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
+    """The results of a run, as `--json` prints them.
+
+    Aggregates are over members' mean returns at the last update count that all members were tested at (that all of CQL's
+    were, where a baseline was not): IQM, median and mean, each with the ends of its interval, and the worst member's. Without
+    such a count (no tests, or a member that was not tested yet) they are None, and each member stands with its own last test.
+    Baselines are no part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline, over its
+    own members; where a sweep has several settings the aggregate of all is of a mixture, and the groups are what to look at.
+    `normalized` holds the aggregate, and the optimality gap, where the data's random policy is 0 and its reference 100.
+    `references_of_data` names those of teacher and random policy that were tested when the data was collected, so perhaps on
+    other episodes than the students.
+
+    Args:
+        run: the record.
+        num_samples: bootstrap resamples of each interval.
+        seed: the run's seed.
+    """
+    everyone = [entry["member"] for entry in run.members]
+    cql = [entry["member"] for entry in run.members if is_cql(entry)]
+    final = final_rows(run, everyone) or final_rows(run, cql)
+    groups = [
+        {"swept": swept, "members": own, **_result(run, _narrowed(final, own) or final_rows(run, own), num_samples, seed)}
+        for swept, own in settings(run)
+        if swept
+    ]
+    return {
+        **_result(run, _narrowed(final, cql), num_samples, seed),
+        "members": [_member_result(run, entry, final) for entry in run.members],
+        "teacher": reference_return(run, "teacher"),
+        "dataset": dataset_return(run),
+        "random": reference_return(run, "random"),
+        "references_of_data": references_of_data(run),
+        "groups": groups,
+    }
+
+
+def best_group(result: dict[str, Any]) -> Row | None:
+    """Of a summary of several settings of CQL the one with the highest IQM; None where there is one, or none was tested."""
+    cql = cql_groups(result)
+    known = [group for group in cql if group["iqm"] is not None and not np.isnan(group["iqm"])]
+    return max(known, key=lambda group: float(group["iqm"])) if len(cql) > 1 and known else None
+
+
+def cql_groups(result: dict[str, Any]) -> list[Row]:
+    """Of a summary the settings of CQL, without the baselines."""
+    return [group for group in result["groups"] if is_cql(group)]
+
+
+def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -> list[dict[str, Any]]:
+    """The aggregate of some members at every update count that all of them were tested at.
+
+    Each point: updates, iqm, iqm_low, iqm_high, member_means (mean returns in the members' order).
+    """
+    points = []
+    for updates in common_updates(run, members):
+        rows = {member: student_rows(run, member)[updates] for member in members}
+        means = [float(np.mean(row["returns"])) for row in rows.values()]
+        aggregate = _aggregate(_scores(rows), {"iqm": interquartile_mean}, num_samples, seed)
+        points.append({"updates": updates, **aggregate, "member_means": means})
+    return points
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The critics' value of the first state against what the episodes brought, for one conservative weight."""
+
+    conservative_weight: float
+    tests: int
+    """Tests of a member that have both numbers."""
+    below: int
+    """Of these, the tests whose value was at or below what was observed."""
+    last_excess: float
+    """Value minus observed at each member's last such test, mean over members, in rewards as trained on."""
+
+
+def observed_return(row: Row) -> float | None:
+    """Mean discounted return of a test as the critics count it: to the time limit, and their own value beyond it."""
+    parts = (row.get("discounted_return"), row.get("tail_value"))
+    return None if None in parts else float(sum(part for part in parts if part is not None))
+
+
+def calibrations(run: RunRecord) -> list[Calibration]:
+    """One for each conservative weight of the run, rising; weights without a test that can be compared are left out."""
+    excesses: dict[float, list[list[float]]] = {}  # weight -> for each member, the excess at each test
+    for entry in run.members:
+        weight = conservative_weight(run, entry)
+        if weight is None:
+            continue
+        excess = []
+        for row in student_rows(run, entry["member"]).values():
+            value, observed = row.get("value"), observed_return(row)
+            if value is not None and observed is not None:
+                excess.append(value - observed)
+        if excess:
+            excesses.setdefault(weight, []).append(excess)
+    return [
+        Calibration(
+            conservative_weight=weight,
+            tests=sum(len(own) for own in found),
+            below=sum(value <= 0 for own in found for value in own),
+            last_excess=float(np.mean([own[-1] for own in found])),
+        )
+        for weight, found in sorted(excesses.items())
+    ]
+
+
+def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -> Row:
+    """The aggregates over one row of each member, with the worst member's mean, as they are and normalised."""
+    scores = _scores(rows) if rows else None
+    aggregate = _aggregate(scores, AGGREGATES, num_samples, seed)
+    reference = None if run.dataset is None else reference_scores(run.dataset)
+    normalised: Row | None = None
+    if reference is not None and scores is not None:
+        ends = (reference.random, reference.reference)
+        normalised = {name: float(normalized_scores(value, *ends)) for name, value in aggregate.items()}
+        # The gap is no affine map of the scores, as the others are.
+        normalised |= _aggregate(normalized_scores(scores, *ends), {"optimality_gap": optimality_gap}, num_samples, seed)
+        normalised |= {"random": reference.random, "reference": reference.reference, "source": reference.source}
+    return {
+        **aggregate,
+        "worst_member": None if scores is None else float(scores.mean(axis=1).min()),
+        "normalized": normalised,
+    }
+
+
+def _narrowed(rows: dict[int, Row], members: Sequence[int]) -> dict[int, Row]:
+    return {member: row for member, row in rows.items() if member in members}
+
+
+def _scores(rows: dict[int, Row]) -> Floats:
+    """[members, episodes]."""
+    return np.array([row["returns"] for row in rows.values()], dtype=np.float64)
+
+
+def _aggregate(scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int) -> Row:
+    """Statistics of members' scores [members, episodes] and their intervals, by name; None for each without scores."""
+    found: Row = {}
+    for name, statistic in statistics.items():
+        value, low, high = (None, None, None)
+        if scores is not None:
+            # One stream for every interval: the same scores have the same interval in the table and in the figure.
+            generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+            value = estimate(scores, of_members(statistic))
+            low, high = interval(scores, of_members(statistic), generator, num_samples)
+        found |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
+def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:
+    """A member's line: at the common last test, or at its own last one where there is no common test."""
+    own = list(student_rows(run, entry["member"]).values())
+    row = final.get(entry["member"]) or (own[-1] if own else None)
+    return {
+        "member": entry["member"],
+        "seed": entry["seed"],
+        **entry["swept"],
+        "mean_return": None if row is None else float(np.mean(row["returns"])),
+        "returns": [] if row is None else row["returns"],
+        "updates": None if row is None else row["updates"],
+    }
