@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from cqlray import session
 from cqlray.config.schema import PRESETS, RunConfig
 from cqlray.errors import UserError
-from cqlray.reporting.progress import ProgressDisplay
 from cqlray.results.record import load_run as load_run_record
 from cqlray.results.report.html import write_report
 from cqlray.results.series import Estimates, fqe_returns
 from cqlray.results.statistics.summary import RunRecord, student_rows
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import RunDirectory
 

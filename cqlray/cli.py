@@ -124,7 +124,7 @@ def _start(words: list[str], command: str) -> int:
 
     config, options = parse_config(words, command)
     from cqlray import session
-    from cqlray.reporting.progress import ProgressDisplay
+    from cqlray.runtime.progress import ProgressDisplay
 
     with ProgressDisplay(options.quiet) as progress:
         directory = session.start(config, progress, dataset_only=command == "collect")
@@ -136,7 +136,7 @@ def _resume(words: list[str]) -> int:
     parser.add_argument("--if-there", action="store_true", help=f"no run there is no mistake, but exit status {NO_RUN}")
     options = parser.parse_args(words)
     from cqlray import session
-    from cqlray.reporting.progress import ProgressDisplay
+    from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
 
     if options.if_there and RunDirectory.is_free(options.path):
@@ -163,7 +163,7 @@ def _evaluate(words: list[str]) -> int:
     if options.episodes < 1:
         raise UserError(f"episodes is {options.episodes}; it must be at least 1")
     from cqlray import session
-    from cqlray.reporting.progress import ProgressDisplay
+    from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
 
     if options.fitted_q:

@@ -84,7 +84,7 @@ def _storage(out: AnyPath) -> str:
 
 
 def _ray() -> str:
-    from cqlray.actors import connect
+    from cqlray.runtime.cluster import connect
 
     started = time.monotonic()
     try:

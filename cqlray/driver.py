@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import seeding
-from cqlray.actors import LOST, Loop, describe, fetch, kill, put
 from cqlray.config.schema import RunConfig
-from cqlray.crew import Crew, Row
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
@@ -31,9 +29,11 @@ from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, NotShared, UserError
 from cqlray.judges import Judges
-from cqlray.placement import Plan
-from cqlray.reporting.progress import ProgressDisplay
 from cqlray.results.policies import last_snapshot
+from cqlray.runtime.cluster import LOST, Loop, describe, fetch, kill, put
+from cqlray.runtime.crew import Crew, Row
+from cqlray.runtime.placement import Plan
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import AnyPath, Location, any_path
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from cqlray.actors import Lost, put
 from cqlray.algorithms.fqe import Settings
-from cqlray.crew import Crew, Row
+from cqlray.runtime.cluster import Lost, put
+from cqlray.runtime.crew import Crew, Row
 from cqlray.storage.locations import Location
 from cqlray.workers.fitted_q import POLICIES_AT_ONCE, FittedQ
 

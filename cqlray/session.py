@@ -23,14 +23,14 @@ from cqlray.data.checks.validation import validate as validate_data
 from cqlray.data.source import columns_in_words
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.jobs import inside_job, require_lasting
-from cqlray.placement import ClusterResources, Plan, make_plan
-from cqlray.reporting.progress import ProgressDisplay
 from cqlray.results import video
 from cqlray.results.policies import newest_rows, require_snapshots
 from cqlray.results.record import load_run
 from cqlray.results.series import fqe_returns
 from cqlray.results.statistics.summary import RunRecord, references_of_data, summarize
+from cqlray.runtime.jobs import inside_job, require_lasting
+from cqlray.runtime.placement import ClusterResources, Plan, make_plan
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
 
@@ -153,8 +153,8 @@ def require_environment(path: AnyPath) -> RunRecord:
 @contextmanager
 def _driver(directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool = False) -> Iterator[Driver]:
     """A driver for what is done with a run afterwards."""
-    from cqlray.actors import Loop, connect
     from cqlray.driver import Driver
+    from cqlray.runtime.cluster import Loop, connect
 
     path = directory.path
     config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
@@ -175,8 +175,8 @@ def _drive(
     prepare: Callable[[ClusterResources], tuple[RunDirectory, Plan]],
     dataset_only: bool,
 ) -> RunDirectory:
-    from cqlray.actors import Loop, connect
     from cqlray.driver import Driver
+    from cqlray.runtime.cluster import Loop, connect
 
     started = time.monotonic()
     with connect() as cluster:
@@ -218,7 +218,7 @@ def _with_video(directory: RunDirectory, config: RunConfig, progress: ProgressDi
 @contextmanager
 def _saying_how_to_go_on(command: str) -> Iterator[None]:
     """Nothing that is on disk is lost by these; their message says so."""
-    from cqlray.actors import FROM_RAY, describe
+    from cqlray.runtime.cluster import FROM_RAY, describe
 
     try:
         yield

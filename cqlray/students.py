@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from cqlray.actors import LOST, Loop, Lost, describe, fetch, kill
 from cqlray.config.schema import Member, members
-from cqlray.crew import Crew, Row
 from cqlray.errors import ActorLost, Interrupted, UserError
 from cqlray.judges import Judges, missing, snapshots_of
+from cqlray.runtime.cluster import LOST, Loop, Lost, describe, fetch, kill
+from cqlray.runtime.crew import Crew, Row
 from cqlray.storage import checkpoint
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name

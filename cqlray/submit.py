@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cqlray import jobs
 from cqlray.arguments import parse_config
 from cqlray.errors import UserError
+from cqlray.runtime import jobs
 
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some

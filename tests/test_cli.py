@@ -14,8 +14,8 @@ import pytest
 from cqlray import session
 from cqlray.cli import main
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
-from cqlray.reporting.progress import ProgressDisplay
 from cqlray.results.report.html import write_report
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import any_path
 from cqlray.storage.run_directory import RunDirectory
 from tests.reporting.run_directories import make_run

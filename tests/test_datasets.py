@@ -17,7 +17,7 @@ from cqlray.arguments import parse_config
 from cqlray.config.schema import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
 from cqlray.errors import UserError
-from cqlray.reporting.progress import ProgressDisplay
+from cqlray.runtime.progress import ProgressDisplay
 
 TOY = "tests.toy_envs:Point-v0"
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from cqlray import UserError, api, load_policy, seeding, session
-from cqlray.actors import Loop
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
@@ -24,10 +23,11 @@ from cqlray.data import dataset as datasets
 from cqlray.driver import Driver
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
-from cqlray.placement import ClusterResources, make_plan
-from cqlray.reporting.progress import ProgressDisplay
 from cqlray.results.record import load_run
 from cqlray.results.statistics.summary import summarize
+from cqlray.runtime.cluster import Loop
+from cqlray.runtime.placement import ClusterResources, make_plan
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from tests.conftest import slow, small_config

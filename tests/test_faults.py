@@ -18,9 +18,9 @@ import ray
 from cqlray import UserError, api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
-from cqlray.crew import Crew
 from cqlray.data import dataset as datasets
 from cqlray.errors import StorageFailure
+from cqlray.runtime.crew import Crew
 from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
 from tests.test_driver import ROOT, assert_same
@@ -193,7 +193,7 @@ class Sleeper:
 
 def test_a_slow_worker_holds_nobody_up(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first of two actors needs a minute for each call: its call is made by the other as well."""
-    from cqlray import actors
+    from cqlray.runtime import cluster as actors
 
     monkeypatch.setattr(actors, "SLOW_SECONDS", 0.5)
     (tmp_path / "seconds").write_text("60")
@@ -230,7 +230,7 @@ class Taker:
 
 def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
     """All its calls wait for what a dead process was to give: the first failure ends a stage, the next is free of them."""
-    from cqlray import actors
+    from cqlray.runtime import cluster as actors
 
     loop = actors.Loop(print)
     source = loop.create(Source, cpus=0.1)

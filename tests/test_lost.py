@@ -21,13 +21,15 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
-from cqlray import actors, api, cli, crew, driver, judges, session, students
-from cqlray.actors import Loop
+from cqlray import api, cli, driver, judges, session, students
 from cqlray.config.schema import ResourcesConfig, members
-from cqlray.crew import Crew
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.placement import ClusterResources, make_plan
+from cqlray.runtime import cluster as actors
+from cqlray.runtime import crew
+from cqlray.runtime.cluster import Loop
+from cqlray.runtime.crew import Crew
+from cqlray.runtime.placement import ClusterResources, make_plan
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes, write_json
@@ -46,7 +48,7 @@ pytestmark = pytest.mark.ray
 
 OUT_OF_MEMORY = """
 import time, ray
-from cqlray import actors
+from cqlray.runtime import cluster as actors
 # Ray's memory monitor takes any use of memory for too much.
 monitor = {"memory_usage_threshold": 0.0, "memory_monitor_refresh_ms": 200, "min_memory_free_bytes": -1}
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import api, metrics
+from cqlray import api
+from cqlray.runtime import metrics
 from tests.conftest import small_config
 
 NAMES = (

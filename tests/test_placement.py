@@ -9,7 +9,7 @@ import pytest
 
 from cqlray.config.schema import ResourcesConfig, RunConfig, members
 from cqlray.errors import UserError
-from cqlray.placement import ClusterResources, Plan, make_plan
+from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 
 
 def plan_of(cluster: ClusterResources, num_seeds: int = 4, sweep: dict[str, Any] | None = None, **resources: int) -> Plan:

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from cqlray import actors, api, cli, driver, session
-from cqlray.actors import Loop
+from cqlray import api, cli, driver, session
 from cqlray.config.load import dump_yaml
 from cqlray.driver import Driver
 from cqlray.errors import Interrupted
+from cqlray.runtime import cluster as actors
+from cqlray.runtime.cluster import Loop
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from cqlray.storage.writer import Writer
@@ -34,7 +35,8 @@ pytestmark = pytest.mark.ray
 PROLOGUE = """
 import sys, time
 from pathlib import Path
-from cqlray import metrics, students
+from cqlray import students
+from cqlray.runtime import metrics
 from cqlray.cli import main
 sign, advanced = Path(sys.argv.pop(1)), metrics.RunMetrics.advanced
 

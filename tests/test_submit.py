@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import jobs, submit
+from cqlray import submit
 from cqlray.cli import main
 from cqlray.errors import UserError
+from cqlray.runtime import jobs
 from tests.test_cli import mistake
 
 

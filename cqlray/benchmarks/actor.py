@@ -37,13 +37,13 @@ from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling
-from cqlray.placement import Plan, make_plan
+from cqlray.runtime.placement import Plan, make_plan
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
 if TYPE_CHECKING:
-    from cqlray.actors import Loop, Team
+    from cqlray.runtime.cluster import Loop, Team
 
 NAMES = {
     "bare": "bare loop",
@@ -98,7 +98,8 @@ class DrivenLearner:
     """A learner actor, called as the driver calls it, and evaluators for its snapshots."""
 
     def __init__(self, loop: Loop, learner: Any, evaluators: Team) -> None:
-        from cqlray import crew, students
+        from cqlray import students
+        from cqlray.runtime import crew
 
         self.loop, self.learner, self.evaluators = loop, learner, evaluators
         self.seconds_per_advance = students.SECONDS_PER_ADVANCE
@@ -159,7 +160,7 @@ class DrivenLearner:
 
     def driver_ms(self) -> dict[str, float]:
         """CPU time of this process for a learner's call and for a test, called and answered as in a run."""
-        from cqlray.actors import put
+        from cqlray.runtime.cluster import put
 
         snapshot, part = put(self.snapshot), self.parts[0][:1]
 
@@ -212,7 +213,7 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
         UserError: the cluster has fewer CPUs than `threads`.
     """
     from cqlray import students
-    from cqlray.actors import Loop, connect
+    from cqlray.runtime.cluster import Loop, connect
 
     spec = describe_env(ENV)
     shards = played_shards(spec)
@@ -240,7 +241,7 @@ def driven_learner(
     loop: Loop, plan: Plan, spec: EnvSpec, members: list[Member], interval: int, shards: Sequence[Shard]
 ) -> Iterator[DrivenLearner]:
     """The plan's learner and evaluators, ended afterwards."""
-    from cqlray.actors import Team
+    from cqlray.runtime.cluster import Team
 
     learner = loop.create(
         Learner, members, 0, spec.scaling, interval, "cpu", plan.threads, "float32", None, None, *shards,

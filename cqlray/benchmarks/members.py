@@ -23,7 +23,7 @@ from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS, make_population
 from cqlray.config.schema import RunConfig
 from cqlray.config.schema import members as members_of
-from cqlray.placement import ClusterResources, make_plan
+from cqlray.runtime.placement import ClusterResources, make_plan
 
 WARM_UP = 5  # updates
 SECONDS = 2.0  # about, of a turn, unless a number of updates is asked for

@@ -26,7 +26,7 @@ class Filler:
 
 def measure(sizes: Sizes) -> dict[str, float]:
     """Bytes of columns per second; the median over rounds."""
-    from cqlray.actors import Loop, connect, put
+    from cqlray.runtime.cluster import Loop, connect, put
 
     with connect():
         loop = Loop(print)

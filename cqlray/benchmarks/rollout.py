@@ -27,11 +27,11 @@ from cqlray.benchmarks.contestants import Turn, ratios, timed
 from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
-from cqlray.placement import ClusterResources, Plan, make_plan
+from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
 if TYPE_CHECKING:
-    from cqlray.actors import Loop, Team
+    from cqlray.runtime.cluster import Loop, Team
 
 ROUNDS = 3
 POLICIES = ("uniform", "256 x 2")
@@ -111,7 +111,7 @@ def measure(
     Raises:
         UserError: the environment cannot be used, or there are too many workers for the cluster.
     """
-    from cqlray.actors import Loop, Team, connect
+    from cqlray.runtime.cluster import Loop, Team, connect
     from cqlray.workers.teacher import Teacher
 
     spec = describe_env(env)

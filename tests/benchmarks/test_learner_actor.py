@@ -13,14 +13,14 @@ from cqlray.cli import _OneLine
 from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
-from cqlray.placement import make_plan
+from cqlray.runtime.placement import make_plan
 
 MEMBERS = [Member(0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {})]
 
 
 @pytest.mark.ray
 def test_the_updates_counted_are_those_that_the_learner_made(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cqlray.actors import Loop, connect
+    from cqlray.runtime.cluster import Loop, connect
 
     monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     spec, loop = describe_env(ENV), Loop(print)

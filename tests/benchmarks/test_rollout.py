@@ -28,7 +28,7 @@ def steps_by_process(log: Path) -> Counter[int]:
 
 @pytest.mark.ray
 def test_the_steps_counted_are_those_that_the_workers_played(ray_cluster: str, tmp_path: Path) -> None:
-    from cqlray.actors import Loop, Team, connect
+    from cqlray.runtime.cluster import Loop, Team, connect
 
     env = counting(tmp_path / "log")
     with connect():

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
-from cqlray import metrics
+from cqlray.runtime import metrics
 from tests.cluster.commands import CLUSTER
 
 # cqlray's own, as Ray exports them: with the prefix ray_ (seen on 2.60, on an agent's metrics page).

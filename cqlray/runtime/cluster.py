@@ -39,7 +39,7 @@ from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, NotShared, StorageFailure, UserError
-from cqlray.placement import ClusterResources
+from cqlray.runtime.placement import ClusterResources
 
 # What comes of a dead process or node: its actors, and the objects that were there alone.
 Lost: TypeAlias = RayActorError | ObjectLostError | OutOfMemoryError | NodeDiedError | WorkerCrashedError

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import seeding
-from cqlray.actors import Loop, Lost, Team, describe, put, seen_by_all
 from cqlray.config.schema import RunConfig
 from cqlray.data import shards as shard_files
 from cqlray.data.dataset import ShardSummary
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import NotShared
-from cqlray.metrics import RunMetrics
-from cqlray.placement import Plan
-from cqlray.reporting.progress import ProgressDisplay
+from cqlray.runtime.cluster import Loop, Lost, Team, describe, put, seen_by_all
+from cqlray.runtime.metrics import RunMetrics
+from cqlray.runtime.placement import Plan
+from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import RunDirectory, SharedDirectory, write_bytes, write_json
 from cqlray.storage.writer import Writer
