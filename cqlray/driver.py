@@ -28,16 +28,16 @@ from cqlray.data.store import data_bytes, where_data_lives
 from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, NotShared, UserError
-from cqlray.judges import Judges
 from cqlray.results.policies import last_snapshot
 from cqlray.runtime.cluster import LOST, Loop, describe, fetch, kill, put
 from cqlray.runtime.crew import Crew, Row
 from cqlray.runtime.placement import Plan
 from cqlray.runtime.progress import ProgressDisplay
+from cqlray.stages.evaluate import Judges
+from cqlray.stages.train import DEATHS_IN_A_ROW, STOPPING, Students, is_due, lost, unjudged
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import AnyPath, Location, any_path
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
-from cqlray.students import DEATHS_IN_A_ROW, STOPPING, Students, is_due, lost, unjudged
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import StoredData, round_name
 from cqlray.workers.fitted_q import FittedQ

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from cqlray import UserError, api, judges, load_policy
+from cqlray import UserError, api, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
 from cqlray.config.schema import EnvConfig
+from cqlray.stages import evaluate as judges
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
 

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray import api, judges, load_policy
+from cqlray import api, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.cli import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
-from cqlray.judges import Judges
 from cqlray.results.record import lines, load_run
 from cqlray.results.report.selection_section import judged_snapshots
 from cqlray.results.report.timeline import time_line
+from cqlray.stages import evaluate as judges
+from cqlray.stages.evaluate import Judges
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config

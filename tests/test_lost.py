@@ -21,7 +21,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
-from cqlray import api, cli, driver, judges, session, students
+from cqlray import api, cli, driver, session
 from cqlray.config.schema import ResourcesConfig, members
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
@@ -30,10 +30,12 @@ from cqlray.runtime import crew
 from cqlray.runtime.cluster import Loop
 from cqlray.runtime.crew import Crew
 from cqlray.runtime.placement import ClusterResources, make_plan
+from cqlray.stages import evaluate as judges
+from cqlray.stages import train as students
+from cqlray.stages.train import Students
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes, write_json
-from cqlray.students import Students
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import snapshot_name
 from cqlray.workers.fitted_q import FittedQ

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.ray
 PROLOGUE = """
 import sys, time
 from pathlib import Path
-from cqlray import students
+from cqlray.stages import train as students
 from cqlray.runtime import metrics
 from cqlray.cli import main
 sign, advanced = Path(sys.argv.pop(1)), metrics.RunMetrics.advanced

@@ -98,8 +98,8 @@ class DrivenLearner:
     """A learner actor, called as the driver calls it, and evaluators for its snapshots."""
 
     def __init__(self, loop: Loop, learner: Any, evaluators: Team) -> None:
-        from cqlray import students
         from cqlray.runtime import crew
+        from cqlray.stages import train as students
 
         self.loop, self.learner, self.evaluators = loop, learner, evaluators
         self.seconds_per_advance = students.SECONDS_PER_ADVANCE
@@ -212,8 +212,8 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
     Raises:
         UserError: the cluster has fewer CPUs than `threads`.
     """
-    from cqlray import students
     from cqlray.runtime.cluster import Loop, connect
+    from cqlray.stages import train as students
 
     spec = describe_env(ENV)
     shards = played_shards(spec)

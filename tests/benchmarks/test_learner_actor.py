@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from cqlray import students
 from cqlray.benchmarks import actor as learner_actor
 from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
 from cqlray.cli import _OneLine
@@ -14,6 +13,7 @@ from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
 from cqlray.runtime.placement import make_plan
+from cqlray.stages import train as students
 
 MEMBERS = [Member(0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {})]
 

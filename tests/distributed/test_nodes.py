@@ -14,9 +14,9 @@ import pytest
 
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig
+from cqlray.stages.train import SECONDS_BETWEEN_CHECKPOINTS
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
-from cqlray.students import SECONDS_BETWEEN_CHECKPOINTS
 from tests.conftest import slow, small_config
 from tests.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster
 from tests.test_driver import assert_same

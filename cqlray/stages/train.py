@@ -14,9 +14,9 @@ from typing import Any
 
 from cqlray.config.schema import Member, members
 from cqlray.errors import ActorLost, Interrupted, UserError
-from cqlray.judges import Judges, missing, snapshots_of
 from cqlray.runtime.cluster import LOST, Loop, Lost, describe, fetch, kill
 from cqlray.runtime.crew import Crew, Row
+from cqlray.stages.evaluate import Judges, missing, snapshots_of
 from cqlray.storage import checkpoint
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name
