@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cqlray.api import RunResult, load_run, resume, run
+    from cqlray.api.datasets import Dataset, load_dataset
+    from cqlray.api.runs import RunResult, load_run, resume, run
     from cqlray.config.schema import (
         PRESETS,
         CollectionConfig,
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
         SweepConfig,
         TeacherConfig,
     )
-    from cqlray.datasets import Dataset, load_dataset
     from cqlray.errors import EnvironmentFailure, Interrupted, UserError
     from cqlray.results.policies import LoadedPolicy, load_policy
 
 _HOMES = {
-    "cqlray.api": ("RunResult", "load_run", "resume", "run"),
+    "cqlray.api.runs": ("RunResult", "load_run", "resume", "run"),
     "cqlray.config.schema": (
         "PRESETS",
         "CQLConfig",
@@ -46,7 +46,7 @@ _HOMES = {
         "SweepConfig",
         "TeacherConfig",
     ),
-    "cqlray.datasets": ("Dataset", "load_dataset"),
+    "cqlray.api.datasets": ("Dataset", "load_dataset"),
     "cqlray.errors": ("EnvironmentFailure", "Interrupted", "UserError"),
     "cqlray.results.policies": ("LoadedPolicy", "load_policy"),
 }

@@ -230,7 +230,7 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any],
     data = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
     if data is None:
         return {}
-    from cqlray.datasets import recorded_environment
+    from cqlray.api.datasets import recorded_environment
 
     # The flags are not parsed yet, which may need what is found here; a name is a name.
     typed = {flag.removeprefix("--columns.").replace("-", "_"): words for flag, words in given.items() if "--columns." in flag}

@@ -123,7 +123,7 @@ def _start(words: list[str], command: str) -> int:
     from cqlray.arguments import parse_config
 
     config, options = parse_config(words, command)
-    from cqlray import session
+    from cqlray.api import session
     from cqlray.runtime.progress import ProgressDisplay
 
     with ProgressDisplay(options.quiet) as progress:
@@ -135,7 +135,7 @@ def _resume(words: list[str]) -> int:
     parser = _Parser("resume", "RUN", "Go on with a run exactly where it stopped.").with_output()
     parser.add_argument("--if-there", action="store_true", help=f"no run there is no mistake, but exit status {NO_RUN}")
     options = parser.parse_args(words)
-    from cqlray import session
+    from cqlray.api import session
     from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
 
@@ -162,7 +162,7 @@ def _evaluate(words: list[str]) -> int:
     options = parser.parse_args(words)
     if options.episodes < 1:
         raise UserError(f"episodes is {options.episodes}; it must be at least 1")
-    from cqlray import session
+    from cqlray.api import session
     from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
 
@@ -230,7 +230,7 @@ def _video(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
     parser.add_argument("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
     options = parser.parse_args(words)
-    from cqlray import session
+    from cqlray.api import session
     from cqlray.results.video import CannotRender, record
 
     session.require_environment(options.path)
@@ -303,7 +303,7 @@ def _benchmark(words: list[str]) -> int:
 
 
 def _print_run(directory: RunDirectory, as_json: bool) -> int:
-    from cqlray import session
+    from cqlray.api import session
     from cqlray.results.record import load_run
 
     report = _write_report(directory.path)

@@ -57,8 +57,8 @@ def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argpar
 
 
 def _open(options: argparse.Namespace) -> Any:
+    from cqlray.api.datasets import load_dataset
     from cqlray.config.load import load_yaml
-    from cqlray.datasets import load_dataset
 
     columns = dict(load_yaml(options.config).get("columns") or {}) if options.config else {}
     for field in dataclasses.fields(ColumnsConfig):

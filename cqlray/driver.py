@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import seeding
+from cqlray.api.datasets import is_native, open_configured
 from cqlray.config.schema import RunConfig
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
@@ -25,7 +26,6 @@ from cqlray.data.convert import write_dataset
 from cqlray.data.dataset import ShardSummary, shard_name
 from cqlray.data.loading import iterate_shards
 from cqlray.data.store import data_bytes, where_data_lives
-from cqlray.datasets import is_native, open_configured
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import Interrupted, NotShared, UserError
 from cqlray.results.policies import last_snapshot

@@ -71,7 +71,7 @@ def ray_cluster() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def finished_run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run, undisturbed; tests read it and do not write."""
-    from cqlray import api
+    from cqlray.api import runs as api
 
     out = tmp_path_factory.mktemp("runs") / "undisturbed"
     return api.run(small_config(out), quiet=True).run_dir

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import api
+from cqlray.api import runs as api
 from cqlray.data.shards import from_parquet
 from cqlray.results.policies import load_policy
 from tests.conftest import small_config

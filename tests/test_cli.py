@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import session
+from cqlray.api import session
 from cqlray.cli import main
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.results.report.html import write_report

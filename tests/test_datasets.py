@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 import cqlray
-from cqlray import cli, datasets, session
+from cqlray import cli
+from cqlray.api import datasets, session
 from cqlray.arguments import parse_config
 from cqlray.config.schema import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native

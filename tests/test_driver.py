@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import UserError, api, load_policy, seeding, session
+from cqlray import UserError, load_policy, seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
+from cqlray.api import runs as api
+from cqlray.api import session
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets

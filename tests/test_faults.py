@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import ray
 
-from cqlray import UserError, api
+from cqlray import UserError
+from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
 from cqlray.data import dataset as datasets
@@ -138,7 +139,7 @@ def test_data_larger_than_the_object_store_is_spilled(tmp_path: Path) -> None:
 import ray, numpy as np
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,
          object_spilling_directory={str(tmp_path / "spilled")!r})
-from cqlray import api
+from cqlray.api import runs as api
 from tests.test_faults import wide_config
 print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
 """

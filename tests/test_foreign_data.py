@@ -14,7 +14,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cqlray import api, load_dataset
+from cqlray import load_dataset
+from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.data import formats

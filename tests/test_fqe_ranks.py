@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import PRESETS, api
+from cqlray import PRESETS
+from cqlray.api import runs as api
 from cqlray.config.schema import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.results.record import lines, load_run
 from cqlray.results.report.selection_section import (

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from cqlray import UserError, api, load_policy
+from cqlray import UserError, load_policy
 from cqlray.algorithms.fqe import Settings
+from cqlray.api import runs as api
 from cqlray.cli import main
 from cqlray.config.schema import EnvConfig
 from cqlray.stages import evaluate as judges

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray import api, load_policy
+from cqlray import load_policy
 from cqlray.algorithms.fqe import Settings
+from cqlray.api import runs as api
 from cqlray.cli import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted

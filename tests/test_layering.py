@@ -113,7 +113,7 @@ def test_every_module_has_a_rule() -> None:
         ("cqlray", ["ray", "torch", "numpy"]),
         ("cqlray.cli", ["ray", "torch", "gymnasium"]),
         ("cqlray.submit", ["ray", "torch"]),
-        ("cqlray.session", ["ray", "torch"]),
+        ("cqlray.api.session", ["ray", "torch"]),
         ("cqlray.workers.rollout_worker", ["ray", "torch", "pydantic"]),
         ("cqlray.workers.evaluator", ["ray", "torch", "pydantic"]),
         ("cqlray.workers.learner", ["ray", "gymnasium", "pydantic"]),

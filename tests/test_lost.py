@@ -21,7 +21,9 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
-from cqlray import api, cli, driver, session
+from cqlray import cli, driver
+from cqlray.api import runs as api
+from cqlray.api import session
 from cqlray.config.schema import ResourcesConfig, members
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError

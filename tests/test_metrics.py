@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import api
+from cqlray.api import runs as api
 from cqlray.runtime import metrics
 from tests.conftest import small_config
 

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from cqlray import api, cli, driver, session
+from cqlray import cli, driver
+from cqlray.api import runs as api
+from cqlray.api import session
 from cqlray.config.load import dump_yaml
 from cqlray.driver import Driver
 from cqlray.errors import Interrupted

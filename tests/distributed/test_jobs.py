@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from cqlray import api
+from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import CQLConfig, EvaluationConfig, ResourcesConfig, RunConfig
 from cqlray.storage.run_directory import read_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cqlray import session
+from cqlray.api import session
 from cqlray.config.schema import PRESETS, RunConfig
 from cqlray.errors import UserError
 from cqlray.results.record import load_run as load_run_record
