@@ -1,3 +1,3 @@
-from cqlray.cli import main
+from cqlray.cli.main import main
 
 raise SystemExit(main())

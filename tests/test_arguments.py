@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cqlray.arguments import Options, help_text, parse_config
+from cqlray.cli.flags import Options, help_text, parse_config
 from cqlray.config.load import dump_yaml, merge, validate
 from cqlray.config.schema import PRESETS, CollectionConfig, EnvConfig, RunConfig, members, to_dict
 from cqlray.errors import UserError

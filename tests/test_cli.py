@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cqlray.api import session
-from cqlray.cli import main
+from cqlray.cli.main import main
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.results.report.html import write_report
 from cqlray.runtime.progress import ProgressDisplay
@@ -156,7 +156,7 @@ def test_output_for_programs(finished_run: Path, ray_cluster: str, tmp_path: Pat
 
 
 def test_a_sample_config_runs_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cqlray.arguments import parse_config
+    from cqlray.cli.flags import parse_config
     from cqlray.config.load import load_yaml
     from cqlray.config.schema import to_dict
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import cqlray
-from cqlray import cli
 from cqlray.api import datasets, session
-from cqlray.arguments import parse_config
+from cqlray.cli import main as cli
+from cqlray.cli.flags import parse_config
 from cqlray.config.schema import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
 from cqlray.errors import UserError

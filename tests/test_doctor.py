@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import cli, doctor
+from cqlray.cli import doctor
+from cqlray.cli import main as cli
 from cqlray.config.schema import EnvConfig
 from cqlray.storage.locations import AnyPath, Location
 from tests.test_filesystem import Proxy, impatient, proxy, remote, server  # noqa: F401

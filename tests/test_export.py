@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cqlray import cli, load_policy
+from cqlray import load_policy
 from cqlray.algorithms.policy import Array, Policy
+from cqlray.cli import main as cli
 from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError

@@ -15,7 +15,7 @@ import pytest
 from cqlray import UserError, load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.api import runs as api
-from cqlray.cli import main
+from cqlray.cli.main import main
 from cqlray.config.schema import EnvConfig
 from cqlray.stages import evaluate as judges
 from cqlray.storage.run_directory import RunDirectory

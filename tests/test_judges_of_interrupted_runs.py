@@ -16,7 +16,7 @@ import pytest
 from cqlray import load_policy
 from cqlray.algorithms.fqe import Settings
 from cqlray.api import runs as api
-from cqlray.cli import main
+from cqlray.cli.main import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
 from cqlray.results.record import lines, load_run

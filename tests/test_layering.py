@@ -111,8 +111,8 @@ def test_every_module_has_a_rule() -> None:
     ("module", "forbidden"),
     [
         ("cqlray", ["ray", "torch", "numpy"]),
-        ("cqlray.cli", ["ray", "torch", "gymnasium"]),
-        ("cqlray.submit", ["ray", "torch"]),
+        ("cqlray.cli.main", ["ray", "torch", "gymnasium"]),
+        ("cqlray.cli.submit", ["ray", "torch"]),
         ("cqlray.api.session", ["ray", "torch"]),
         ("cqlray.workers.rollout_worker", ["ray", "torch", "pydantic"]),
         ("cqlray.workers.evaluator", ["ray", "torch", "pydantic"]),

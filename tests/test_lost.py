@@ -21,9 +21,10 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RaySystemError
 
-from cqlray import cli, driver
+from cqlray import driver
 from cqlray.api import runs as api
 from cqlray.api import session
+from cqlray.cli import main as cli
 from cqlray.config.schema import ResourcesConfig, members
 from cqlray.driver import Driver
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError

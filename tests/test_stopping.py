@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from cqlray import cli, driver
+from cqlray import driver
 from cqlray.api import runs as api
 from cqlray.api import session
+from cqlray.cli import main as cli
 from cqlray.config.load import dump_yaml
 from cqlray.driver import Driver
 from cqlray.errors import Interrupted
@@ -39,7 +40,7 @@ import sys, time
 from pathlib import Path
 from cqlray.stages import train as students
 from cqlray.runtime import metrics
-from cqlray.cli import main
+from cqlray.cli.main import main
 sign, advanced = Path(sys.argv.pop(1)), metrics.RunMetrics.advanced
 
 def noted(self, *args):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cqlray import submit
-from cqlray.cli import main
+from cqlray.cli import submit
+from cqlray.cli.main import main
 from cqlray.errors import UserError
 from cqlray.runtime import jobs
 from tests.test_cli import mistake

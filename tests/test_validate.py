@@ -394,5 +394,5 @@ def test_merge_of_a_preset_and_yaml() -> None:
 
 
 def test_neither_ray_nor_torch_nor_gymnasium_is_loaded() -> None:
-    code = "import cqlray.config.load, cqlray.arguments, sys; print({'ray', 'torch', 'gymnasium', 'tyro'} & set(sys.modules))"
+    code = "import cqlray.config.load, cqlray.cli.flags, sys; print({'ray', 'torch', 'gymnasium', 'tyro'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from cqlray import UserError, cli
+from cqlray import UserError
 from cqlray.api import runs as api
+from cqlray.cli import main as cli
 from cqlray.config.schema import EnvConfig, RunConfig
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import EnvironmentFailure

@@ -8,7 +8,7 @@ import pytest
 
 from cqlray.benchmarks import actor as learner_actor
 from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
-from cqlray.cli import _OneLine
+from cqlray.cli.main import _OneLine
 from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cqlray.benchmarks import members
-from cqlray.cli import _OneLine
+from cqlray.cli.main import _OneLine
 from cqlray.errors import UserError
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cqlray import cli
+from cqlray.cli import main as cli
 
 pytestmark = pytest.mark.ray
 

@@ -11,7 +11,7 @@ import torch
 from cqlray.benchmarks import peers
 from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, make_population
 from cqlray.benchmarks.peers import D3rlpyUpdates
-from cqlray.cli import _OneLine
+from cqlray.cli.main import _OneLine
 from cqlray.errors import UserError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cqlray.benchmarks import rollout
 from cqlray.benchmarks.rollout import bare_steps, calls_of_team, steps_in_process
-from cqlray.cli import _OneLine
+from cqlray.cli.main import _OneLine
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError

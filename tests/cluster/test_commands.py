@@ -10,8 +10,9 @@ import yaml
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
-import cqlray.submit
-from cqlray import arguments, cli
+import cqlray.cli.submit
+from cqlray.cli import flags as arguments
+from cqlray.cli import main as cli
 from cqlray.errors import UserError
 from tests.cluster.commands import CLUSTER, REPOSITORY, fenced, of_program, simple_commands, strings
 
@@ -36,7 +37,7 @@ def check(words: list[str]) -> None:
     """Raises UserError where cqlray would not take these words."""
     cli._command(words[0])
     if words[0] == "submit":
-        cqlray.submit._checked(cqlray.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine)
+        cqlray.cli.submit._checked(cqlray.cli.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine)
     if words[0] in ("run", "train", "collect"):
         arguments.parse_config(words[1:], words[0])
 

@@ -15,7 +15,7 @@ import pytest
 from ray.scripts.scripts import start
 from ray.scripts.symmetric_run import curate_and_validate_ray_start_args, symmetric_run
 
-from cqlray import cli
+from cqlray.cli import main as cli
 from cqlray.storage.run_directory import RunDirectory
 from tests.cluster.commands import CLUSTER, REPOSITORY
 

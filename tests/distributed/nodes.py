@@ -39,7 +39,7 @@ FAST_DETECTION = {
 ON_NODE = """
 import sys
 from ray._private import services
-from cqlray.cli import main
+from cqlray.cli.main import main
 choose, node = services.get_node_to_connect_for_driver, sys.argv.pop(1)
 services.get_node_to_connect_for_driver = lambda gcs, **_: choose(gcs, node_name=node)
 sys.exit(main())

@@ -120,7 +120,7 @@ def _version(words: list[str]) -> int:
 
 
 def _start(words: list[str], command: str) -> int:
-    from cqlray.arguments import parse_config
+    from cqlray.cli.flags import parse_config
 
     config, options = parse_config(words, command)
     from cqlray.api import session
@@ -148,7 +148,7 @@ def _resume(words: list[str]) -> int:
 
 
 def _submit(words: list[str]) -> int:
-    from cqlray import submit
+    from cqlray.cli import submit
 
     return submit.main(words, _OneLine)
 
@@ -264,7 +264,7 @@ def _export(words: list[str]) -> int:
 
 
 def _dataset(words: list[str]) -> int:
-    from cqlray import dataset_commands
+    from cqlray.cli import dataset as dataset_commands
 
     return dataset_commands.main(words, _OneLine)
 
@@ -274,8 +274,8 @@ def _doctor(words: list[str]) -> int:
     parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]")
     parser.add_argument("--out", type=any_path, default="runs", metavar="DIRECTORY", help="where runs are to be [runs]")
     options = parser.parse_args(words)
+    from cqlray.cli.doctor import examine
     from cqlray.config.schema import EnvConfig
-    from cqlray.doctor import examine
 
     well = True
     for name, good, found in examine(EnvConfig(options.env), options.out):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cqlray.arguments import parse_config
+from cqlray.cli.flags import parse_config
 from cqlray.errors import UserError
 from cqlray.runtime import jobs
 
