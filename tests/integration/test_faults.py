@@ -1,0 +1,253 @@
+"""What a run meets on a bad day, on a real cluster: signals, full disks, storage that is not shared, slow workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from cqlray import UserError
+from cqlray.api import runs as api
+from cqlray.config.load import dump_yaml
+from cqlray.config.schema import RunConfig
+from cqlray.data import dataset as datasets
+from cqlray.errors import StorageFailure
+from cqlray.runtime.crew import Crew
+from cqlray.storage.run_directory import RunDirectory, read_json
+from tests.conftest import small_config
+from tests.integration.test_driver import ROOT, assert_same
+
+pytestmark = pytest.mark.ray
+
+
+def begun(config: RunConfig, tmp_path: Path, cluster: str) -> subprocess.Popen[str]:
+    """The run in a process of its own."""
+    (tmp_path / "c.yaml").write_text(dump_yaml(config))
+    name = "run" if config.dataset is None else "train"
+    command = [sys.executable, "-m", "cqlray", name, "--config", str(tmp_path / "c.yaml")]
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def waited_for(sign: Path, run: subprocess.Popen[str]) -> None:
+    """Until the file is there."""
+    while not sign.exists():
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.005)
+
+
+def test_the_time_line_says_what_happened(finished_run: Path) -> None:
+    rows = RunDirectory(finished_run).rows("events.jsonl")
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    stages = [(row["stage"], row["what"]) for row in rows if row["event"] == "stage"]
+    assert stages == [(stage, what) for stage in ("teacher", "collection", "students") for what in ("began", "ended")]
+    busy = [row for row in rows if row["event"] == "busy"]
+    assert {row["role"] for row in busy} == {"rollout worker", "evaluator", "learner"}
+    assert all(0 <= row["busy_seconds"] <= row["seconds"] * row["processes"] + 0.1 for row in busy), busy
+    assert any(row["busy_seconds"] > 0 for row in busy if row["role"] == "learner")
+
+
+def test_storage_that_only_the_drivers_machine_has(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver writes for everybody then, and a resumed run reads for them: the same bits."""
+    monkeypatch.setattr(Crew, "place", None)
+    monkeypatch.setattr(Crew, "seen_by_learners", lambda self, path: False)
+    out = api.run(small_config(tmp_path / "run"), quiet=True).run_dir
+    assert_same(finished_run, out)
+    for left in ("checkpoints", "snapshots"):
+        for path in (out / left).rglob("population-1*"):
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    (out / "dataset" / "dataset.json").unlink()
+    (out / "dataset" / "shard-00002.parquet").unlink()
+    api.resume(out, quiet=True)
+    assert_same(finished_run, out)
+
+
+def test_what_was_not_written_before_the_driver_died_is_made_up_for(finished_run: Path, tmp_path: Path) -> None:
+    """A learner's checkpoint can be there before the driver wrote the metrics and tests of the snapshot before it."""
+    out = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished_run), str(out)], check=True)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        lines = (out / name).read_text().splitlines(keepends=True)
+        (out / name).write_text("".join(line for line in lines if '"updates": 220' not in line))
+    config = small_config(out)
+    (out / "config.yaml").write_text(dump_yaml(config))
+    api.resume(out, quiet=True)
+    assert_same(finished_run, out)
+    assert keyed(out) == keyed(finished_run)
+
+
+def keyed(run: Path) -> dict[Any, Any]:
+    """The students' metrics."""
+    rows = [row for row in RunDirectory(run).rows("metrics.jsonl") if row["stage"] == "students"]
+    return {(row["member"], row["updates"]): row for row in rows}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("only root can make a small disk")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
+    finished_run: Path, ray_cluster: str, small_disk: Path, tmp_path: Path
+) -> None:
+    out, ballast = small_disk / "run", small_disk / "ballast"
+    ballast.write_bytes(bytes(800 * 2**10))
+    with begun(small_config(out), tmp_path, ray_cluster) as run:
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 2, said
+    last = said.splitlines()[-1]
+    assert "No space left on device" in last and f"go on with: cqlray resume {out}" in last
+    assert "Traceback" not in said
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    api.resume(out, quiet=True)
+    assert_same(finished_run, out)
+
+
+def test_a_learners_write_that_fails_is_heard(ray_cluster: str, finished_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = small_config(out, dataset=str(finished_run))
+    with begun(config, tmp_path, ray_cluster) as run:
+        waited_for(out / "members.json", run)
+        (out / "checkpoints").write_bytes(b"in the way")
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 2, said
+    assert "cannot be written" in said.splitlines()[-1] and "cqlray resume" in said.splitlines()[-1]
+    (out / "checkpoints").unlink()
+    api.resume(out, quiet=True)
+
+
+def test_data_larger_than_the_object_store_is_spilled(tmp_path: Path) -> None:
+    """A cluster with the smallest store that Ray makes; the shards are three times as large."""
+    code = f"""
+import ray, numpy as np
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,
+         object_spilling_directory={str(tmp_path / "spilled")!r})
+from cqlray.api import runs as api
+from tests.integration.test_faults import wide_config
+print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    _, shards = datasets.load(tmp_path / "run")
+    assert sum(shard.observations.nbytes for shard in shards) > 200 * 2**20
+    assert read_json(tmp_path / "run" / "manifest.json")["finished"]
+
+
+def wide_config(out: str) -> RunConfig:
+    """Few steps, each with many numbers."""
+    config = small_config(Path(out), num_seeds=1)
+    return dataclasses.replace(
+        config,
+        env=dataclasses.replace(config.env, id="tests.toy_envs:Wide-v0"),
+        teacher=dataclasses.replace(
+            config.teacher, rounds=1, warmup_rounds=0, episodes_per_round=1, evaluation_episodes=1, pool_capacity=50
+        ),
+        collection=dataclasses.replace(config.collection, tiers=("random",), episodes=(24,), episodes_per_shard=1),
+        cql=dataclasses.replace(config.cql, num_updates=4, batch_size=8),
+        evaluation=dataclasses.replace(config.evaluation, interval=4, episodes=1),
+    )
+
+
+def test_a_member_that_becomes_non_finite_can_fail_the_run(ray_cluster: str, finished_run: Path, tmp_path: Path) -> None:
+    config = small_config(tmp_path / "run", dataset=str(finished_run), non_finite="fail")
+    bad = dataclasses.replace(config.cql, critic_learning_rate=1e30)
+    with pytest.raises(UserError, match=r"member \d+ became non-finite \(non_finite: fail\)") as failure:
+        api.run(dataclasses.replace(config, cql=bad), quiet=True)
+    for _ in range(100):
+        if ray.available_resources().get("CPU") == 2:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("actors outlive the run that failed, for whoever holds its traceback")
+    assert failure.tb is not None
+    assert not issubclass(UserError, StorageFailure)
+
+
+class Sleeper:
+    """Sleeps for as long as its file says."""
+
+    def __init__(self, file: Path) -> None:
+        self.seconds = float(file.read_text())
+        file.write_text("0.05")
+
+    def work(self, number: int) -> tuple[int, Any]:
+        time.sleep(self.seconds)
+        return number, np.full(10, number)
+
+
+def test_a_slow_worker_holds_nobody_up(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two actors needs a minute for each call: its call is made by the other as well."""
+    from cqlray.runtime import cluster as actors
+
+    monkeypatch.setattr(actors, "SLOW_SECONDS", 0.5)
+    (tmp_path / "seconds").write_text("60")
+    loop = actors.Loop(print)
+    members = []
+    for _ in range(2):
+        members.append(loop.create(Sleeper, tmp_path / "seconds", cpus=0.1, retried=True))
+        loop.get(members[-1].__ray_ready__.remote())
+    team = actors.Team(loop, members)
+    results: dict[int, int] = {}
+    started = time.monotonic()
+    for number in range(8):
+        team.call(
+            lambda actor, number=number: actor.work.options(num_returns=2).remote(number),  # type: ignore[misc]
+            lambda value, references: results.__setitem__(value, int(actors.fetch(references[1])[0])),
+        )
+    loop.run()
+    assert time.monotonic() - started < 20
+    assert results == {number: number for number in range(8)}
+    team.dismiss()
+
+
+class Source:
+    """Never answers."""
+
+    def give(self) -> None:
+        time.sleep(600)
+
+
+class Taker:
+    def take(self, given: object) -> object:
+        return given
+
+
+def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
+    """All its calls wait for what a dead process was to give: the first failure ends a stage, the next is free of them."""
+    from cqlray.runtime import cluster as actors
+
+    loop = actors.Loop(print)
+    source = loop.create(Source, cpus=0.1)
+    team = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True) for _ in range(5)])
+    given = source.give.remote()
+    for _ in range(8):
+        team.call(lambda actor: actor.take.remote(given), lambda value, references: None)
+    actors.kill(source)
+    with pytest.raises(actors.LOST) as failure:
+        loop.run()
+    assert actors.describe(failure.value).startswith("The actor")
+    team.dismiss()
+    assert not loop.pending
+    again = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True)])
+    values: list[Any] = []
+    again.call(lambda actor: actor.take.remote(7), lambda value, references: values.append(value))
+    loop.run()
+    assert values == [7]
+    loop.close()
