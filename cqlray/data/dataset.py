@@ -214,15 +214,3 @@ def _are_columns(columns: Any) -> bool:
         return False
     named = (names if isinstance(names, list) else [names] for names in columns.values())
     return all(isinstance(name, str) for names in named for name in names)
-
-
-def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:
-    """Description and shards of a dataset directory, the digests checked.
-
-    Raises:
-        UserError: something is missing, damaged or not what the description says.
-    """
-    directory, description = dataset_directory(path), read_description(path)
-    from cqlray.data.loading import iterate_shards
-
-    return description, list(iterate_shards(directory, description))

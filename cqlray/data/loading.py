@@ -168,3 +168,13 @@ def scale_in_place(actions: Array, to_unit: Callable[[Array], Array]) -> None:
     """to_unit(actions) over [N, A] float32, block by block into the same array."""
     for _, rows in blocks(actions):
         rows[:] = to_unit(rows)
+
+
+def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:
+    """Description and shards of a dataset directory, the digests checked.
+
+    Raises:
+        UserError: something is missing, damaged or not what the description says.
+    """
+    directory, description = dataset_directory(path), read_description(path)
+    return description, list(iterate_shards(directory, description))

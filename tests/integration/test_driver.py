@@ -22,6 +22,7 @@ from cqlray.api import session
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
 from cqlray.data import dataset as datasets
+from cqlray.data import loading
 from cqlray.driver import Driver
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
@@ -89,7 +90,7 @@ def test_every_stage_leaves_its_result(finished_run: Path) -> None:
 
 
 def test_the_dataset_holds_the_tiers_asked_for(finished_run: Path) -> None:
-    description, shards = datasets.load(finished_run)
+    description, shards = loading.load(finished_run)
     assert {tier: t["episodes"] for tier, t in description["tiers"].items()} == dict.fromkeys(
         ("replay", "expert", "medium", "random"), 10
     )

@@ -20,6 +20,7 @@ from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
 from cqlray.data import dataset as datasets
+from cqlray.data import loading
 from cqlray.errors import StorageFailure
 from cqlray.runtime.crew import Crew
 from cqlray.storage.run_directory import RunDirectory, read_json
@@ -145,7 +146,7 @@ print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    _, shards = datasets.load(tmp_path / "run")
+    _, shards = loading.load(tmp_path / "run")
     assert sum(shard.observations.nbytes for shard in shards) > 200 * 2**20
     assert read_json(tmp_path / "run" / "manifest.json")["finished"]
 

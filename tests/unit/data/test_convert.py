@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray.data import convert
+from cqlray.data import convert, loading
 from cqlray.data import dataset as datasets
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
@@ -83,7 +83,7 @@ def test_written_appended_and_described_as_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds a dataset already; --append adds to it"):
         convert.write_dataset(source_of([second]), tmp_path / "data")
     description = convert.write_dataset(source_of([second], "other"), tmp_path / "data", append=True)
-    read, shards = datasets.load(tmp_path / "data")
+    read, shards = loading.load(tmp_path / "data")
     assert json.loads(json.dumps(description)) == read
     assert episode_bytes(shards) == episode_bytes([first, second])
     assert [part["source"] for part in read["provenance"]] == ["made", "other"]
@@ -110,9 +110,9 @@ def test_an_interrupted_conversion_is_no_dataset_and_is_written_over(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         convert.write_dataset(dataclasses.replace(source_of(shards), pieces=pieces), tmp_path)
     with pytest.raises(UserError, match=r"no dataset\.json"):
-        datasets.load(tmp_path)
+        loading.load(tmp_path)
     convert.write_dataset(source_of(shards), tmp_path)
-    assert episode_bytes(datasets.load(tmp_path)[1]) == episode_bytes(shards)
+    assert episode_bytes(loading.load(tmp_path)[1]) == episode_bytes(shards)
 
 
 def test_no_episode_is_no_dataset(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cqlray.data import dataset as datasets
-from cqlray.data import normalizer
+from cqlray.data import loading, normalizer
 from cqlray.data.episode import Shard
 from cqlray.data.replay import ReplayPool
 from cqlray.data.shards import to_parquet
@@ -55,27 +55,27 @@ def test_description_by_hand() -> None:
 def test_load_checks_what_it_reads(tmp_path: Path) -> None:
     shards = [random_shard([5, 5], 0), random_shard([10], 1)]
     write_dataset(tmp_path / "run" / "dataset", shards)
-    description, loaded = datasets.load(tmp_path / "run")
+    description, loaded = loading.load(tmp_path / "run")
     assert [s.digest() for s in loaded] == [s["digest"] for s in description["shards"]]
     (tmp_path / "run" / "dataset" / "shard-00001.parquet").write_bytes(to_parquet(random_shard([10], 2)))
     with pytest.raises(UserError, match=r"shard-00001\.parquet: its content is not what dataset\.json says"):
-        datasets.load(tmp_path / "run")
+        loading.load(tmp_path / "run")
     (tmp_path / "run" / "dataset" / "shard-00001.parquet").unlink()
     with pytest.raises(UserError, match=r"shard-00001\.parquet: .*missing"):
-        datasets.load(tmp_path / "run")
+        loading.load(tmp_path / "run")
 
 
 def test_what_is_not_a_dataset_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
-        datasets.load(tmp_path / "nothing")
+        loading.load(tmp_path / "nothing")
     with pytest.raises(UserError, match="is empty"):
-        datasets.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match=r"has no dataset\.json"):
-        datasets.load(tmp_path)
+        loading.load(tmp_path)
     (tmp_path / "dataset.json").write_text('{"environment": ')
     with pytest.raises(UserError, match="not readable JSON"):
-        datasets.load(tmp_path)
+        loading.load(tmp_path)
 
 
 def test_normalizer_statistics_and_constant_columns() -> None:
@@ -106,7 +106,7 @@ def test_descriptions_of_wrong_types_are_said(tmp_path: Path) -> None:
     def told(changed: object, expected: str) -> None:
         (tmp_path / "dataset.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=expected):
-            datasets.load(tmp_path)
+            loading.load(tmp_path)
 
     told([description], r"dataset\.json: everything missing or of the wrong type")
     told({**description, "shards": 3, "digest": None}, "digest, shards missing or of the wrong type")

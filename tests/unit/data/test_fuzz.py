@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from cqlray.data import dataset as datasets
+from cqlray.data import loading
 from cqlray.data.checks.fixes import fix
 from cqlray.data.checks.validation import validate
 from cqlray.data.formats import ColumnNames, files, open_source
@@ -44,7 +45,7 @@ ADDRESS_SPACE = 6 * 2**30  # a damaged length must not take the machine's memory
 
 def read_native(folder: Path) -> Source:
     """By the description; what is let through must be what was written."""
-    description, shards = datasets.load(folder)
+    description, shards = loading.load(folder)
     sound = {shard.digest() for shard in sound_files.SHARDS}
     assert {shard.digest() for shard in shards} <= sound, "damaged content was let through"
     return Source(str(folder), "cqlray", description["environment"], lambda: (Piece(shard, "x") for shard in shards))
