@@ -70,7 +70,7 @@ def _open(options: argparse.Namespace) -> Any:
 
 def _info(options: argparse.Namespace) -> int:
     from cqlray.data.card import card
-    from cqlray.results.report.dataset_card import card_lines, write_card
+    from cqlray.results.report.dataset_card import card_lines
     from cqlray.storage.run_directory import finite
 
     dataset = _open(options)
@@ -81,6 +81,8 @@ def _info(options: argparse.Namespace) -> int:
     drawn = card(description, dataset.shards)
     print("\n".join(card_lines(drawn, description)))
     if options.html is not None:
+        from cqlray.results.report.dataset_card_page import write_card  # matplotlib
+
         write_card(drawn, description, options.html)
         print(f"card         {options.html}")
     return 0

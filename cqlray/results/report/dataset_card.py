@@ -1,17 +1,15 @@
-"""A data set's card in the terminal, and as one HTML file."""
+"""A data set's card in the terminal; dataset_card_page draws it as HTML."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
 from cqlray.results.report.formatting import number
 from cqlray.results.statistics.reference_scores import normalized, reference_scores
-from cqlray.storage.run_directory import write_bytes
 
 COLUMNS = 100
 INDENT = " " * 13
@@ -28,13 +26,6 @@ def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
     """
     lines = [_paragraph(title, text) if isinstance(text, str) else [text[0]] for title, text in _entries(card, description)]
     return [line for paragraph in lines for line in paragraph]
-
-
-def write_card(card: Card, description: dict[str, Any], path: Path) -> None:
-    """Write the card as one HTML file that needs nothing else. Arguments as of card_lines."""
-    from cqlray.results.report.dataset_card_page import render  # matplotlib, which the terminal does without
-
-    write_bytes(path, render(card, description).encode())
 
 
 def bars(histogram: Histogram) -> str:

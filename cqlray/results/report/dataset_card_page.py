@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -14,9 +15,15 @@ from cqlray.results.report.dataset_card import coverage_sentence, references_lin
 from cqlray.results.report.formatting import number, sentence
 from cqlray.results.report.page import escape, figure, figures, page, section, table
 from cqlray.results.report.plots import COLOURS, HEIGHT, WIDTH, legend_below, svg_figure
+from cqlray.storage.run_directory import write_bytes
 
 ROW_HEIGHT = 1.5  # inches, of a row of the actions' histograms
 _PROVENANCE = ("source", "format", "author", "algorithm", "description", "code", "licence")
+
+
+def write_card(card: Card, description: dict[str, Any], path: Path) -> None:
+    """Write the card as one HTML file that needs nothing else. Arguments as of card_lines."""
+    write_bytes(path, render(card, description).encode())
 
 
 def render(card: Card, description: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ import pytest
 from cqlray.data import dataset as datasets
 from cqlray.data.card import Card, Histogram, card
 from cqlray.data.episode import Shard
-from cqlray.results.report.dataset_card import COLUMNS, bars, card_lines, write_card
+from cqlray.results.report.dataset_card import COLUMNS, bars, card_lines
+from cqlray.results.report.dataset_card_page import write_card
 from cqlray.results.report.formatting import number
 from tests.unit.data.test_card import ENVIRONMENT, SHARDS, shard
 from tests.unit.results.report.test_html import HOSTILE, Page
