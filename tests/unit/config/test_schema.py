@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cqlray.config import schema as configs
 from cqlray.config.schema import CQLConfig, Member, RunConfig, SACConfig, SweepConfig, members
 
-PACKAGE = Path(configs.__file__).parent
+SCHEMA = Path(configs.__file__)
+PACKAGE = SCHEMA.parents[1]
 DATACLASSES = [
     value
     for name, value in vars(configs).items()
@@ -44,11 +45,11 @@ def names_read(tree: ast.AST) -> set[str]:
 
 
 def all_names_read() -> set[str]:
-    """Over the package; of config.py the bodies of its functions and methods alone."""
+    """Over the package; of the schema the bodies of its functions and methods alone."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
-        if path.name == "config.py" and path.parent == PACKAGE:
+        if path == SCHEMA:
             functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
             found |= set().union(*(names_read(function) for function in functions))
         else:
