@@ -4,15 +4,22 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what would be right."""
+    """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what
+    would be right.
+    """
 
 
 class NotShared(UserError):
-    """A node does not have a directory that the others share; the run can do without that, its driver having it."""
+    """A node does not have a directory that the others share; the run can do without that, its
+    driver having it.
+    """
 
 
 class StorageFailure(UserError):
-    """The disk is full, or the storage refuses or is away for good. What is there is whole and can be resumed."""
+    """The disk is full, or the storage refuses or is away for good.
+
+    What is there is whole and can be resumed.
+    """
 
 
 class Interrupted(Exception):
@@ -32,4 +39,6 @@ class EnvironmentFailure(Exception):
 
 
 class ActorLost(Exception):
-    """A process of the run cannot start, died again and again without progress, or failed; what is on disk can be resumed."""
+    """A process of the run cannot start, died again and again without progress, or failed; what is
+    on disk can be resumed.
+    """

@@ -1,4 +1,5 @@
-"""Named random streams: every draw of a run comes from (run seed, purpose, indices) and from nothing else.
+"""Named random streams: every draw of a run comes from (run seed, purpose, indices) and from
+nothing else.
 
 Adding a purpose never moves another stream, and who draws (which worker, which node) plays no part.
 """
@@ -23,4 +24,7 @@ def integer_seed(run_seed: int, purpose: str, *indices: int) -> int:
 
 def integer_seeds(run_seed: int, purpose: str, *indices: int, count: int) -> list[int]:
     """`count` 31-bit seeds of the stream, for environments' reset."""
-    return [int(s >> np.uint32(1)) for s in stream(run_seed, purpose, *indices).generate_state(count, np.uint32)]
+    return [
+        int(s >> np.uint32(1))
+        for s in stream(run_seed, purpose, *indices).generate_state(count, np.uint32)
+    ]

@@ -28,10 +28,14 @@ slow = pytest.mark.skipif(not SLOW, reason="CQLRAY_SLOW=1 runs it")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, the session's cluster is in one process, and the clusters of several nodes in another."""
+    """With `-n`, the session's cluster is in one process, and the clusters of several nodes in
+    another.
+    """
     for item in items:
         if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("nodes" if "distributed" in item.path.parts else "ray"))
+            item.add_marker(
+                pytest.mark.xdist_group("nodes" if "distributed" in item.path.parts else "ray")
+            )
 
 
 def small_config(out: Path, **changes: object) -> RunConfig:
@@ -50,7 +54,9 @@ def small_config(out: Path, **changes: object) -> RunConfig:
             policy_learning_rate=1e-3,
             critic_learning_rate=1e-3,
         ),
-        collection=CollectionConfig(tiers=("replay", "expert", "medium", "random"), episodes=(10,), episodes_per_shard=3),
+        collection=CollectionConfig(
+            tiers=("replay", "expert", "medium", "random"), episodes=(10,), episodes_per_shard=3
+        ),
         cql=CQLConfig(hidden_units=16, batch_size=32, num_updates=330, num_action_samples=3),
         evaluation=EvaluationConfig(interval=110, episodes=12),
         resources=ResourcesConfig(rollout_workers=2, evaluators=1, learners=2),
@@ -63,7 +69,9 @@ def ray_cluster() -> Iterator[str]:
     """The address of a real cluster of two CPUs; subprocesses join it by RAY_ADDRESS."""
     import ray
 
-    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20)
+    context = ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20
+    )
     yield context.address_info["gcs_address"]
     ray.shutdown()
 

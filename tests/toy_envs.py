@@ -14,7 +14,10 @@ from gymnasium.spaces import Box
 
 
 class Point(gymnasium.Env[Any, Any]):
-    """A point on a line, pushed by one action in [-2, 3]; falling off an end terminates. Notes who uses it in `log`."""
+    """A point on a line, pushed by one action in [-2, 3]; falling off an end terminates.
+
+    Notes who uses it in `log`.
+    """
 
     observation_space = Box(-np.inf, np.inf, (2,), np.float32)
     action_space = Box(np.float32(-2.0), np.float32(3.0), (1,), np.float32)
@@ -28,7 +31,9 @@ class Point(gymnasium.Env[Any, Any]):
             with Path(self.log).open("a") as file:
                 file.write(f"{what} {os.getpid()}\n")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._note("reset")
         self.state = (self.np_random.uniform(-0.5, 0.5, 2) * [1.0, 0.2]).astype(np.float32)
@@ -44,7 +49,9 @@ class Point(gymnasium.Env[Any, Any]):
 class Broken(Point):
     """Raises at its fifth step."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         self.steps = 0
         return super().reset(seed=seed, options=options)
 
@@ -60,7 +67,9 @@ class Wide(Point):
 
     observation_space = Box(-np.inf, np.inf, (85_000,), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         observation, info = super().reset(seed=seed, options=options)
         return self._widened(observation), info
 
@@ -75,7 +84,10 @@ class Wide(Point):
 
 
 class Drawn(Point):
-    """As Point, with small pictures; it ends after `length` steps, or never. What `broken` names raises RuntimeError."""
+    """As Point, with small pictures; it ends after `length` steps, or never.
+
+    What `broken` names raises RuntimeError.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
@@ -89,7 +101,9 @@ class Drawn(Point):
         if what == self.broken:
             raise RuntimeError(f"no GL context\n\twhile {what}")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         self._break("resetting")
         self.steps = 0
         return super().reset(seed=seed, options=options)

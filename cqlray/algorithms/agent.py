@@ -1,4 +1,6 @@
-"""AgentState, all that a checkpoint holds of a population, and the two steps that change it: Adam and Polyak."""
+"""AgentState, all that a checkpoint holds of a population, and the two steps that change it: Adam
+and Polyak.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Scalars = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """A batch of transitions for each member; actions in [-1, 1], observations and rewards as trained on."""
+    """A batch of transitions for each member; actions in [-1, 1], observations and rewards as
+    trained on.
+    """
 
     observations: Tensor  # [M, B, observation_dim]
     actions: Tensor  # [M, B, A]
@@ -32,7 +36,9 @@ class Batch(NamedTuple):
 
 @dataclass
 class Adam:
-    """Moments of one flat parameter tensor [M, P] (Kingma & Ba 2015), each member with its own learning rate."""
+    """Moments of one flat parameter tensor [M, P] (Kingma & Ba 2015), each member with its own
+    learning rate.
+    """
 
     first: Tensor
     second: Tensor
@@ -42,19 +48,38 @@ class Adam:
         return Adam(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
     def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
-        """Descend in place; parameters and gradient [M, P], rate [M]; `step` counts this step too (float64, no dimensions)."""
+        """Descend in place; parameters and gradient [M, P], rate [M]; `step` counts this step too
+        (float64, no dimensions).
+        """
         if parameters.device.type != "cpu":
             self.step_together(parameters, gradient, rate, step)
-        else:  # a member at a time, so that none of its bits depend on the others, and in one pass over memory
+        else:
+            # a member at a time, so that none of its bits depend on the others, and in one pass
+            # over memory
             gradient = gradient.contiguous()  # as the others are: it is read as it lies in memory
-            rows = (tensor.unbind() for tensor in (parameters, gradient, self.first, self.second, rate))
+            rows = (
+                tensor.unbind() for tensor in (parameters, gradient, self.first, self.second, rate)
+            )
             for own, of_loss, first, second, lr in zip(*rows, strict=True):
                 torch._fused_adam_(
-                    [own], [of_loss], [first], [second], [], [step], lr=lr, beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1],
-                    weight_decay=0.0, eps=ADAM_EPSILON, amsgrad=False, maximize=False,
-                )  # fmt: skip
+                    [own],
+                    [of_loss],
+                    [first],
+                    [second],
+                    [],
+                    [step],
+                    lr=lr,
+                    beta1=ADAM_BETAS[0],
+                    beta2=ADAM_BETAS[1],
+                    weight_decay=0.0,
+                    eps=ADAM_EPSILON,
+                    amsgrad=False,
+                    maximize=False,
+                )
 
-    def step_together(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
+    def step_together(
+        self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor
+    ) -> None:
         """`step` of all members at once: few kernels for a GPU."""
         first_bias = (1.0 - ADAM_BETAS[0] ** step).reciprocal()
         second_bias = (1.0 - ADAM_BETAS[1] ** step).rsqrt()
@@ -67,7 +92,9 @@ class Adam:
 
 @dataclass
 class AgentState:
-    """M members: policy, critics, target critics, temperature and Lagrange multiplier, with their optimisers."""
+    """M members: policy, critics, target critics, temperature and Lagrange multiplier, with their
+    optimisers.
+    """
 
     policy: Stack
     critics: Stack
@@ -78,15 +105,20 @@ class AgentState:
     critics_adam: Adam
     temperature_adam: Adam
     multiplier_adam: Adam
-    step: Tensor  # float64, no dimensions: updates begun, counted on the device by the update itself
-    updates: int = 0  # the same number, counted here by who runs the updates: nobody waits for the device to know it
+    step: (
+        Tensor  # float64, no dimensions: updates begun, counted on the device by the update itself
+    )
+    # the same number, counted here by who runs the updates: nobody waits for the device to know it
+    updates: int = 0
 
     @property
     def num_members(self) -> int:
         return len(self.log_temperature)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that an update changes, by name; each tensor's first dimension counts members (times critics)."""
+        """Everything that an update changes, by name; each tensor's first dimension counts members
+        (times critics).
+        """
         named = {
             "policy": self.policy.flat,
             "critics": self.critics.flat,
@@ -107,8 +139,12 @@ class AgentState:
             ValueError: names or shapes differ.
         """
         own = self.tensors()
-        if own.keys() != tensors.keys() or any(own[name].shape != tensors[name].shape for name in own):
-            raise ValueError("the checkpoint was made with other networks or another number of members")
+        if own.keys() != tensors.keys() or any(
+            own[name].shape != tensors[name].shape for name in own
+        ):
+            raise ValueError(
+                "the checkpoint was made with other networks or another number of members"
+            )
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.set_updates(updates)
@@ -123,7 +159,9 @@ def network_shapes(config: SACConfig, observation_dim: int, action_dim: int) -> 
     """Shapes of the policy's and of each critic's network."""
     hidden = config.hidden_units
     policy = Shape((observation_dim, *[hidden] * config.policy_layers, 2 * action_dim))
-    critic = Shape((observation_dim + action_dim, *[hidden] * config.critic_layers, 1), config.layer_norm)
+    critic = Shape(
+        (observation_dim + action_dim, *[hidden] * config.critic_layers, 1), config.layer_norm
+    )
     return policy, critic
 
 
@@ -135,17 +173,23 @@ def initial_state(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> AgentState:
-    """Fresh members; `seeds` are their initialisation seeds, `configs` their settings of one structure.
+    """Fresh members; `seeds` are their initialisation seeds, `configs` their settings of one
+    structure.
 
-    `dtype` is that of the networks' matrix products, by default float32 as parameters and optimiser are.
+    `dtype` is that of the networks' matrix products, by default float32 as parameters and optimiser
+    are.
     """
     policy_shape, critic_shape = network_shapes(configs[0], observation_dim, action_dim)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     policy = torch.stack([policy_shape.initial(g) for g in generators])
-    critics = torch.stack([critic_shape.initial(g) for g in generators for _ in range(configs[0].num_critics)])
+    critics = torch.stack(
+        [critic_shape.initial(g) for g in generators for _ in range(configs[0].num_critics)]
+    )
     policy, critics = policy.to(device), critics.to(device)
     log_temperature = torch.tensor([c.initial_temperature for c in configs]).log().to(device)
-    log_multiplier = torch.tensor([getattr(c, "initial_multiplier", 1.0) for c in configs]).log().to(device)
+    log_multiplier = (
+        torch.tensor([getattr(c, "initial_multiplier", 1.0) for c in configs]).log().to(device)
+    )
     by_member = critics.view(len(configs), -1)
     return AgentState(
         policy=Stack(policy_shape, policy, dtype),
@@ -167,7 +211,9 @@ def member_scalars(configs: Sequence[SACConfig], action_dim: int, device: torch.
     for field in dataclasses.fields(configs[0]):
         if "per_member" in field.metadata:
             values = [getattr(config, field.name) for config in configs]
-            scalars[field.name] = torch.tensor([-float(action_dim) if v is None else float(v) for v in values], device=device)
+            scalars[field.name] = torch.tensor(
+                [-float(action_dim) if v is None else float(v) for v in values], device=device
+            )
     return scalars
 
 

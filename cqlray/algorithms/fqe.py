@@ -1,11 +1,13 @@
-"""Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738, algorithm 3): what a fixed policy would earn, from data alone.
+"""Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738, algorithm 3): what a fixed policy would
+earn, from data alone.
 
-Q_m of policy m is regressed on r + gamma (1 - d) Q'_m(s', pi_m(s')). The policies are fixed and deterministic, so what they
-would do after each transition is looked up, not computed again. Instead of K regressions to their end, each from the last
-one's values, the targets Q' follow the networks (Polyak), as in Paine et al. 2020 (arXiv 2007.09055).
+Q_m of policy m is regressed on r + gamma (1 - d) Q'_m(s', pi_m(s')). The policies are fixed and
+deterministic, so what they would do after each transition is looked up, not computed again. Instead
+of K regressions to their end, each from the last one's values, the targets Q' follow the networks
+(Polyak), as in Paine et al. 2020 (arXiv 2007.09055).
 
-All policies' networks begin equal and see the same batches: what is random about a fit is then common to the policies, and
-falls out of their comparison.
+All policies' networks begin equal and see the same batches: what is random about a fit is then
+common to the policies, and falls out of their comparison.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Units:
-    """Q = mean + std * (network's output), for networks learn best what is around 0 and 1; and where a Q can lie at all."""
+    """Q = mean + std * (network's output), for networks learn best what is around 0 and 1; and
+    where a Q can lie at all.
+    """
 
     mean: float
     std: float
@@ -50,15 +54,25 @@ class FittedQ:
     """The Q functions of M policies, and their fit to one table of transitions."""
 
     def __init__(
-        self, table: TransitionTable, next_actions: Tensor, discount: float, units: Units, settings: Settings, seed: int
+        self,
+        table: TransitionTable,
+        next_actions: Tensor,
+        discount: float,
+        units: Units,
+        settings: Settings,
+        seed: int,
     ) -> None:
-        """`next_actions` [M, N, A]: each policy's action at each transition's next observation, in [-1, 1]."""
+        """`next_actions` [M, N, A]: each policy's action at each transition's next observation, in
+        [-1, 1].
+        """
         self.table, self.next_actions = table, next_actions
         self.discount, self.units, self.settings = discount, units, settings
         policies, device = len(next_actions), next_actions.device
         inputs = table.observations.shape[1] + table.actions.shape[1]
         shape = Shape((inputs, *[settings.hidden_units] * settings.hidden_layers, 1))
-        initial = shape.initial(torch.Generator().manual_seed(seed)).to(device, table.observations.dtype)
+        initial = shape.initial(torch.Generator().manual_seed(seed)).to(
+            device, table.observations.dtype
+        )
         self.networks = Stack(shape, initial.repeat(policies, 1))
         self.targets = Stack(shape, initial.repeat(policies, 1))
         self.adam = Adam.zeros(self.networks.flat)
@@ -72,47 +86,77 @@ class FittedQ:
             self._update((positions[0] * len(self.table.rows)).long())
 
     def _update(self, index: Tensor) -> None:
-        """One step of Adam on the mean squared error over the transitions `index` [B], then one of the targets."""
-        target = (self._backup(self.table, self.next_actions, index) - self.units.mean) / self.units.std
-        states, actions = self.table.observations[self.table.rows[index]], self._actions(self.table, index)
+        """One step of Adam on the mean squared error over the transitions `index` [B], then one of
+        the targets.
+        """
+        target = (
+            self._backup(self.table, self.next_actions, index) - self.units.mean
+        ) / self.units.std
+        states, actions = (
+            self.table.observations[self.table.rows[index]],
+            self._actions(self.table, index),
+        )
         _, gradient = self.networks.regress(self._inputs(states, actions), target)
         left, ones = self._rate_left(), torch.ones_like(target[:, 0])
         self.updates += 1
         step = torch.tensor(self.updates, dtype=torch.float64, device=ones.device)
-        self.adam.step(self.networks.flat, gradient, ones * (left * self.settings.learning_rate), step)
+        self.adam.step(
+            self.networks.flat, gradient, ones * (left * self.settings.learning_rate), step
+        )
         polyak(self.targets, self.networks, ones * self.settings.target_update_rate)
 
     def _rate_left(self) -> float:
-        """1 for the first half of the updates, then down to 0 along a cosine, so that the batches' noise averages out."""
+        """1 for the first half of the updates, then down to 0 along a cosine, so that the batches'
+        noise averages out.
+        """
         share = self.updates / self.settings.num_updates
         return 0.5 * (1.0 + math.cos(math.pi * max(0.0, 2.0 * share - 1.0)))
 
     @torch.no_grad()
     def values(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Q_m(s, a), [M, n] in rewards' units: observations [n, observation_dim] as trained on, actions [M, n, A]."""
-        blocks = [slice(start, start + ROWS_AT_A_TIME) for start in range(0, len(observations), ROWS_AT_A_TIME)]
-        values = torch.cat([self._outputs(self.networks, observations[b], actions[:, b]) for b in blocks], dim=1)
+        """Q_m(s, a), [M, n] in rewards' units: observations [n, observation_dim] as trained on,
+        actions [M, n, A].
+        """
+        blocks = [
+            slice(start, start + ROWS_AT_A_TIME)
+            for start in range(0, len(observations), ROWS_AT_A_TIME)
+        ]
+        values = torch.cat(
+            [self._outputs(self.networks, observations[b], actions[:, b]) for b in blocks], dim=1
+        )
         return self.units.mean + self.units.std * values
 
     @torch.no_grad()
     def bellman_errors(self, table: TransitionTable, next_actions: Tensor) -> Tensor:
-        """Root mean squared difference of Q and what it is regressed on, over a table's transitions: [M], rewards' units."""
+        """Root mean squared difference of Q and what it is regressed on, over a table's
+        transitions: [M], rewards' units.
+        """
         total = torch.zeros(len(next_actions), dtype=torch.float64, device=next_actions.device)
-        for index in torch.split(torch.arange(len(table.rows), device=total.device), ROWS_AT_A_TIME):
+        for index in torch.split(
+            torch.arange(len(table.rows), device=total.device), ROWS_AT_A_TIME
+        ):
             values = self.values(table.observations[table.rows[index]], self._actions(table, index))
             total += (values - self._backup(table, next_actions, index)).square().sum(1)
         return (total / len(table.rows)).sqrt()
 
     @torch.no_grad()
     def _backup(self, table: TransitionTable, next_actions: Tensor, index: Tensor) -> Tensor:
-        """r + gamma (1 - d) Q'(s', pi(s')) of the transitions `index` [n] of a table: [M, n] in rewards' units.
+        """r + gamma (1 - d) Q'(s', pi(s')) of the transitions `index` [n] of a table: [M, n] in
+        rewards' units.
 
-        d is the termination alone: a truncated episode was cut, and what would have come after is in Q'. No policy can
-        earn more than the best reward for ever, nor less than the worst, so a Q' beyond that is held there.
+        d is the termination alone: a truncated episode was cut, and what would have come after is
+        in Q'. No policy can earn more than the best reward for ever, nor less than the worst, so a
+        Q' beyond that is held there.
         """
-        outputs = self._outputs(self.targets, table.observations[table.rows[index] + 1], next_actions[:, index])
-        next_values = (self.units.mean + self.units.std * outputs).clamp(self.units.lowest, self.units.highest)
-        return table.rewards[index] + self.discount * (1.0 - table.terminations[index]) * next_values
+        outputs = self._outputs(
+            self.targets, table.observations[table.rows[index] + 1], next_actions[:, index]
+        )
+        next_values = (self.units.mean + self.units.std * outputs).clamp(
+            self.units.lowest, self.units.highest
+        )
+        return (
+            table.rewards[index] + self.discount * (1.0 - table.terminations[index]) * next_values
+        )
 
     def _actions(self, table: TransitionTable, index: Tensor) -> Tensor:
         """The data's actions, the same for all policies: [M, n, A]."""

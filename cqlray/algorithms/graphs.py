@@ -1,4 +1,6 @@
-"""A piece of device work recorded once as a CUDA graph, then replayed: one launch in place of hundreds."""
+"""A piece of device work recorded once as a CUDA graph, then replayed: one launch in place of
+hundreds.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from collections.abc import Callable
 
 import torch
 
-# Calls made as they are before the recording, on a stream of their own: libraries set themselves up in them.
+# Calls made as they are before the recording, on a stream of their own: libraries set themselves up
+# in them.
 WARM_UP = 3
 
 
 class GraphedWork:
-    """Calls of `work`, which reads and writes the same tensors each time and never waits for the device.
+    """Calls of `work`, which reads and writes the same tensors each time and never waits for the
+    device.
 
     Where it cannot be recorded it is called as it is, after one warning.
     """
@@ -44,12 +48,17 @@ class GraphedWork:
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, such as the one that sends batches ahead, go on with the device meanwhile.
+            # Other threads, such as the one that sends batches ahead, go on with the device
+            # meanwhile.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.work()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"updates run without a CUDA graph, more slowly: {reason}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"updates run without a CUDA graph, more slowly: {reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             self.plain_calls_left = math.inf
         else:
             self.graph = graph

@@ -1,4 +1,5 @@
-"""What crosses to CPU workers: network parameters as numpy arrays, and the functions that act and judge with them.
+"""What crosses to CPU workers: network parameters as numpy arrays, and the functions that act and
+judge with them.
 
 Importing this loads numpy alone, so a rollout worker or evaluator starts without torch.
 """
@@ -18,7 +19,9 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 def _forward(arrays: Arrays, prefix: str, inputs: Array) -> Array:
-    """E networks at once: [E, rows, in] -> [E, rows, out]; the counterpart of networks.Stack.forward."""
+    """E networks at once: [E, rows, in] -> [E, rows, out]; the counterpart of
+    networks.Stack.forward.
+    """
     hidden = inputs
     last = sum(name.startswith(prefix) and name.endswith(".weight") for name in arrays) - 1
     for index in range(last + 1):
@@ -27,8 +30,13 @@ def _forward(arrays: Arrays, prefix: str, inputs: Array) -> Array:
             break
         if f"{prefix}{index}.norm_scale" in arrays:
             centred = hidden - hidden.mean(-1, keepdims=True)
-            hidden = centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(LAYER_NORM_EPSILON))
-            hidden = hidden * arrays[f"{prefix}{index}.norm_scale"] + arrays[f"{prefix}{index}.norm_shift"]
+            hidden = centred / np.sqrt(
+                np.square(centred).mean(-1, keepdims=True) + np.float32(LAYER_NORM_EPSILON)
+            )
+            hidden = (
+                hidden * arrays[f"{prefix}{index}.norm_scale"]
+                + arrays[f"{prefix}{index}.norm_shift"]
+            )
         hidden = np.maximum(hidden, 0.0, dtype=hidden.dtype)
     return hidden
 
@@ -36,8 +44,9 @@ def _forward(arrays: Arrays, prefix: str, inputs: Array) -> Array:
 class Policy:
     """Policies and critics of M members.
 
-    `arrays` holds policy.I.weight [M, in, out], policy.I.bias [M, 1, out], critics.I.weight [M * N, in, out] and so on,
-    observation_mean and observation_std [observation_dim], log_std_min [M].
+    `arrays` holds policy.I.weight [M, in, out], policy.I.bias [M, 1, out], critics.I.weight
+    [M * N, in, out] and so on, observation_mean and observation_std [observation_dim], log_std_min
+    [M].
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -56,7 +65,9 @@ class Policy:
 
     def act(self, observations: Array) -> Array:
         """The deterministic action tanh(mean): [M, E, observation_dim] -> [M, E, A] in [-1, 1]."""
-        mean: Array = _forward(self.arrays, "policy.", self._normalized(observations))[..., : self.action_dim]
+        mean: Array = _forward(self.arrays, "policy.", self._normalized(observations))[
+            ..., : self.action_dim
+        ]
         actions: Array = np.tanh(mean)
         return actions
 
@@ -69,9 +80,13 @@ class Policy:
         return actions
 
     def value(self, observations: Array, actions: Array) -> Array:
-        """min_i Q_i in the rewards' trained units: [M, E, observation_dim], [M, E, A] in [-1, 1] -> [M, E]."""
+        """min_i Q_i in the rewards' trained units: [M, E, observation_dim], [M, E, A] in [-1, 1] ->
+        [M, E].
+        """
         critics = len(self.arrays["critics.0.weight"]) // self.num_members
-        inputs = np.concatenate([self._normalized(observations), actions], axis=-1).astype(np.float32, copy=False)
+        inputs = np.concatenate([self._normalized(observations), actions], axis=-1).astype(
+            np.float32, copy=False
+        )
         q_values = _forward(self.arrays, "critics.", np.repeat(inputs, critics, axis=0))
         value: Array = q_values.reshape(self.num_members, critics, -1).min(1)
         return value
@@ -91,7 +106,9 @@ class DeterministicActor:
 
 
 class StochasticActor:
-    """Acts with samples; each environment's noise comes from its own seed, whoever plays beside it."""
+    """Acts with samples; each environment's noise comes from its own seed, whoever plays beside
+    it.
+    """
 
     def __init__(self, policy: Policy, seeds: Sequence[int]) -> None:
         self.policy = policy
@@ -99,7 +116,9 @@ class StochasticActor:
 
     def act(self, observations: Array) -> Array:
         """[n, observation_dim] -> [n, A] in [-1, 1], for a policy of one member."""
-        noise = np.stack([g.standard_normal(self.policy.action_dim, dtype=np.float32) for g in self.generators])
+        noise = np.stack(
+            [g.standard_normal(self.policy.action_dim, dtype=np.float32) for g in self.generators]
+        )
         actions: Array = self.policy.sample(observations[None], noise[None])[0]
         return actions
 
@@ -113,7 +132,9 @@ class UniformActor:
 
     def act(self, observations: Array) -> Array:
         """[n, observation_dim] -> [n, A] in [-1, 1]."""
-        return np.stack([g.uniform(-1.0, 1.0, self.action_dim) for g in self.generators]).astype(np.float32)
+        return np.stack([g.uniform(-1.0, 1.0, self.action_dim) for g in self.generators]).astype(
+            np.float32
+        )
 
 
 def select_members(arrays: Arrays, indices: Sequence[int]) -> Arrays:

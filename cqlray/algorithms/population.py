@@ -1,8 +1,11 @@
-"""How an update is run many times: noise and batches drawn ahead, metrics left on the device, bad members frozen.
+"""How an update is run many times: noise and batches drawn ahead, metrics left on the device, bad
+members frozen.
 
-Random numbers: member m draws the noise of updates [b * BLOCK, (b + 1) * BLOCK) from a generator seeded by (its seed,
-b). So the number of updates made is the whole position of its stream, a resumed run draws what an undisturbed one drew,
-and no member's draws depend on which others are beside it.
+Random numbers: member m draws the noise of updates
+[b
+* BLOCK, (b + 1) * BLOCK) from a generator seeded by (its seed, b). So the number of updates made is
+  the whole position of its stream, a resumed run draws what an undisturbed one drew, and no
+  member's draws depend on which others are beside it.
 """
 
 from __future__ import annotations
@@ -27,13 +30,24 @@ Gather = Callable[[Tensor], Batch]
 class NoiseStream:
     """Each member's noise and batch positions, a block of updates at a time."""
 
-    def __init__(self, seeds: Sequence[int], shapes: dict[str, tuple[int, ...]], batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shapes: dict[str, tuple[int, ...]],
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
         self.seeds = list(seeds)
         self.device = device
         self.block = -1
         self.on_block: Callable[[int], None] | None = None  # called when a block has been drawn
-        self.noise = {name: torch.empty((len(seeds), BLOCK, *shape), device=device) for name, shape in shapes.items()}
-        self.positions = torch.empty((len(seeds), BLOCK, batch_size), dtype=torch.float64, device=device)
+        self.noise = {
+            name: torch.empty((len(seeds), BLOCK, *shape), device=device)
+            for name, shape in shapes.items()
+        }
+        self.positions = torch.empty(
+            (len(seeds), BLOCK, batch_size), dtype=torch.float64, device=device
+        )
 
     def at(self, update: int) -> tuple[dict[str, Tensor], Tensor]:
         """Noise [M, ...] by name, and batch positions [M, B] in [0, 1), of one update."""
@@ -42,9 +56,13 @@ class NoiseStream:
         return {name: values[:, row] for name, values in self.noise.items()}, self.positions[:, row]
 
     def at_step(self, step: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What `at` gives, of the update that `step` counts on the device; its block must have been prepared."""
+        """What `at` gives, of the update that `step` counts on the device; its block must have been
+        prepared.
+        """
         row = step.remainder(BLOCK).long().reshape(1)
-        noise = {name: values.index_select(1, row).squeeze(1) for name, values in self.noise.items()}
+        noise = {
+            name: values.index_select(1, row).squeeze(1) for name, values in self.noise.items()
+        }
         return noise, self.positions.index_select(1, row).squeeze(1)
 
     def prepare(self, update: int) -> None:
@@ -64,7 +82,9 @@ class NoiseStream:
             self.on_block(block)
 
     def positions_of(self, block: int) -> Tensor:
-        """[M, BLOCK, B]: the batch positions of a block, ahead of its turn; may be called from another thread."""
+        """[M, BLOCK, B]: the batch positions of a block, ahead of its turn; may be called from
+        another thread.
+        """
         positions = torch.empty_like(self.positions)
         for member, generator in enumerate(self._generators(block)):
             positions[member].uniform_(generator=generator)
@@ -80,17 +100,24 @@ class NoiseStream:
 
 @dataclass(frozen=True)
 class TransitionTable:
-    """A fixed dataset on the device; N transitions over R observation rows, an episode's final observation included."""
+    """A fixed dataset on the device; N transitions over R observation rows, an episode's final
+    observation included.
+    """
 
     observations: Tensor  # [R, observation_dim], as trained on
-    rows: Tensor  # [N] int64: the row of a transition's observation; the next observation stands one row further
+    # [N] int64: the row of a transition's observation; the next observation stands one row further
+    rows: Tensor
     actions: Tensor  # [N, A] in [-1, 1]
     rewards: Tensor  # [N], the environment's
     terminations: Tensor  # [N] float
-    data_returns: Tensor | None = None  # [M, N], each member's discounted return from here, for Cal-QL
+    data_returns: Tensor | None = (
+        None  # [M, N], each member's discounted return from here, for Cal-QL
+    )
 
     def gather(self, scalars: Scalars) -> Gather:
-        """A function from positions [M, B] in [0, 1) to batches, rewards scaled as each member's numbers say."""
+        """A function from positions [M, B] in
+        [0, 1) to batches, rewards scaled as each member's numbers say.
+        """
         scale, shift = scalars["reward_scale"].unsqueeze(1), scalars["reward_shift"].unsqueeze(1)
 
         def batch(positions: Tensor) -> Batch:
@@ -110,10 +137,12 @@ class TransitionTable:
 
 
 class Population:
-    """An agent, its noise and its data: `advance` makes updates without a synchronisation among them.
+    """An agent, its noise and its data: `advance` makes updates without a synchronisation among
+    them.
 
-    On a GPU an update, its batch and its share of the metrics are one CUDA graph. All that changes from one update to the
-    next then lives on the device: the graph is recorded once for each `gather` and knows no number of updates.
+    On a GPU an update, its batch and its share of the metrics are one CUDA graph. All that changes
+    from one update to the next then lives on the device: the graph is recorded once for each
+    `gather` and knows no number of updates.
     """
 
     def __init__(self, agent: AgentState, update: Update, noise: NoiseStream) -> None:
@@ -126,7 +155,10 @@ class Population:
         self.frozen: dict[int, int] = {}  # member's place -> updates at its last good state
 
     def advance(self, num_updates: int, gather: Gather) -> dict[str, list[float]]:
-        """Make updates; the mean of each metric over them, by member. Members that turn non-finite are frozen."""
+        """Make updates; the mean of each metric over them, by member.
+
+        Members that turn non-finite are frozen.
+        """
         before = {name: tensor.clone() for name, tensor in self.agent.tensors().items()}
         started_at = self.agent.updates
         if self.metric_sums is not None:
@@ -163,10 +195,14 @@ class Population:
         self.metric_sums.add_(stacked)
 
     def _restore_bad_members(self, before: dict[str, Tensor], updates: int) -> None:
-        """Put back every member that is not finite, or that was frozen earlier, as it stood before the call."""
+        """Put back every member that is not finite, or that was frozen earlier, as it stood before
+        the call.
+        """
         members = self.agent.num_members
         after = {name: tensor.view(members, -1) for name, tensor in self.agent.tensors().items()}
-        finite = torch.stack([tensor.isfinite().all(1) for tensor in after.values()]).all(0).tolist()
+        finite = (
+            torch.stack([tensor.isfinite().all(1) for tensor in after.values()]).all(0).tolist()
+        )
         for member in [m for m in range(members) if m in self.frozen or not finite[m]]:
             self.frozen.setdefault(member, updates)
             for name, tensor in after.items():

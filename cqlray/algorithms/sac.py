@@ -1,7 +1,8 @@
-"""SAC (Haarnoja et al. 2018, arXiv 1812.05905): the teacher's update, and the parts that CQL shares.
+"""SAC (Haarnoja et al. 2018, arXiv 1812.05905): the teacher's update, and the parts that CQL
+shares.
 
-Order of an update: the gradients of critics, policy and temperature are all taken at the old parameters, then all are
-applied, then the targets move.
+Order of an update: the gradients of critics, policy and temperature are all taken at the old
+parameters, then all are applied, then the targets move.
 """
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from torch import Tensor
 
 from cqlray.algorithms import losses
 from cqlray.algorithms.agent import AgentState, Batch, Scalars, clip_gradient, polyak
-from cqlray.algorithms.networks import Pass, critic_values, policy_distribution, policy_output_gradient
+from cqlray.algorithms.networks import (
+    Pass,
+    critic_values,
+    policy_distribution,
+    policy_output_gradient,
+)
 from cqlray.config.schema import SACConfig
 
 Metrics = dict[str, Tensor]
@@ -22,7 +28,9 @@ Noise = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """The policy at a batch of states: mean and log standard deviation [M, B, A]; the trunk runs once for each state."""
+    """The policy at a batch of states: mean and log standard deviation [M, B, A]; the trunk runs
+    once for each state.
+    """
 
     mean: Tensor
     log_std: Tensor
@@ -34,27 +42,48 @@ def noise_shapes(config: SACConfig, action_dim: int) -> dict[str, tuple[int, ...
     return {"policy": shape, "next": shape}
 
 
-def evaluate_policy(agent: AgentState, batch: Batch, scalars: Scalars) -> tuple[Pass, PolicyOutput, PolicyOutput]:
-    """The policy's distributions at the batch's observations and at the next ones, and the way back from the former."""
+def evaluate_policy(
+    agent: AgentState, batch: Batch, scalars: Scalars
+) -> tuple[Pass, PolicyOutput, PolicyOutput]:
+    """The policy's distributions at the batch's observations and at the next ones, and the way back
+    from the former.
+    """
     taken = Pass(agent.policy, torch.cat([batch.observations, batch.next_observations], dim=1))
     mean, log_std = policy_distribution(taken.outputs, scalars["log_std_min"])
     size = batch.rewards.shape[1]
-    return taken, PolicyOutput(mean[:, :size], log_std[:, :size]), PolicyOutput(mean[:, size:], log_std[:, size:])
+    return (
+        taken,
+        PolicyOutput(mean[:, :size], log_std[:, :size]),
+        PolicyOutput(mean[:, size:], log_std[:, size:]),
+    )
 
 
 def target_values(
-    agent: AgentState, batch: Batch, next_policy: PolicyOutput, noise: Noise, scalars: Scalars, config: SACConfig
+    agent: AgentState,
+    batch: Batch,
+    next_policy: PolicyOutput,
+    noise: Noise,
+    scalars: Scalars,
+    config: SACConfig,
 ) -> Tensor:
     """y, [M, B]."""
-    actions, log_density = losses.sample_tanh_gaussian(next_policy.mean, next_policy.log_std, noise["next"])
-    q_next = critic_values(agent.targets, torch.cat([batch.next_observations, actions], -1), config.num_critics)
+    actions, log_density = losses.sample_tanh_gaussian(
+        next_policy.mean, next_policy.log_std, noise["next"]
+    )
+    q_next = critic_values(
+        agent.targets, torch.cat([batch.next_observations, actions], -1), config.num_critics
+    )
     entropy = log_density if config.entropy_backup else None
     value = losses.soft_value(q_next, entropy, agent.log_temperature.exp())
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
-def policy_values(agent: AgentState, batch: Batch, actions: Tensor, config: SACConfig) -> tuple[Tensor, Tensor]:
-    """min_i Q_i(s, a~), [M, B], and its derivative by the actions, [M, B, A]; critics that are equal there share it."""
+def policy_values(
+    agent: AgentState, batch: Batch, actions: Tensor, config: SACConfig
+) -> tuple[Tensor, Tensor]:
+    """min_i Q_i(s, a~), [M, B], and its derivative by the actions, [M, B, A]; critics that are
+    equal there share it.
+    """
     taken = Pass(agent.critics, torch.cat([batch.observations, actions], -1))
     q = taken.outputs.view(len(actions), config.num_critics, -1)  # [M, N, B]
     values = q.amin(1)
@@ -75,16 +104,20 @@ def policy_gradient(
     config: SACConfig,
     cloning: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the policy at the batch.
+    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the
+    policy at the batch.
 
-    For members that are `cloning` [M], log pi(a|s) of the data's action stands in the place of min_i Q_i.
+    For members that are `cloning` [M], log pi(a|s) of the data's action stands in the place of
+    min_i Q_i.
     """
     actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
     values, of_values = policy_values(agent, batch, actions, config)
     temperature = agent.log_temperature.exp()
     if cloning is not None:
         of_values = torch.where(losses.per_member(cloning, of_values), 0.0, of_values)
-    by_mean, by_log_std = losses.policy_loss_gradient(policy.log_std, noise["policy"], actions, of_values, temperature)
+    by_mean, by_log_std = losses.policy_loss_gradient(
+        policy.log_std, noise["policy"], actions, of_values, temperature
+    )
     if cloning is not None:
         data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
         values = torch.where(losses.per_member(cloning, values), data_density, values)
@@ -93,7 +126,11 @@ def policy_gradient(
         of_mean, of_log_std = (torch.where(own, value / values.shape[1], 0.0) for value in of_data)
         by_mean, by_log_std = by_mean - of_mean, by_log_std - of_log_std
     of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
-    return taken.gradient(of_output), losses.policy_loss(log_density, values, temperature), log_density
+    return (
+        taken.gradient(of_output),
+        losses.policy_loss(log_density, values, temperature),
+        log_density,
+    )
 
 
 def apply_gradients(
@@ -111,24 +148,40 @@ def apply_gradients(
     if clip:
         critic_gradient = clip_gradient(critic_gradient, scalars["gradient_clip"])
         policy_gradient = clip_gradient(policy_gradient, scalars["gradient_clip"])
-    agent.critics_adam.step(agent.critics.flat.view(members, -1), critic_gradient, scalars["critic_learning_rate"], agent.step)
-    agent.policy_adam.step(agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], agent.step)
+    agent.critics_adam.step(
+        agent.critics.flat.view(members, -1),
+        critic_gradient,
+        scalars["critic_learning_rate"],
+        agent.step,
+    )
+    agent.policy_adam.step(
+        agent.policy.flat, policy_gradient, scalars["policy_learning_rate"], agent.step
+    )
     agent.temperature_adam.step(
-        agent.log_temperature.unsqueeze(1), temperature.unsqueeze(1), scalars["temperature_learning_rate"], agent.step
+        agent.log_temperature.unsqueeze(1),
+        temperature.unsqueeze(1),
+        scalars["temperature_learning_rate"],
+        agent.step,
     )
     polyak(agent.targets, agent.critics, scalars["target_update_rate"])
 
 
 @torch.no_grad()
-def update(agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, config: SACConfig) -> Metrics:
+def update(
+    agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, config: SACConfig
+) -> Metrics:
     """One SAC update of every member, in place; metrics [M] each, left on the device."""
     taken, policy, next_policy = evaluate_policy(agent, batch, scalars)
     target = target_values(agent, batch, next_policy, noise, scalars, config)
     inputs = torch.cat([batch.observations, batch.actions], -1)
-    values, critic_gradient = agent.critics.regress(inputs, target.repeat_interleave(config.num_critics, 0))
+    values, critic_gradient = agent.critics.regress(
+        inputs, target.repeat_interleave(config.num_critics, 0)
+    )
     q_data = values.view(len(target), config.num_critics, -1)
 
-    of_policy, loss_of_policy, log_density = policy_gradient(agent, batch, taken, policy, noise, scalars, config)
+    of_policy, loss_of_policy, log_density = policy_gradient(
+        agent, batch, taken, policy, noise, scalars, config
+    )
     metrics = {
         "td_loss": losses.td_loss(q_data, target).mean(1),
         "policy_loss": loss_of_policy,

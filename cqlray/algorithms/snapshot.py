@@ -11,7 +11,9 @@ _KEPT_SCALARS = ("log_std_min", "discount", "reward_scale", "reward_shift")
 
 
 def snapshot_arrays(agent: AgentState, scalars: Scalars, mean: Array, std: Array) -> Arrays:
-    """Policies, critics, normaliser and the members' numbers that acting and judging need, on the CPU."""
+    """Policies, critics, normaliser and the members' numbers that acting and judging need, on the
+    CPU.
+    """
     arrays: Arrays = {"observation_mean": mean, "observation_std": std}
     for network, stack in (("policy", agent.policy), ("critics", agent.critics)):
         for name, view in stack.views.items():

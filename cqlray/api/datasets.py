@@ -1,6 +1,7 @@
 """Data sets as users meet them: opened from anywhere, checked, described, written as cqlray's own.
 
-What the data does not say of its environment is taken from the environment that was named, or from the config.
+What the data does not say of its environment is taken from the environment that was named, or from
+the config.
 """
 
 from __future__ import annotations
@@ -33,25 +34,32 @@ _OF_THE_SPACES = ("observation_dim", "action_dim", "action_low", "action_high", 
 
 
 class Dataset:
-    """A data set that was opened: cqlray's own or foreign. Its episodes are read anew by each method, in bounded memory."""
+    """A data set that was opened: cqlray's own or foreign.
+
+    Its episodes are read anew by each method, in bounded memory.
+    """
 
     def __init__(self, source: Source) -> None:
         self.source = source
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Environment id, spaces and time limit, as far as they are known; None where they are not."""
+        """Environment id, spaces and time limit, as far as they are known; None where they are
+        not.
+        """
         return self.source.environment
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Episodes, transitions, tiers, returns and digest: what dataset.json holds, computed in one pass.
+        """Episodes, transitions, tiers, returns and digest: what dataset.json holds, computed in
+        one pass.
 
         Raises:
             UserError: the data cannot be read, or holds no episode.
         """
         description = Description(self.environment)
-        # cqlray's own shards as they stand in their files, so that the digest is the one in dataset.json.
+        # cqlray's own shards as they stand in their files, so that the digest is the one in
+        # dataset.json.
         is_own = self.source.format == "cqlray"
         for shard in (piece.shard for piece in self.source.pieces()) if is_own else self.shards():
             description.add(shard)
@@ -69,19 +77,25 @@ class Dataset:
             yield from shard.episodes()
 
     def validate(self, batch_size: int = 256) -> Report:
-        """Everything that is wrong with the data, or worth a look; see cqlray.data.checks.findings.KINDS."""
+        """Everything that is wrong with the data, or worth a look; see
+        cqlray.data.checks.findings.KINDS.
+        """
         return validate(self.source, batch_size)
 
     def fixed(self) -> tuple[Dataset, list[str]]:
-        """The data with what can be mended safely mended as it is read, and a line for each thing done."""
+        """The data with what can be mended safely mended as it is read, and a line for each thing
+        done.
+        """
         mended, lines = fix(self.source, self.validate())
         return Dataset(mended), lines
 
     def save(self, directory: str | Path, append: bool = False) -> dict[str, Any]:
-        """Write it as a native dataset, its description returned; with `append` behind what is there.
+        """Write it as a native dataset, its description returned; with `append` behind what is
+        there.
 
         Raises:
-            UserError: the directory holds a dataset (that these episodes do not belong to), or the data cannot be read.
+            UserError: the directory holds a dataset (that these episodes do not belong to), or the
+                data cannot be read.
         """
         return convert.write_dataset(self.source, any_path(directory), append)
 
@@ -94,8 +108,9 @@ def load_dataset(
     """Open a data set from anywhere.
 
     Args:
-        data: a cqlray dataset or run directory, `minari:ID` or a Minari dataset directory, a D4RL HDF5 file, a Parquet
-            file or directory, a CSV file, each local or as s3:// or gs:// URI, or a pandas DataFrame of log rows.
+        data: a cqlray dataset or run directory, `minari:ID` or a Minari dataset directory, a D4RL
+            HDF5 file, a Parquet file or directory, a CSV file, each local or as s3:// or gs:// URI,
+            or a pandas DataFrame of log rows.
         columns: what the columns of log rows are.
         env: the environment, where the data does not say it.
 
@@ -103,21 +118,37 @@ def load_dataset(
         UserError: there is no such data, it is none of these, or it contradicts the environment.
     """
     if not isinstance(columns, ColumnsConfig):
-        columns = build({"columns": {key: _as_list(key, value) for key, value in (columns or {}).items()}}, "columns").columns
+        columns = build(
+            {"columns": {key: _as_list(key, value) for key, value in (columns or {}).items()}},
+            "columns",
+        ).columns
     config = EnvConfig(env) if isinstance(env, str) else env
     return Dataset(open_data(data, columns, config))
 
 
 def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Source:
-    """The source, its environment completed by `env` and by the bounds in `columns`. Raises as load_dataset."""
+    """The source, its environment completed by `env` and by the bounds in `columns`.
+
+    Raises as load_dataset.
+    """
     name = str(data) if isinstance(data, Path) else data
-    source = open_source(name, _column_names(columns), _limit(name, env.max_episode_steps if env else None))
+    source = open_source(
+        name, _column_names(columns), _limit(name, env.max_episode_steps if env else None)
+    )
     said = source.environment
     complete = dict(said)
-    if env is not None and env.id != NO_ENVIRONMENT and (said.get("id") is None or any(said.get(k) is None for k in _BOUNDS)):
+    if (
+        env is not None
+        and env.id != NO_ENVIRONMENT
+        and (said.get("id") is None or any(said.get(k) is None for k in _BOUNDS))
+    ):
         spec = describe_env(env)
         require_same_spaces(source, spec)
-        complete = {**said, **{key: getattr(spec, key) for key in ("id", *_OF_THE_SPACES)}, "kwargs": dict(env.kwargs)}
+        complete = {
+            **said,
+            **{key: getattr(spec, key) for key in ("id", *_OF_THE_SPACES)},
+            "kwargs": dict(env.kwargs),
+        }
     for key, given in (("action_low", columns.action_low), ("action_high", columns.action_high)):
         if given and complete.get(key) is None:
             complete[key] = list(given) * (complete["action_dim"] if len(given) == 1 else 1)
@@ -128,7 +159,9 @@ _BOUNDS = ("action_low", "action_high")
 
 
 def _limit(data: Any, limit: int | None) -> dict[str, Any] | None:
-    """A D4RL file without timeouts is cut into episodes by the environment's time limit; other data says its own."""
+    """A D4RL file without timeouts is cut into episodes by the environment's time limit; other data
+    says its own.
+    """
     return {"max_episode_steps": limit} if limit and str(data).endswith((".hdf5", ".h5")) else None
 
 
@@ -141,13 +174,16 @@ def open_configured(config: RunConfig) -> Source:
 def recorded_environment(
     data: str, columns: Mapping[str, Any], limit: int | None = None, named: str | None = None
 ) -> dict[str, Any]:
-    """What the data says of its environment, in EnvConfig's words: so that training on it needs no --env.
+    """What the data says of its environment, in EnvConfig's words: so that training on it needs no
+    --env.
 
-    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and the recorded arguments go to
-    its code. Files from elsewhere must not bring that about: it takes the user's word, who names the same id.
+    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and the
+    recorded arguments go to its code. Files from elsewhere must not bring that about: it takes the
+    user's word, who names the same id.
 
     Args:
-        limit: the time limit, if it was given: a D4RL file without timeouts cannot be opened without it.
+        limit: the time limit, if it was given: a D4RL file without timeouts cannot be opened
+            without it.
         named: the id that the user gave, if one was given.
 
     Raises:
@@ -158,14 +194,17 @@ def recorded_environment(
     identifier = said.get("id")
     if identifier is None:
         return {"id": NO_ENVIRONMENT}
-    known = {key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None}
+    known = {
+        key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None
+    }
     if ":" not in str(identifier) or named == identifier:
         return known
     if named is None:
         typed = shlex.quote(str(identifier)) if str(identifier).isprintable() else "ID"
         raise UserError(
-            f"dataset {data!r} names the environment {identifier!r}, and no module is imported on a file's word:"
-            f" --env {typed} trains with tests in it, --env {NO_ENVIRONMENT} without tests"
+            f"dataset {data!r} names the environment {identifier!r}, and no module is imported on a"
+            f" file's word: --env {typed} trains with tests in it, --env {NO_ENVIRONMENT} without"
+            " tests"
         )
     return {key: value for key, value in known.items() if key != "kwargs"}
 
@@ -179,12 +218,19 @@ def spec_of(source: Source) -> EnvSpec:
     said = source.environment
     if said.get("action_low") is None or said.get("action_high") is None:
         raise UserError(
-            f"dataset {source.name!r} does not say the bounds of its actions; name its environment with --env, or the bounds"
-            " with --columns.action-low and --columns.action-high"
+            f"dataset {source.name!r} does not say the bounds of its actions; name its environment"
+            " with --env, or the bounds with --columns.action-low and --columns.action-high"
         )
     low, high = (tuple(float(value) for value in said[key]) for key in _BOUNDS)
     identifier = said.get("id") or NO_ENVIRONMENT
-    return EnvSpec(identifier, said["observation_dim"], said["action_dim"], low, high, said.get("max_episode_steps"))
+    return EnvSpec(
+        identifier,
+        said["observation_dim"],
+        said["action_dim"],
+        low,
+        high,
+        said.get("max_episode_steps"),
+    )
 
 
 def require_same_spaces(source: Source, spec: EnvSpec) -> None:
@@ -200,12 +246,17 @@ def require_same_spaces(source: Source, spec: EnvSpec) -> None:
         if said.get(key) is not None and not _close(said[key], getattr(spec, key))
     ]
     if differing:
-        raise UserError(f"dataset {source.name!r} does not belong to env.id {spec.id!r}: it has {', '.join(differing)}")
+        raise UserError(
+            f"dataset {source.name!r} does not belong to env.id {spec.id!r}: it has"
+            f" {', '.join(differing)}"
+        )
 
 
 def _close(one: Any, other: Any) -> bool:
     a, b = (list(value) if isinstance(value, Sequence) else [value] for value in (one, other))
-    return len(a) == len(b) and all(abs(x - y) <= 1e-5 * max(1.0, abs(y)) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        abs(x - y) <= 1e-5 * max(1.0, abs(y)) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -228,7 +279,9 @@ def _column_names(columns: ColumnsConfig) -> ColumnNames:
 def _as_list(key: str, value: Any) -> Any:
     """A single name or number where ColumnsConfig has a list is a list of one."""
     is_single = isinstance(value, str | float | int)
-    return [value] if is_single and isinstance(getattr(ColumnsConfig(), key, None), tuple) else value
+    return (
+        [value] if is_single and isinstance(getattr(ColumnsConfig(), key, None), tuple) else value
+    )
 
 
 def is_native(data: str) -> bool:
@@ -238,5 +291,7 @@ def is_native(data: str) -> bool:
 
 
 def absolute(data: str) -> str:
-    """The name that means the same in any working directory: local paths in full, URIs and minari:ID as they are."""
+    """The name that means the same in any working directory: local paths in full, URIs and
+    minari:ID as they are.
+    """
     return data if ":" in data.partition("/")[0] else str(Path(data).resolve())

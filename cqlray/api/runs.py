@@ -1,4 +1,6 @@
-"""The Python API: what the commands `cqlray run`, `train` and `resume` do, called from a program."""
+"""The Python API: what the commands `cqlray run`, `train` and `resume` do, called from a
+program.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,9 @@ class RunResult:
 
     @property
     def members(self) -> pandas.DataFrame:
-        """A row for each member, `member` is the index: seed, what the sweep chose, and its last test, mean_return, returns
-        and updates. Where fitted Q evaluation judged the run also fqe_return and fqe_updates, of the newest snapshot of the
-        member that it judged.
+        """A row for each member, `member` is the index: seed, what the sweep chose, and its last
+        test, mean_return, returns and updates. Where fitted Q evaluation judged the run also
+        fqe_return and fqe_updates, of the newest snapshot of the member that it judged.
 
         No rows before the students are begun, or of a data set that was collected alone.
 
@@ -54,8 +56,9 @@ class RunResult:
         return _frame(rows, columns or MEMBER_COLUMNS).set_index("member")
 
     def curves(self) -> pandas.DataFrame:
-        """A row for each snapshot of a member that was judged: member, seed, what the sweep chose, updates, mean_return of its
-        test and, where fitted Q evaluation judged the run, fqe_return. NaN stands for what there is not of a snapshot.
+        """A row for each snapshot of a member that was judged: member, seed, what the sweep chose,
+        updates, mean_return of its test and, where fitted Q evaluation judged the run, fqe_return.
+        NaN stands for what there is not of a snapshot.
 
         No rows before the first test or estimate.
 
@@ -65,7 +68,14 @@ class RunResult:
         record = load_run_record(self.run_dir)
         estimates = fqe_returns(record)
         swept = dict.fromkeys(name for entry in record.members for name in entry["swept"])
-        columns = ["member", "seed", *swept, "updates", "mean_return", *["fqe_return"] * bool(estimates)]
+        columns = [
+            "member",
+            "seed",
+            *swept,
+            "updates",
+            "mean_return",
+            *["fqe_return"] * bool(estimates),
+        ]
         return _frame(list(_judged(record, estimates)), columns)
 
     def plot(self, axes: Axes | None = None) -> Axes:
@@ -76,7 +86,9 @@ class RunResult:
 
         record = load_run_record(self.run_dir)
         axes = plt.subplots()[1] if axes is None else axes
-        draw_learning_curves(axes, record, record.config["evaluation"]["bootstrap_samples"], record.config["seed"])
+        draw_learning_curves(
+            axes, record, record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
+        )
         if axes.get_legend_handles_labels()[1]:  # matplotlib warns of a legend of nothing
             axes.legend(fontsize="small")
         return axes
@@ -96,7 +108,10 @@ def _judged(record: RunRecord, estimates: Estimates) -> Iterator[dict[str, Any]]
     for entry in record.members:
         tests, own = student_rows(record, entry["member"]), estimates.get(entry["member"], {})
         for updates in sorted(tests.keys() | own.keys()):
-            returns, estimate = tests[updates]["returns"] if updates in tests else [], own.get(updates)
+            returns, estimate = (
+                tests[updates]["returns"] if updates in tests else [],
+                own.get(updates),
+            )
             yield {
                 "member": entry["member"],
                 "seed": entry["seed"],
@@ -111,15 +126,19 @@ def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pandas.DataFra
     try:
         import pandas
     except ImportError:
-        raise UserError("data frames need pandas, which is not installed: pip install pandas") from None
+        raise UserError(
+            "data frames need pandas, which is not installed: pip install pandas"
+        ) from None
     return pandas.DataFrame(rows, columns=columns)
 
 
 def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResult:
-    """A whole run; with `config.dataset` set, training alone. Joins a running Ray or starts one for the time.
+    """A whole run; with `config.dataset` set, training alone. Joins a running Ray or starts one for
+    the time.
 
     Raises:
-        UserError: a mistake in the config, the environment or the dataset; nothing was written then.
+        UserError: a mistake in the config, the environment or the dataset; nothing was written
+            then.
         Interrupted: Ctrl-C or SIGTERM; `resume` goes on from there.
         EnvironmentFailure: the environment raised.
     """

@@ -1,4 +1,6 @@
-"""A run from outside: check everything first, make or open the directory, join Ray, hand over to the driver, report."""
+"""A run from outside: check everything first, make or open the directory, join Ray, hand over to
+the driver, report.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     """A new run: all its stages, or the dataset alone.
 
     Raises:
-        UserError: a mistake in the config, the environment, the dataset or the demands; nothing was written then.
+        UserError: a mistake in the config, the environment, the dataset or the demands; nothing was
+            written then.
         Interrupted: asked to stop; the directory can be resumed.
     """
     config = _without_tests(validate.check(config, "config"))
@@ -62,14 +65,19 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             "id": uuid.uuid4().hex,
             "command": shlex.join(["cqlray", *sys.argv[1:]]),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in PACKAGES},
+            },
             "environment": dataclasses.asdict(spec),
             "plan": dataclasses.asdict(plan),
             "dataset_only": dataset_only,
             "finished": False,
         }
         directory = RunDirectory.create(path, manifest)
-        resolved = dataclasses.replace(config, out=str(path), dataset=config.dataset and datasets.absolute(config.dataset))
+        resolved = dataclasses.replace(
+            config, out=str(path), dataset=config.dataset and datasets.absolute(config.dataset)
+        )
         # Last, because it is what makes the directory a run that can be resumed.
         write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
         return directory, plan
@@ -83,45 +91,68 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
     manifest = directory.manifest()
     if manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}")
-    if config.dataset is not None and any((path / "dataset").glob("shard-*")) and datasets.is_native(str(path)):
-        config = dataclasses.replace(config, dataset=str(path / "dataset"))  # foreign data, converted here already
+        raise UserError(
+            f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}"
+        )
+    if (
+        config.dataset is not None
+        and any((path / "dataset").glob("shard-*"))
+        and datasets.is_native(str(path))
+    ):
+        config = dataclasses.replace(
+            config, dataset=str(path / "dataset")
+        )  # foreign data, converted here already
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
-        # Populations stay as they were first made, whatever the machine is now: their grouping is part of the bits.
+        # Populations stay as they were first made, whatever the machine is now: their grouping is
+        # part of the bits.
         plan = make_plan(config, members(config), cluster)
         populations = tuple(tuple(population) for population in manifest["plan"]["populations"])
-        return directory, dataclasses.replace(plan, populations=populations, learners=min(plan.learners, len(populations)))
+        return directory, dataclasses.replace(
+            plan, populations=populations, learners=min(plan.learners, len(populations))
+        )
 
-    return _with_video(_drive(config, _spec(config), progress, prepare, manifest["dataset_only"]), config, progress)
+    return _with_video(
+        _drive(config, _spec(config), progress, prepare, manifest["dataset_only"]), config, progress
+    )
 
 
 def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
-    """Judge all snapshots of a run by fitted Q evaluation, as far as that was not done; each member's newest row.
+    """Judge all snapshots of a run by fitted Q evaluation, as far as that was not done; each
+    member's newest row.
 
     Raises:
-        UserError: not a run, one that is under way, or without a dataset or snapshots yet; no member's newest snapshot has an
-            estimate. Interrupted: asked to stop.
+        UserError: not a run, one that is under way, or without a dataset or snapshots yet; no
+            member's newest snapshot has an estimate. Interrupted: asked to stop.
     """
     directory = RunDirectory.open(path)
     require_snapshots(path, len(directory.manifest()["plan"]["populations"]))
     going_on = _saying_how_to_go_on(f"cqlray evaluate {path} --fitted-q")
-    with _driver(directory, progress, fitted_q=True) as driver, directory.locked(progress.say), driver.crew, going_on:
+    with (
+        _driver(directory, progress, fitted_q=True) as driver,
+        directory.locked(progress.say),
+        driver.crew,
+        going_on,
+    ):
         driver.crew.event("session", what="resumed", host=socket.gethostname())
         driver.crew.run_stage("fitted Q", driver.fit_q)
         driver.crew.event("session", what="finished")
         driver.crew.writer.flush()
     newest = newest_rows(directory.rows("fqe.jsonl"))
     if all(row["fqe_return"] is None for row in newest.values()):
-        raise UserError(f"{directory.path}: fitted Q evaluation has no finite estimate of any member's newest snapshot")
+        raise UserError(
+            f"{directory.path}: fitted Q evaluation has no finite estimate of any member's newest"
+            " snapshot"
+        )
     return [newest[member] for member in sorted(newest)]
 
 
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
-    """The run's record with fresh tests of its last snapshots, its teacher and the random policy in the place of the old ones.
+    """The run's record with fresh tests of its last snapshots, its teacher and the random policy in
+    the place of the old ones.
 
-    A teacher that the data's description tells of, and not this run, is as it was. Scores that are normalised by teacher and
-    random policy are so by their fresh tests.
+    A teacher that the data's description tells of, and not this run, is as it was. Scores that are
+    normalised by teacher and random policy are so by their fresh tests.
 
     Raises:
         UserError: the run has no environment. And as `start`.
@@ -129,11 +160,16 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     record = require_environment(path)
     with _driver(RunDirectory.open(path), progress) as driver:
         rows = driver.evaluate(episodes)
-    dataset, fresh = record.dataset, {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"}
+    dataset, fresh = (
+        record.dataset,
+        {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"},
+    )
     if dataset is not None and {"teacher", "random"} <= fresh.keys():
         dataset = {**dataset, "reference_returns": fresh}
     told = references_of_data(record)
-    others = [row for row in record.evaluations if row["policy"] in told and row["policy"] not in fresh]
+    others = [
+        row for row in record.evaluations if row["policy"] in told and row["policy"] not in fresh
+    ]
     return dataclasses.replace(record, evaluations=[*others, *rows], dataset=dataset)
 
 
@@ -151,7 +187,9 @@ def require_environment(path: AnyPath) -> RunRecord:
 
 
 @contextmanager
-def _driver(directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool = False) -> Iterator[Driver]:
+def _driver(
+    directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool = False
+) -> Iterator[Driver]:
     """A driver for what is done with a run afterwards."""
     from cqlray.driver import Driver
     from cqlray.runtime.cluster import Loop, connect
@@ -159,11 +197,15 @@ def _driver(directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool =
     path = directory.path
     config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
     if fitted_q:
-        config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True))
+        config = dataclasses.replace(
+            config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True)
+        )
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
     spec = _spec(config)
     with connect() as cluster, closing(Loop(progress.say)) as loop:
-        plan = dataclasses.replace(make_plan(config, members(config), cluster), populations=populations)
+        plan = dataclasses.replace(
+            make_plan(config, members(config), cluster), populations=populations
+        )
         loop.handle_signals()
         yield Driver(config, directory, plan, spec, loop, progress)
 
@@ -188,7 +230,9 @@ def _drive(
             loop.handle_signals()
             with driver.crew as crew, _saying_how_to_go_on(f"cqlray resume {directory.path}"):
                 crew.event(
-                    "session", what="resumed" if "seconds" in directory.manifest() else "began", host=socket.gethostname()
+                    "session",
+                    what="resumed" if "seconds" in directory.manifest() else "began",
+                    host=socket.gethostname(),
                 )
                 try:
                     driver.make_dataset() if dataset_only else driver.run()
@@ -204,9 +248,17 @@ def _drive(
     return directory
 
 
-def _with_video(directory: RunDirectory, config: RunConfig, progress: ProgressDisplay) -> RunDirectory:
-    """The finished run with the video it was asked for; what cannot be drawn is a line, and takes nothing from the results."""
-    if config.evaluation.video and not directory.manifest()["dataset_only"] and not (directory.path / "video.gif").is_file():
+def _with_video(
+    directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
+) -> RunDirectory:
+    """The finished run with the video it was asked for; what cannot be drawn is a line, and takes
+    nothing from the results.
+    """
+    if (
+        config.evaluation.video
+        and not directory.manifest()["dataset_only"]
+        and not (directory.path / "video.gif").is_file()
+    ):
         try:
             require_environment(directory.path)
             video.record(str(directory.path))
@@ -227,14 +279,17 @@ def _saying_how_to_go_on(command: str) -> Iterator[None]:
     except (ActorLost, StorageFailure) as error:
         raise type(error)(f"{error}; go on with: {command}") from error
     except FROM_RAY as error:
-        raise ActorLost(f"{describe(error)} (--debug shows the traceback); go on with: {command}") from error
+        raise ActorLost(
+            f"{describe(error)} (--debug shows the traceback); go on with: {command}"
+        ) from error
 
 
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:
     """The summary of a run, as --json prints it.
 
-    Where fitted Q evaluation judged the run, its members have fqe_return, the estimate for the newest snapshot of each that
-    was judged, and fqe_updates, which says which that is; None for a member without.
+    Where fitted Q evaluation judged the run, its members have fqe_return, the estimate for the
+    newest snapshot of each that was judged, and fqe_updates, which says which that is; None for a
+    member without.
     """
     record = record or load_run(directory.path)
     samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
@@ -245,7 +300,11 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
             own = estimates.get(member["member"], {})
             newest = max(own, default=None)
             member |= {"fqe_return": None if newest is None else own[newest], "fqe_updates": newest}
-    return {**summary, "run_dir": str(directory.path), "seconds": directory.manifest().get("seconds", 0.0)}
+    return {
+        **summary,
+        "run_dir": str(directory.path),
+        "seconds": directory.manifest().get("seconds", 0.0),
+    }
 
 
 def _without_tests(config: RunConfig) -> RunConfig:
@@ -259,7 +318,9 @@ def _without_tests(config: RunConfig) -> RunConfig:
     if config.dataset is None:
         raise UserError("env.id none: only for training on logged data; name an environment")
     fitted_q = config.evaluation.fitted_q is not False
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=fitted_q))
+    return dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=fitted_q)
+    )
 
 
 def default_name(config: RunConfig) -> str:
@@ -269,18 +330,26 @@ def default_name(config: RunConfig) -> str:
 
 
 def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec:
-    """The environment's description, and the check that the dataset is from it; with `progress` also that it is sound.
+    """The environment's description, and the check that the dataset is from it; with `progress`
+    also that it is sound.
 
     Raises:
-        UserError: see describe_env; dataset and environment do not belong together; the dataset has errors.
+        UserError: see describe_env; dataset and environment do not belong together; the dataset has
+            errors.
     """
     if config.dataset is None:
         return describe_env(config.env)
     source = datasets.open_configured(config)
     recorded = source.environment.get("id")
     # Minari's files name no module, which is what a user gives then.
-    if recorded is not None and config.env.id != NO_ENVIRONMENT and not f":{config.env.id}".endswith(f":{recorded}"):
-        raise UserError(f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}")
+    if (
+        recorded is not None
+        and config.env.id != NO_ENVIRONMENT
+        and not f":{config.env.id}".endswith(f":{recorded}")
+    ):
+        raise UserError(
+            f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}"
+        )
     spec = datasets.spec_of(source)
     if config.evaluation.episodes:
         played = describe_env(config.env)

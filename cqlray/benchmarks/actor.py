@@ -1,19 +1,25 @@
-"""What it costs to run the learner in its Ray actor, with its evaluators elsewhere, beside its bare loop.
+"""What it costs to run the learner in its Ray actor, with its evaluators elsewhere, beside its bare
+loop.
 
 Five rates over the same data and members, measured in turns, five rounds:
-- bare: the learner's updates in a plain process, one behind the other; no calls, no snapshots, no Ray.
-- actor: the learner in its actor, called as the driver calls it: SECONDS_PER_ADVANCE, a snapshot and a checkpoint at each
-  interval, each carried here. An interval is as many updates as take SECONDS_PER_ADVANCE, shorter than in any preset.
+- bare: the learner's updates in a plain process, one behind the other; no calls, no snapshots, no
+  Ray.
+- actor: the learner in its actor, called as the driver calls it: SECONDS_PER_ADVANCE, a snapshot
+  and a checkpoint at each interval, each carried here. An interval is as many updates as take
+  SECONDS_PER_ADVANCE, shorter than in any preset.
 - tested: the same, and each snapshot is tested by the evaluators, as in a run.
 - contended: the same, while every evaluator plays without a pause, as no run asks for.
-- beside: the bare loop, while as many plain processes play like that: what a core's neighbours cost (caches, memory, the
-  clock of a chip whose other cores are busy), whoever runs them. Contended is set against this as well.
+- beside: the bare loop, while as many plain processes play like that: what a core's neighbours cost
+  (caches, memory, the clock of a chip whose other cores are busy), whoever runs them. Contended is
+  set against this as well.
 
-Besides: the CPU time of the driver's process for a learner's call and for a test by an evaluator, which bounds how many
-learners and evaluators one driver can serve. In these calls is as little as can be: no updates, one episode.
+Besides: the CPU time of the driver's process for a learner's call and for a test by an evaluator,
+which bounds how many learners and evaluators one driver can serve. In these calls is as little as
+can be: no updates, one episode.
 
-Updates per second of the process's CPU time tell what the actor itself costs, whoever else uses the machine: Ray runs its
-workers at a lower priority (niceness 15), so on a busy machine other programs slow an actor more than a plain process.
+Updates per second of the process's CPU time tell what the actor itself costs, whoever else uses the
+machine: Ray runs its workers at a lower priority (niceness 15), so on a busy machine other programs
+slow an actor more than a plain process.
 """
 
 from __future__ import annotations
@@ -57,14 +63,22 @@ SHARDS, EPISODES_PER_SHARD = 10, 10  # of 200 steps
 FOREVER = 10**9
 CALLS = 100  # of each kind, one behind the other, for what they cost the driver
 # Those of the environment's sizes.
-OF_PENDULUM = [name for name, workload in WORKLOADS.items() if (workload.observation_dim, workload.action_dim) == (3, 1)]
+OF_PENDULUM = [
+    name
+    for name, workload in WORKLOADS.items()
+    if (workload.observation_dim, workload.action_dim) == (3, 1)
+]
 
 
 class BareLearner:
     """The learner's updates and nothing else."""
 
-    def __init__(self, members: list[Member], scaling: ActionScaling, threads: int, *shards: Shard) -> None:
-        self.learner = Learner(members, 0, scaling, FOREVER, "cpu", threads, "float32", None, None, *shards)
+    def __init__(
+        self, members: list[Member], scaling: ActionScaling, threads: int, *shards: Shard
+    ) -> None:
+        self.learner = Learner(
+            members, 0, scaling, FOREVER, "cpu", threads, "float32", None, None, *shards
+        )
 
     def turn(self, seconds: float) -> Turn:
         """Updates for at least so long."""
@@ -159,7 +173,9 @@ class DrivenLearner:
         self.evaluators.call(lambda evaluator: evaluator.evaluate.remote(snapshot, part), tested)
 
     def driver_ms(self) -> dict[str, float]:
-        """CPU time of this process for a learner's call and for a test, called and answered as in a run."""
+        """CPU time of this process for a learner's call and for a test, called and answered as in a
+        run.
+        """
         from cqlray.runtime.cluster import put
 
         snapshot, part = put(self.snapshot), self.parts[0][:1]
@@ -169,7 +185,9 @@ class DrivenLearner:
             self.loop.on(said, lambda _: None)
 
         def test() -> None:
-            self.evaluators.call(lambda evaluator: evaluator.evaluate.remote(snapshot, part), lambda _, __: None)
+            self.evaluators.call(
+                lambda evaluator: evaluator.evaluate.remote(snapshot, part), lambda _, __: None
+            )
 
         return {"learner": self._ms_each(step), "evaluation": self._ms_each(test)}
 
@@ -203,10 +221,14 @@ def played_shards(spec: EnvSpec) -> list[Shard]:
     worker = RolloutWorker(ENV, spec)
     seeds = seeding.integer_seeds(0, "benchmark-data", count=SHARDS * EPISODES_PER_SHARD)
     parts = [tuple(seeds[first::SHARDS]) for first in range(SHARDS)]
-    return [worker.collect(ShardTask(index, "random", part), None) for index, part in enumerate(parts)]
+    return [
+        worker.collect(ShardTask(index, "random", part), None) for index, part in enumerate(parts)
+    ]
 
 
-def measure(workload: str, members: int, threads: int, seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(
+    workload: str, members: int, threads: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
     """The benchmark; keys as in the JSON that the command prints.
 
     Raises:
@@ -219,35 +241,73 @@ def measure(workload: str, members: int, threads: int, seconds: float, say: Call
     shards = played_shards(spec)
     config = dataclasses.replace(WORKLOADS[workload].config, num_updates=FOREVER)
     population = [Member(index, index, config, {}) for index in range(members)]
-    asked = RunConfig(env=ENV, resources=ResourcesConfig(learners=1, gpus=0, threads_per_learner=threads))
+    asked = RunConfig(
+        env=ENV, resources=ResourcesConfig(learners=1, gpus=0, threads_per_learner=threads)
+    )
     with connect() as cluster:
         plan = make_plan(asked, population, cluster)
         with ExitStack() as opened:
-            bare = opened.enter_context(Apart(BareLearner, population, spec.scaling, threads, *shards))
-            players = [opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)]
+            bare = opened.enter_context(
+                Apart(BareLearner, population, spec.scaling, threads, *shards)
+            )
+            players = [
+                opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)
+            ]
             bare.call("turn", 0.0)
             in_one_call = bare.call("turn", 0.0).rate * students.SECONDS_PER_ADVANCE
             interval = max(1, round(in_one_call / CHUNK)) * CHUNK
             loop = Loop(say)
             loop.handle_signals()
-            driven = opened.enter_context(driven_learner(loop, plan, spec, population, interval, shards))
+            driven = opened.enter_context(
+                driven_learner(loop, plan, spec, population, interval, shards)
+            )
             result = _in_turns(bare, players, driven, members, seconds)
-    sizes = {"workload": workload, "members": members, "threads": threads, "evaluators": plan.evaluators}
-    return {**sizes, "interval": interval, "seconds": seconds, "rounds": ROUNDS, "cpus": cluster.cpus, **result}
+    sizes = {
+        "workload": workload,
+        "members": members,
+        "threads": threads,
+        "evaluators": plan.evaluators,
+    }
+    return {
+        **sizes,
+        "interval": interval,
+        "seconds": seconds,
+        "rounds": ROUNDS,
+        "cpus": cluster.cpus,
+        **result,
+    }
 
 
 @contextmanager
 def driven_learner(
-    loop: Loop, plan: Plan, spec: EnvSpec, members: list[Member], interval: int, shards: Sequence[Shard]
+    loop: Loop,
+    plan: Plan,
+    spec: EnvSpec,
+    members: list[Member],
+    interval: int,
+    shards: Sequence[Shard],
 ) -> Iterator[DrivenLearner]:
     """The plan's learner and evaluators, ended afterwards."""
     from cqlray.runtime.cluster import Team
 
     learner = loop.create(
-        Learner, members, 0, spec.scaling, interval, "cpu", plan.threads, "float32", None, None, *shards,
+        Learner,
+        members,
+        0,
+        spec.scaling,
+        interval,
+        "cpu",
+        plan.threads,
+        "float32",
+        None,
+        None,
+        *shards,
         cpus=plan.cpus["learner"],
-    )  # fmt: skip
-    evaluators = [loop.create(Evaluator, ENV, spec, cpus=plan.cpus["evaluator"]) for _ in range(plan.evaluators)]
+    )
+    evaluators = [
+        loop.create(Evaluator, ENV, spec, cpus=plan.cpus["evaluator"])
+        for _ in range(plan.evaluators)
+    ]
     try:
         yield DrivenLearner(loop, learner, Team(loop, evaluators))
     finally:
@@ -256,14 +316,18 @@ def driven_learner(
 
 def _beside(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, seconds: float) -> Turn:
     """A turn of the bare loop while the players play what the evaluators do."""
-    playing = [player.begin("play", driven.snapshot, driven.parts[0], seconds) for player in players]
+    playing = [
+        player.begin("play", driven.snapshot, driven.parts[0], seconds) for player in players
+    ]
     turn: Turn = bare.call("turn", seconds)
     for played in playing:
         played.result()
     return turn
 
 
-def _in_turns(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, members: int, seconds: float) -> dict[str, Any]:
+def _in_turns(
+    bare: Apart, players: Sequence[Apart], driven: DrivenLearner, members: int, seconds: float
+) -> dict[str, Any]:
     driven.warm_up()
     _beside(bare, players, driven, 0.0)
     names = list(NAMES)
@@ -280,11 +344,19 @@ def _in_turns(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, memb
                 inside.append(driven.inside / turns[name][-1].seconds)
     result: dict[str, Any] = {"member_updates_per_s": {}, "ratio": {}, "cpu_ratio": {}}
     for name, of_name in turns.items():
-        result["member_updates_per_s"][name] = members * statistics.median(turn.rate for turn in of_name)
+        result["member_updates_per_s"][name] = members * statistics.median(
+            turn.rate for turn in of_name
+        )
         if name != "bare":
-            result["ratio"][name] = ratios([t.rate for t in of_name], [t.rate for t in turns["bare"]])
-            result["cpu_ratio"][name] = ratios([t.cpu_rate for t in of_name], [t.cpu_rate for t in turns["bare"]])
-    result["ratio_to_beside"] = ratios([t.rate for t in turns["contended"]], [t.rate for t in turns["beside"]])
+            result["ratio"][name] = ratios(
+                [t.rate for t in of_name], [t.rate for t in turns["bare"]]
+            )
+            result["cpu_ratio"][name] = ratios(
+                [t.cpu_rate for t in of_name], [t.cpu_rate for t in turns["bare"]]
+            )
+    result["ratio_to_beside"] = ratios(
+        [t.rate for t in turns["contended"]], [t.rate for t in turns["beside"]]
+    )
     share = statistics.median(inside)
     of_driver = {"niceness": driven.niceness(), "driver_ms_per_call": driven.driver_ms()}
     return {**result, "share_inside_advance": share, "tests_played": driven.tests, **of_driver}
@@ -293,39 +365,56 @@ def _in_turns(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, memb
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
     lines = [
-        f"workload {result['workload']}, {result['members']} members, {result['threads']} threads, a snapshot every"
-        f" {result['interval']} updates, {result['evaluators']} evaluators, {result['cpus']:g} CPUs"
+        f"workload {result['workload']}, {result['members']} members, {result['threads']} threads,"
+        f" a snapshot every {result['interval']} updates, {result['evaluators']} evaluators,"
+        f" {result['cpus']:g} CPUs"
     ]
     for name, words in NAMES.items():
         line = f"  {words:<24} {result['member_updates_per_s'][name]:>9,.1f} member-updates/s"
         if name != "bare":
             clock, cpu = result["ratio"][name], result["cpu_ratio"][name]
-            line += f", {clock['median']:.3f} of bare ({clock['smallest']:.3f} to {clock['largest']:.3f})"
+            line += (
+                f", {clock['median']:.3f} of bare ({clock['smallest']:.3f} to"
+                f" {clock['largest']:.3f})"
+            )
             line += f"; {cpu['median']:.3f} by CPU time"
         if name == "contended":
             other = result["ratio_to_beside"]
-            line += f"; {other['median']:.3f} of the {NAMES['beside']} ({other['smallest']:.3f} to {other['largest']:.3f})"
+            line += (
+                f"; {other['median']:.3f} of the {NAMES['beside']} ({other['smallest']:.3f} to"
+                f" {other['largest']:.3f})"
+            )
         lines.append(line)
     lines.append(
-        f"  {result['share_inside_advance']:.2%} of the actor's time is inside its calls; its niceness is {result['niceness']}"
+        f"  {result['share_inside_advance']:.2%} of the actor's time is inside its calls; its"
+        f" niceness is {result['niceness']}"
     )
     driver = result["driver_ms_per_call"]
     lines.append(
-        f"  driver's CPU time: {driver['learner']:.2f} ms a learner's call, {driver['evaluation']:.2f} ms an evaluation"
+        f"  driver's CPU time: {driver['learner']:.2f} ms a learner's call,"
+        f" {driver['evaluation']:.2f} ms an evaluation"
     )
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
     """The command `cqlray benchmark actor`."""
-    parser = parser_class("cqlray benchmark actor", description="The learner in its Ray actor beside its bare loop.")
-    parser.add_argument("--workload", choices=OF_PENDULUM, default="tutorial", help="sizes [tutorial]")
+    parser = parser_class(
+        "cqlray benchmark actor", description="The learner in its Ray actor beside its bare loop."
+    )
+    parser.add_argument(
+        "--workload", choices=OF_PENDULUM, default="tutorial", help="sizes [tutorial]"
+    )
     parser.add_argument("--members", type=int, default=1, help="students in the population [1]")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the learner [1]")
-    parser.add_argument("--seconds", type=float, default=2.0, help=f"of each rate in each of {ROUNDS} rounds [2]")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help=f"of each rate in each of {ROUNDS} rounds [2]"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    if not all(0 < value < math.inf for value in (options.members, options.threads, options.seconds)):
+    if not all(
+        0 < value < math.inf for value in (options.members, options.threads, options.seconds)
+    ):
         parser.error("--members, --threads and --seconds must be positive")
 
     def say(line: str) -> None:

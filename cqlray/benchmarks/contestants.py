@@ -1,7 +1,8 @@
-"""What the benchmarks share: contestants in plain processes of their own, which work in turns and never at once.
+"""What the benchmarks share: contestants in plain processes of their own, which work in turns and
+never at once.
 
-A machine that slows down in the middle then slows all of them, and none lives with another's settings of the allocator or
-of the threads.
+A machine that slows down in the middle then slows all of them, and none lives with another's
+settings of the allocator or of the threads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _held: list[Any] = []  # in a contestant's process: the contestant
 
 @dataclass(frozen=True)
 class Turn:
-    """Work done in one turn, in seconds of the clock and of the process's CPU time (all of its threads)."""
+    """Work done in one turn, in seconds of the clock and of the process's CPU time (all of its
+    threads).
+    """
 
     work: int
     seconds: float
@@ -50,7 +53,9 @@ class Apart:
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         # Ctrl-C is for who waits for the result.
-        self.pool = ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
+        self.pool = ProcessPoolExecutor(
+            1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+        )
         self.pool.submit(_make, make, args).result()
 
     def call(self, method: str, *args: Any) -> Any:
@@ -64,7 +69,12 @@ class Apart:
     def __enter__(self) -> Apart:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.pool.shutdown()
 
 

@@ -2,8 +2,8 @@
 
     python -m cqlray.benchmarks.learner --workload H --members 8 --device cuda
 
-Needs torch and numpy alone, so that it also runs on a machine that has nothing else. Limits and updates are measured in
-turns, so that a machine that slows down in the middle slows both.
+Needs torch and numpy alone, so that it also runs on a machine that has nothing else. Limits and
+updates are measured in turns, so that a machine that slows down in the middle slows both.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from cqlray.config.schema import PRESETS, CQLConfig, Precision
 ROUNDS = 5
 FIRST = WARM_UP + 2  # updates that set libraries up and record the graph
 TRANSITIONS = 20_000
-# Passes over the hidden activations of one critic layer without fusion: forward writes them and the next layer reads
-# them; backward reads them for the weights' gradient and for the relu's, and writes its own gradient and reads it twice.
+# Passes over the hidden activations of one critic layer without fusion: forward writes them and the
+# next layer reads them; backward reads them for the weights' gradient and for the relu's, and
+# writes its own gradient and reads it twice.
 PASSES = 7
 
 
@@ -47,22 +48,31 @@ class Workload:
     config: CQLConfig
 
     def matrix_flops(self) -> int:
-        """Floating-point operations of the matrix products in one update of one member (2 for a multiply-add).
+        """Floating-point operations of the matrix products in one update of one member (2 for a
+        multiply-add).
 
-        Critics: forward, weights' gradient and hidden gradient over B (1 + 3K) rows; target forward, and forward and
-        gradient to the inputs for the policy, over B rows. Policy: two forwards and one backward over B rows.
+        Critics: forward, weights' gradient and hidden gradient over B (1 + 3K) rows; target
+        forward, and forward and gradient to the inputs for the policy, over B rows. Policy: two
+        forwards and one backward over B rows.
         """
         config, batch = self.config, self.config.batch_size
         policy, critic = network_shapes(config, self.observation_dim, self.action_dim)
-        products = [sum(a * b for a, b in zip(s.sizes[:-1], s.sizes[1:], strict=True)) for s in (policy, critic)]
+        products = [
+            sum(a * b for a, b in zip(s.sizes[:-1], s.sizes[1:], strict=True))
+            for s in (policy, critic)
+        ]
         first = [shape.sizes[0] * shape.sizes[1] for shape in (policy, critic)]
         rows = batch * (1 + 3 * config.num_action_samples)
-        of_critics = config.num_critics * (rows * (3 * products[1] - first[1]) + batch * 3 * products[1])
+        of_critics = config.num_critics * (
+            rows * (3 * products[1] - first[1]) + batch * 3 * products[1]
+        )
         of_policy = batch * (4 * products[0] - first[0])
         return 2 * (of_critics + of_policy)
 
     def bytes_moved(self) -> int:
-        """Bytes of hidden critic activations that unfused layers move in one update of one member, in float32 (bf16: half)."""
+        """Bytes of hidden critic activations that unfused layers move in one update of one member,
+        in float32 (bf16: half).
+        """
         config = self.config
         rows = config.batch_size * (1 + 3 * config.num_action_samples) * config.num_critics
         return PASSES * 4 * rows * config.hidden_units * config.critic_layers
@@ -84,7 +94,9 @@ def make_population(
     configs = [workload.config] * members
     dimension, actions = workload.observation_dim, workload.action_dim
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    agent = agents.initial_state(configs, range(members), dimension, actions, device, product_dtype(precision))
+    agent = agents.initial_state(
+        configs, range(members), dimension, actions, device, product_dtype(precision)
+    )
     scalars = agents.member_scalars(configs, actions, device)
     settings = cql.Settings.of(configs)
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +107,12 @@ def make_population(
         rewards=torch.randn(TRANSITIONS, generator=generator).to(device),
         terminations=torch.zeros(TRANSITIONS, device=device),
     )
-    noise = NoiseStream(list(range(members)), cql.noise_shapes(workload.config, actions), workload.config.batch_size, device)
+    noise = NoiseStream(
+        list(range(members)),
+        cql.noise_shapes(workload.config, actions),
+        workload.config.batch_size,
+        device,
+    )
     population = Population(agent, lambda a, b, n: cql.update(a, b, n, scalars, settings), noise)
     return population, table.gather(scalars)
 
@@ -112,16 +129,27 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def limits(device: torch.device, precision: Precision) -> Callable[[], tuple[float, float]]:
-    """A function that measures FLOP/s of a large matrix product, and bytes/s (read and written) of a copy."""
+    """A function that measures FLOP/s of a large matrix product, and bytes/s (read and written) of
+    a copy.
+    """
     size, repeats = (8192, 10) if device.type == "cuda" else (2048, 3)
-    left, right = (torch.randn(size, size, device=device).to(product_dtype(precision)) for _ in range(2))
+    left, right = (
+        torch.randn(size, size, device=device).to(product_dtype(precision)) for _ in range(2)
+    )
     product = torch.empty_like(left)
     source = torch.randn(2**28 if device.type == "cuda" else 2**26, device=device)
     target = torch.empty_like(source)
 
     def measure() -> tuple[float, float]:
         torch.mm(left, right, out=product)
-        flops = 2 * size**3 * repeats / seconds_of(lambda: [torch.mm(left, right, out=product) for _ in range(repeats)], device)
+        flops = (
+            2
+            * size**3
+            * repeats
+            / seconds_of(
+                lambda: [torch.mm(left, right, out=product) for _ in range(repeats)], device
+            )
+        )
         target.copy_(source)
         moved = 8 * source.numel() / seconds_of(lambda: target.copy_(source), device)
         return flops, moved
@@ -130,7 +158,12 @@ def limits(device: torch.device, precision: Precision) -> Callable[[], tuple[flo
 
 
 def measure(
-    workload: str, members: int, device: str, threads: int, seconds: float = 2.0, precision: Precision = "tf32"
+    workload: str,
+    members: int,
+    device: str,
+    threads: int,
+    seconds: float = 2.0,
+    precision: Precision = "tf32",
 ) -> dict[str, Any]:
     """The benchmark; keys as in the JSON that the command prints."""
     keep_freed_memory()
@@ -138,16 +171,24 @@ def measure(
     on, sizes = torch.device(device), WORKLOADS[workload]
     population, gather = make_population(sizes, members, on, precision)
     compile_seconds = seconds_of(lambda: population.advance(FIRST, gather), on)
-    count = max(2, round(seconds / seconds_of(lambda: population.advance(FIRST, gather), on) * FIRST))
+    count = max(
+        2, round(seconds / seconds_of(lambda: population.advance(FIRST, gather), on) * FIRST)
+    )
     measure_limits = limits(on, precision)
     measured_limits, rates = [], []
     for _ in range(ROUNDS):
         measured_limits.append(measure_limits())
         rates.append(members * count / seconds_of(lambda: population.advance(count, gather), on))
-    limit_flops, limit_bytes = (statistics.median(column) for column in zip(*measured_limits, strict=True))
+    limit_flops, limit_bytes = (
+        statistics.median(column) for column in zip(*measured_limits, strict=True)
+    )
     rate = statistics.median(rates)
     flops, moved = sizes.matrix_flops(), sizes.bytes_moved()
-    peak = torch.cuda.max_memory_allocated() if on.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if on.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     return {
         "workload": workload,
         "members": members,
@@ -160,7 +201,9 @@ def measure(
         "bytes_per_update": moved,
         "limit_gflops": limit_flops / 1e9,
         "achieved_gflops": rate * flops / 1e9,
-        "fraction_of_limit": statistics.median(r * flops / limit for r, (limit, _) in zip(rates, measured_limits, strict=True)),
+        "fraction_of_limit": statistics.median(
+            r * flops / limit for r, (limit, _) in zip(rates, measured_limits, strict=True)
+        ),
         "limit_gbytes_per_s": limit_bytes / 1e9,
         "achieved_gbytes_per_s": rate * moved / 1e9,
         "compile_seconds": compile_seconds,
@@ -170,23 +213,58 @@ def measure(
 
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
-    found = {name: f"{value:,.0f}" if isinstance(value, float) else value for name, value in result.items()}
-    rate, slowest, fastest = (f"{result[k]:,.1f}" for k in ("member_updates_per_s", "slowest_round", "fastest_round"))
-    return f"""{found["device"]}; workload {found["workload"]}, {found["members"]} members, {found["precision"]}
-  {rate} member-updates/s ({slowest} to {fastest})
-  {found["achieved_gflops"]} of {found["limit_gflops"]} GFLOP/s: {result["fraction_of_limit"]:.0%} of the limit
-  {found["achieved_gbytes_per_s"]} GB/s of activations; a copy moves {found["limit_gbytes_per_s"]} GB/s
-  first updates {result["compile_seconds"]:.2f} s, peak memory {result["peak_bytes"] / 2**20:,.0f} MiB"""
+    found = {
+        name: f"{value:,.0f}" if isinstance(value, float) else value
+        for name, value in result.items()
+    }
+    rate, slowest, fastest = (
+        f"{result[k]:,.1f}" for k in ("member_updates_per_s", "slowest_round", "fastest_round")
+    )
+    share, peak = result["fraction_of_limit"], result["peak_bytes"] / 2**20
+    return "\n".join(
+        (
+            (
+                f"{found['device']}; workload {found['workload']}, {found['members']} members,"
+                f" {found['precision']}"
+            ),
+            f"  {rate} member-updates/s ({slowest} to {fastest})",
+            (
+                f"  {found['achieved_gflops']} of {found['limit_gflops']} GFLOP/s:"
+                f" {share:.0%} of the limit"
+            ),
+            (
+                f"  {found['achieved_gbytes_per_s']} GB/s of activations;"
+                f" a copy moves {found['limit_gbytes_per_s']} GB/s"
+            ),
+            f"  first updates {result['compile_seconds']:.2f} s, peak memory {peak:,.0f} MiB",
+        )
+    )
 
 
-def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
-    """The command `python -m cqlray.benchmarks.learner`, and `cqlray benchmark learner` with a parser of its own."""
-    parser = parser_class("cqlray benchmark learner", description="Updates per second beside the device's limit.")
-    parser.add_argument("--workload", choices=WORKLOADS, default="H", help="P, H (CORL's HalfCheetah sizes), or a preset")
+def main(
+    argv: Sequence[str] | None = None,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> int:
+    """The command `python -m cqlray.benchmarks.learner`, and `cqlray benchmark learner` with a
+    parser of its own.
+    """
+    parser = parser_class(
+        "cqlray benchmark learner", description="Updates per second beside the device's limit."
+    )
+    parser.add_argument(
+        "--workload",
+        choices=WORKLOADS,
+        default="H",
+        help="P, H (CORL's HalfCheetah sizes), or a preset",
+    )
     parser.add_argument("--members", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
@@ -194,7 +272,14 @@ def main(argv: Sequence[str] | None = None, parser_class: type[argparse.Argument
         parser.error("--members, --threads and --seconds must be positive")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
-    result = measure(options.workload, options.members, options.device, options.threads, options.seconds, options.precision)
+    result = measure(
+        options.workload,
+        options.members,
+        options.device,
+        options.threads,
+        options.seconds,
+        options.precision,
+    )
     if options.json:
         print(json.dumps(result))
         return 0

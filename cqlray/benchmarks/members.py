@@ -1,8 +1,10 @@
-"""What many members make together, a learner for each core, beside what one member makes on all cores; in turns.
+"""What many members make together, a learner for each core, beside what one member makes on all
+cores; in turns.
 
     cqlray benchmark members --workload P --members 8
 
-The members are shared out among the learners as a run does it, and all learners work at once, each in a plain process.
+The members are shared out among the learners as a run does it, and all learners work at once, each
+in a plain process.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class Updates:
     def __init__(self, workload: str, threads: int, members: int = 1) -> None:
         keep_freed_memory()
         torch.set_num_threads(threads)
-        self.population, self.gather = make_population(WORKLOADS[workload], members, torch.device("cpu"), "float32")
+        self.population, self.gather = make_population(
+            WORKLOADS[workload], members, torch.device("cpu"), "float32"
+        )
 
     def turn(self, updates: int) -> Turn:
         """Make so many updates of every member; the turn's work is in updates."""
@@ -48,9 +52,15 @@ class Updates:
 
 
 def measure(workload: str, members: int, cores: int, updates: int | None = None) -> dict[str, Any]:
-    """The benchmark; keys as in the JSON that the command prints. `updates` is what each member makes in a round."""
+    """The benchmark; keys as in the JSON that the command prints.
+
+    `updates` is what each member makes in a round.
+    """
     config = RunConfig(num_seeds=members)
-    shares = [len(part) for part in make_plan(config, members_of(config), ClusterResources(cores)).populations]
+    shares = [
+        len(part)
+        for part in make_plan(config, members_of(config), ClusterResources(cores)).populations
+    ]
     with contextlib.ExitStack() as stack:
         alone = stack.enter_context(Apart(Updates, workload, cores))
         together = [stack.enter_context(Apart(Updates, workload, 1, share)) for share in shares]
@@ -65,7 +75,8 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
             return time.perf_counter() - started
 
         of_alone, of_together = (
-            updates or max(1, round(SECONDS / turns(learners, WARM_UP) * WARM_UP)) for learners in ([alone], together)
+            updates or max(1, round(SECONDS / turns(learners, WARM_UP) * WARM_UP))
+            for learners in ([alone], together)
         )
         one, many = [], []
         for _ in range(ROUNDS):
@@ -85,7 +96,10 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
 
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
-    ratio, shares = result["ratio"], " + ".join(str(share) for share in result["members_per_learner"])
+    ratio, shares = (
+        result["ratio"],
+        " + ".join(str(share) for share in result["members_per_learner"]),
+    )
     return f"""workload {result["workload"]}, CPU, float32, {result["rounds"]} rounds
   1 member on {result["cores"]} cores {result["one_member_updates_per_s"]:>10,.1f} updates/s
   {shares} members, one core each learner {result["member_updates_per_s"]:>10,.1f} member-updates/s
@@ -94,14 +108,30 @@ def text(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
     """The command `cqlray benchmark members`."""
-    parser = parser_class("cqlray benchmark members", description="Many members, a learner a core, beside one on all cores.")
-    parser.add_argument("--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]")
+    parser = parser_class(
+        "cqlray benchmark members",
+        description="Many members, a learner a core, beside one on all cores.",
+    )
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]"
+    )
     parser.add_argument("--members", type=int, default=8)
-    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="learners, and threads of the one member [all]")
-    parser.add_argument("--updates", type=int, help=f"of each member in each of {ROUNDS} rounds [about {SECONDS:g} s]")
+    parser.add_argument(
+        "--cores",
+        type=int,
+        default=os.cpu_count(),
+        help="learners, and threads of the one member [all]",
+    )
+    parser.add_argument(
+        "--updates",
+        type=int,
+        help=f"of each member in each of {ROUNDS} rounds [about {SECONDS:g} s]",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    if min(options.members, options.cores) < 1 or (options.updates is not None and options.updates < 1):
+    if min(options.members, options.cores) < 1 or (
+        options.updates is not None and options.updates < 1
+    ):
         parser.error("--members, --cores and --updates must be at least 1")
     result = measure(options.workload, options.members, options.cores, options.updates)
     print(json.dumps(result) if options.json else text(result))

@@ -1,4 +1,6 @@
-"""`cqlray benchmark data` with the way that data takes in a run: shards in Ray's object store, columns in an actor."""
+"""`cqlray benchmark data` with the way that data takes in a run: shards in Ray's object store,
+columns in an actor.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,9 @@ def measure(sizes: Sizes) -> dict[str, float]:
     return {"object_store_bytes_per_s": data_bytes(*shape) / statistics.median(seconds)}
 
 
-def main(argv: Sequence[str] | None = None, parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> int:
     """The command `cqlray benchmark data`."""
     return benchmark.main(argv, parser_class, measure)

@@ -3,15 +3,17 @@
     pip install 'cqlray[peers]'
     cqlray benchmark peers --workload P
 
-Each library works in a process of its own, with its own defaults for memory, and the two take turns. An update is timed
-with all it takes: the batch drawn from 20,000 random transitions in memory, losses, gradients, optimisers, target
-networks. d3rlpy's is what its `fit` does for a step (`sample_transition_batch`, then `update`), without its logging.
+Each library works in a process of its own, with its own defaults for memory, and the two take
+turns. An update is timed with all it takes: the batch drawn from 20,000 random transitions in
+memory, losses, gradients, optimisers, target networks. d3rlpy's is what its `fit` does for a step
+(`sample_transition_batch`, then `update`), without its logging.
 
-Equal: hidden layers, batch, K, critics, learning rates, tau, discount, float32, threads; the temperature is learnt, the
-conservative term's multiplier only if cqlray's is (lagrange). Different, as the libraries are: without entropy_backup
-d3rlpy's target takes the policy's mean action where cqlray samples one; d3rlpy's policy has two heads where cqlray's last
-layer holds both; d3rlpy has no clip of gradients, difference clip, Cal-QL nor behaviour cloning, which no workload uses;
-d3rlpy copies each transition of a batch from its episode, cqlray gathers the batch from one table.
+Equal: hidden layers, batch, K, critics, learning rates, tau, discount, float32, threads; the
+temperature is learnt, the conservative term's multiplier only if cqlray's is (lagrange). Different,
+as the libraries are: without entropy_backup d3rlpy's target takes the policy's mean action where
+cqlray samples one; d3rlpy's policy has two heads where cqlray's last layer holds both; d3rlpy has
+no clip of gradients, difference clip, Cal-QL nor behaviour cloning, which no workload uses; d3rlpy
+copies each transition of a batch from its episode, cqlray gathers the batch from one table.
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class D3rlpyUpdates:
     def parameters(self) -> int:
         """Numbers that the optimisers of policy and critics change."""
         modules = self.algorithm.impl.modules
-        return sum(p.numel() for module in (modules.policy, modules.q_funcs) for p in module.parameters())
+        return sum(
+            p.numel() for module in (modules.policy, modules.q_funcs) for p in module.parameters()
+        )
 
 
 def _d3rlpy_config(sizes: Workload) -> Any:
@@ -77,7 +81,9 @@ def _d3rlpy_config(sizes: Workload) -> Any:
         actor_learning_rate=config.policy_learning_rate,
         critic_learning_rate=config.critic_learning_rate,
         temp_learning_rate=config.temperature_learning_rate,
-        alpha_learning_rate=config.multiplier_learning_rate if config.lagrange else 0.0,  # 0: no optimiser, no step
+        alpha_learning_rate=(
+            config.multiplier_learning_rate if config.lagrange else 0.0
+        ),  # 0: no optimiser, no step
         actor_encoder_factory=VectorEncoderFactory([config.hidden_units] * config.policy_layers),
         critic_encoder_factory=VectorEncoderFactory([config.hidden_units] * config.critic_layers),
         batch_size=config.batch_size,
@@ -99,7 +105,9 @@ def _buffer(sizes: Workload) -> Any:
     from d3rlpy.dataset import Episode, create_infinite_replay_buffer
 
     generator = np.random.default_rng(0)
-    steps = STEPS_PER_EPISODE + 1  # the last step of an episode that was cut short starts no transition
+    steps = (
+        STEPS_PER_EPISODE + 1
+    )  # the last step of an episode that was cut short starts no transition
     episodes = [
         Episode(
             observations=generator.standard_normal((steps, sizes.observation_dim), np.float32),
@@ -113,19 +121,28 @@ def _buffer(sizes: Workload) -> Any:
 
 
 def measure(workload: str, threads: int, updates: int | None = None) -> dict[str, Any]:
-    """The benchmark; keys as in the JSON that the command prints. `updates` is what each makes in each of five rounds.
+    """The benchmark; keys as in the JSON that the command prints. `updates` is what each makes in
+    each of five rounds.
 
     Raises:
         UserError: d3rlpy is not installed.
     """
     if importlib.util.find_spec("d3rlpy") is None:
-        raise UserError("benchmark peers needs d3rlpy, which is not installed: pip install 'cqlray[peers]'")
-    with Apart(Updates, workload, threads) as ours, Apart(D3rlpyUpdates, workload, threads) as theirs:
+        raise UserError(
+            "benchmark peers needs d3rlpy, which is not installed: pip install 'cqlray[peers]'"
+        )
+    with (
+        Apart(Updates, workload, threads) as ours,
+        Apart(D3rlpyUpdates, workload, threads) as theirs,
+    ):
         for contestant in (ours, theirs):
             contestant.call("turn", WARM_UP)
         if updates is None:
             updates = max(1, round(SECONDS * theirs.call("turn", WARM_UP).rate))
-        rounds = [[contestant.call("turn", updates).rate for contestant in (ours, theirs)] for _ in range(ROUNDS)]
+        rounds = [
+            [contestant.call("turn", updates).rate for contestant in (ours, theirs)]
+            for _ in range(ROUNDS)
+        ]
     of_ours, of_theirs = zip(*rounds, strict=True)
     return {
         "workload": workload,
@@ -142,19 +159,39 @@ def measure(workload: str, threads: int, updates: int | None = None) -> dict[str
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
     ratio, versions = result["ratio"], result["versions"]
-    return f"""workload {result["workload"]}, one member, CPU, {result["threads"]} threads, float32, \
-{result["rounds"]} rounds of {result["updates_per_round"]} updates
-  cqlray {versions["cqlray"]:<8} {result["cqlray_updates_per_s"]:>8,.1f} updates/s
-  d3rlpy {versions["d3rlpy"]:<8} {result["d3rlpy_updates_per_s"]:>8,.1f} updates/s
-  cqlray is {ratio["median"]:.2f} times as fast ({ratio["smallest"]:.2f} to {ratio["largest"]:.2f} over the rounds)"""
+    spread = f"{ratio['smallest']:.2f} to {ratio['largest']:.2f} over the rounds"
+    return "\n".join(
+        (
+            (
+                f"workload {result['workload']}, one member, CPU, {result['threads']} threads,"
+                f" float32, {result['rounds']} rounds of {result['updates_per_round']} updates"
+            ),
+            f"  cqlray {versions['cqlray']:<8} {result['cqlray_updates_per_s']:>8,.1f} updates/s",
+            f"  d3rlpy {versions['d3rlpy']:<8} {result['d3rlpy_updates_per_s']:>8,.1f} updates/s",
+            f"  cqlray is {ratio['median']:.2f} times as fast ({spread})",
+        )
+    )
 
 
 def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
     """The command `cqlray benchmark peers`."""
-    parser = parser_class("cqlray benchmark peers", description="Updates per second beside d3rlpy's CQL, in turns.")
-    parser.add_argument("--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads of each [all cores]")
-    parser.add_argument("--updates", type=int, help=f"of each in each of {ROUNDS} rounds [what d3rlpy makes in {SECONDS:g} s]")
+    parser = parser_class(
+        "cqlray benchmark peers", description="Updates per second beside d3rlpy's CQL, in turns."
+    )
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]"
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="CPU threads of each [all cores]",
+    )
+    parser.add_argument(
+        "--updates",
+        type=int,
+        help=f"of each in each of {ROUNDS} rounds [what d3rlpy makes in {SECONDS:g} s]",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
     if options.threads < 1 or (options.updates is not None and options.updates < 1):

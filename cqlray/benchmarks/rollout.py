@@ -1,11 +1,15 @@
-"""How many environment steps per second the rollout workers make, beside what the environment alone allows.
+"""How many environment steps per second the rollout workers make, beside what the environment alone
+allows.
 
-Three rates for each number of workers and of environments in a worker, measured in turns, three rounds:
-- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in each environment, and
-  as in a run the shard's summary comes back and the shard stays in the object store. Every step counts, over the time until
-  the last call is back. The CPU time of this process for each call is what the driver pays.
+Three rates for each number of workers and of environments in a worker, measured in turns, three
+rounds:
+- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in
+  each environment, and as in a run the shard's summary comes back and the shard stays in the object
+  store. Every step counts, over the time until the last call is back. The CPU time of this process
+  for each call is what the driver pays.
 - in process: the same calls of a RolloutWorker in this process, without Ray.
-- bare: `env.step` of one environment with uniform actions in this process, nothing computed and nothing kept.
+- bare: `env.step` of one environment with uniform actions in this process, nothing computed and
+  nothing kept.
 """
 
 from __future__ import annotations
@@ -74,7 +78,9 @@ def bare_steps(env: EnvConfig, seconds: float) -> int:
     return steps
 
 
-def steps_in_process(worker: RolloutWorker, snapshot: bytes | None, envs_per_worker: int, seconds: float) -> int:
+def steps_in_process(
+    worker: RolloutWorker, snapshot: bytes | None, envs_per_worker: int, seconds: float
+) -> int:
     """Steps of a worker that is no actor."""
     calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
     while True:
@@ -83,9 +89,15 @@ def steps_in_process(worker: RolloutWorker, snapshot: bytes | None, envs_per_wor
             return calls.steps
 
 
-def calls_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float) -> Calls:
+def calls_of_team(
+    loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float
+) -> Calls:
     """What the team's workers made; `snapshot` is a reference, or None for uniform actions."""
-    calls, deadline, before = Calls(envs_per_worker), time.perf_counter() + seconds, time.process_time()
+    calls, deadline, before = (
+        Calls(envs_per_worker),
+        time.perf_counter() + seconds,
+        time.process_time(),
+    )
 
     def call() -> None:
         task = calls.next()
@@ -96,7 +108,9 @@ def calls_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, s
         if time.perf_counter() < deadline:
             call()
 
-    for _ in range(2 * len(team.actors)):  # one waits for each that is played, as a stage's tasks do
+    for _ in range(
+        2 * len(team.actors)
+    ):  # one waits for each that is played, as a stage's tasks do
         call()
     loop.run()
     calls.cpu_seconds = time.process_time() - before
@@ -104,9 +118,14 @@ def calls_of_team(loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, s
 
 
 def measure(
-    env: EnvConfig, workers: Sequence[int], envs_per_worker: Sequence[int], seconds: float, say: Callable[[str], None]
+    env: EnvConfig,
+    workers: Sequence[int],
+    envs_per_worker: Sequence[int],
+    seconds: float,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The benchmark; keys as in the JSON that the command prints. Without `workers` powers of two up to the CPUs there are.
+    """The benchmark; keys as in the JSON that the command prints. Without `workers` powers of two
+    up to the CPUs there are.
 
     Raises:
         UserError: the environment cannot be used, or there are too many workers for the cluster.
@@ -121,39 +140,69 @@ def measure(
         loop = Loop(say)
         loop.handle_signals()
         teacher = loop.create(
-            Teacher, _teacher_config(), 0, spec.scaling, spec.observation_dim, None, cpus=plan.cpus["teacher"]
+            Teacher,
+            _teacher_config(),
+            0,
+            spec.scaling,
+            spec.observation_dim,
+            None,
+            cpus=plan.cpus["teacher"],
         )
         share = plan.cpus["rollout_worker"]
-        actors = [loop.create(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])]
+        actors = [
+            loop.create(RolloutWorker, env, spec, cpus=share, retried=True)
+            for _ in range(counts[-1])
+        ]
         snapshot = teacher.snapshot.remote()
         loop.get(snapshot)
         try:
             cells = [
                 _cell(loop, Team(loop, actors[:count]), env, spec, policy, snapshot, envs, seconds)
-                for policy, count, envs in itertools.product(POLICIES, counts, sorted(set(envs_per_worker)))
+                for policy, count, envs in itertools.product(
+                    POLICIES, counts, sorted(set(envs_per_worker))
+                )
             ]
         finally:
             Team(loop, [teacher, *actors]).dismiss()
-    return {"environment": env.id, "seconds": seconds, "cpus": cluster.cpus, "cpus_per_worker": share, "cells": cells}
+    return {
+        "environment": env.id,
+        "seconds": seconds,
+        "cpus": cluster.cpus,
+        "cpus_per_worker": share,
+        "cells": cells,
+    }
 
 
 def _up_to(cores: int) -> list[int]:
     """1, 2, 4 ... and the number of cores itself."""
-    return sorted({2**power for power in range(cores.bit_length()) if 2**power <= cores} | {max(1, cores)})
+    return sorted(
+        {2**power for power in range(cores.bit_length()) if 2**power <= cores} | {max(1, cores)}
+    )
 
 
 def _plan(env: EnvConfig, workers: int, cluster: ClusterResources) -> Plan:
-    config = RunConfig(env=env, resources=ResourcesConfig(rollout_workers=workers, learners=1, gpus=0))
+    config = RunConfig(
+        env=env, resources=ResourcesConfig(rollout_workers=workers, learners=1, gpus=0)
+    )
     return make_plan(config, members(config), cluster)
 
 
 def _teacher_config() -> TeacherConfig:
-    """It only gives the snapshot of fresh networks, two layers of 256, by the way that snapshots go."""
+    """It only gives the snapshot of fresh networks, two layers of 256, by the way that snapshots
+    go.
+    """
     return TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
 
 
 def _cell(
-    loop: Loop, team: Team, env: EnvConfig, spec: EnvSpec, policy: str, reference: Any, envs: int, seconds: float
+    loop: Loop,
+    team: Team,
+    env: EnvConfig,
+    spec: EnvSpec,
+    policy: str,
+    reference: Any,
+    envs: int,
+    seconds: float,
 ) -> dict[str, Any]:
     reference = None if policy == "uniform" else reference
     snapshot = None if reference is None else loop.get(reference)
@@ -171,7 +220,9 @@ def _cell(
         bare = timed(lambda: bare_steps(env, seconds))
         in_process = timed(lambda: steps_in_process(own, snapshot, envs, seconds))
         turns.append((timed(team_steps), in_process, bare))
-    of_team, in_process_rates, bare_rates = ([turn.rate for turn in column] for column in zip(*turns, strict=True))
+    of_team, in_process_rates, bare_rates = (
+        [turn.rate for turn in column] for column in zip(*turns, strict=True)
+    )
     return {
         "policy": policy,
         "workers": len(team.actors),
@@ -180,7 +231,9 @@ def _cell(
         "steps_per_s": statistics.median(of_team),
         "in_process_steps_per_s": statistics.median(in_process_rates),
         "bare_steps_per_s": statistics.median(bare_rates),
-        "driver_ms_per_call": statistics.median(1e3 * calls.cpu_seconds / calls.made for calls in of_rounds),
+        "driver_ms_per_call": statistics.median(
+            1e3 * calls.cpu_seconds / calls.made for calls in of_rounds
+        ),
         "ratio": ratios(of_team, bare_rates)["median"],
         "ratio_to_in_process": ratios(of_team, in_process_rates)["median"],
     }
@@ -189,14 +242,15 @@ def _cell(
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
     head = (
-        f"{result['environment']}, environment steps per second; {result['cpus']:g} CPUs, of which each worker asks Ray for"
-        f" {result['cpus_per_worker']:g}, so that they fit however many there are\n"
-        "policy    workers  envs each     workers  in process        bare  workers/bare  workers/in process  driver ms/call"
+        f"{result['environment']}, environment steps per second; {result['cpus']:g} CPUs, of which"
+        f" each worker asks Ray for {result['cpus_per_worker']:g}, so that they fit however many"
+        " there are\npolicy    workers  envs each     workers  in process        bare "
+        " workers/bare  workers/in process  driver ms/call"
     )
     rows = [
         f"{c['policy']:<9} {c['workers']:>7}  {c['envs_per_worker']:>9}  {c['steps_per_s']:>10,.0f}"
-        f"  {c['in_process_steps_per_s']:>10,.0f}  {c['bare_steps_per_s']:>10,.0f}  {c['ratio']:>12.2f}"
-        f"  {c['ratio_to_in_process']:>18.2f}  {c['driver_ms_per_call']:>14.2f}"
+        f"  {c['in_process_steps_per_s']:>10,.0f}  {c['bare_steps_per_s']:>10,.0f} "
+        f" {c['ratio']:>12.2f}  {c['ratio_to_in_process']:>18.2f}  {c['driver_ms_per_call']:>14.2f}"
         for c in result["cells"]
     ]
     return "\n".join([head, *rows])
@@ -204,19 +258,39 @@ def text(result: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
     """The command `cqlray benchmark rollout`."""
-    parser = parser_class("cqlray benchmark rollout", description="Environment steps per second of rollout workers.")
-    parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="Gymnasium id [Pendulum-v1]")
-    parser.add_argument("--workers", type=int, nargs="+", default=[], metavar="INT", help="[1 2 4 ... CPUs of the cluster]")
-    parser.add_argument("--envs-per-worker", type=int, nargs="+", default=[1, 10], metavar="INT", help="[1 10]")
-    parser.add_argument("--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]")
+    parser = parser_class(
+        "cqlray benchmark rollout", description="Environment steps per second of rollout workers."
+    )
+    parser.add_argument(
+        "--env", default="Pendulum-v1", metavar="TEXT", help="Gymnasium id [Pendulum-v1]"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="INT",
+        help="[1 2 4 ... CPUs of the cluster]",
+    )
+    parser.add_argument(
+        "--envs-per-worker", type=int, nargs="+", default=[1, 10], metavar="INT", help="[1 10]"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
-    if not all(0 < value < math.inf for value in (options.seconds, *options.workers, *options.envs_per_worker)):
+    if not all(
+        0 < value < math.inf
+        for value in (options.seconds, *options.workers, *options.envs_per_worker)
+    ):
         parser.error("--workers, --envs-per-worker and --seconds must be positive")
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
-    result = measure(EnvConfig(options.env), options.workers, options.envs_per_worker, options.seconds, say)
+    result = measure(
+        EnvConfig(options.env), options.workers, options.envs_per_worker, options.seconds, say
+    )
     print(json.dumps(result) if options.json else text(result))
     return 0

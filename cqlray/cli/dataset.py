@@ -1,4 +1,6 @@
-"""`cqlray dataset info|validate|convert`: a data set from anywhere, looked at, checked, written as cqlray's own."""
+"""`cqlray dataset info|validate|convert`: a data set from anywhere, looked at, checked, written as
+cqlray's own.
+"""
 
 from __future__ import annotations
 
@@ -24,35 +26,82 @@ def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> i
     """Run `cqlray dataset WORDS`; the exit status."""
     if not words or words[0] not in _ABOUT:
         typed = f" {words[0]}" if words else ""
-        raise UserError(f"dataset{typed}: the commands are {', '.join(f'dataset {name}' for name in _ABOUT)}")
+        raise UserError(
+            f"dataset{typed}: the commands are {', '.join(f'dataset {name}' for name in _ABOUT)}"
+        )
     options = _parser(words[0], parser_class).parse_args(list(words[1:]))
     commands = {"info": _info, "validate": _validate, "convert": _convert}
     return commands[words[0]](options)
 
 
 def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    parser = parser_class(prog=f"cqlray dataset {command}", description=_ABOUT[command], allow_abbrev=False)
-    parser.add_argument("data", metavar="DATA", help="dataset or run directory, minari:ID, HDF5, Parquet or CSV, s3:// too")
+    parser = parser_class(
+        prog=f"cqlray dataset {command}", description=_ABOUT[command], allow_abbrev=False
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="dataset or run directory, minari:ID, HDF5, Parquet or CSV, s3:// too",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    parser.add_argument("--env", metavar="ID", help="the environment, where the data does not say it")
-    parser.add_argument("--max-episode-steps", type=int, metavar="INT", help="time limit, for D4RL files without timeouts")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with a section `columns`")
+    parser.add_argument(
+        "--env", metavar="ID", help="the environment, where the data does not say it"
+    )
+    parser.add_argument(
+        "--max-episode-steps",
+        type=int,
+        metavar="INT",
+        help="time limit, for D4RL files without timeouts",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file with a section `columns`"
+    )
     defaults = ColumnsConfig()
     for field in dataclasses.fields(ColumnsConfig):
         is_list = isinstance(getattr(defaults, field.name), tuple)
         kind: Any = {"type": float} if field.name.startswith("action_") else {}
         flag = f"--columns.{field.name.replace('_', '-')}"
-        parser.add_argument(flag, nargs="+" if is_list else None, metavar="NAME", **kind, help="see cqlray train --help")
+        parser.add_argument(
+            flag,
+            nargs="+" if is_list else None,
+            metavar="NAME",
+            **kind,
+            help="see cqlray train --help",
+        )
     if command == "info":
-        parser.add_argument("--html", type=Path, metavar="FILE", help="write the card as one HTML file as well")
+        parser.add_argument(
+            "--html", type=Path, metavar="FILE", help="write the card as one HTML file as well"
+        )
     if command == "validate":
-        parser.add_argument("--batch-size", type=int, default=256, metavar="INT", help="transitions in a batch [256]")
+        parser.add_argument(
+            "--batch-size",
+            type=int,
+            default=256,
+            metavar="INT",
+            help="transitions in a batch [256]",
+        )
     if command == "convert":
-        parser.add_argument("--out", required=True, metavar="PLACE", help="directory to make, or the file with --to log")
-        parser.add_argument("--to", choices=("cqlray", "minari", "log"), default="cqlray", help="what to write [cqlray]")
-        parser.add_argument("--append", action="store_true", help="add to the dataset that is there")
-        parser.add_argument("--fix", action="store_true", help="mend what can be mended safely, and say what was done")
+        parser.add_argument(
+            "--out",
+            required=True,
+            metavar="PLACE",
+            help="directory to make, or the file with --to log",
+        )
+        parser.add_argument(
+            "--to",
+            choices=("cqlray", "minari", "log"),
+            default="cqlray",
+            help="what to write [cqlray]",
+        )
+        parser.add_argument(
+            "--append", action="store_true", help="add to the dataset that is there"
+        )
+        parser.add_argument(
+            "--fix",
+            action="store_true",
+            help="mend what can be mended safely, and say what was done",
+        )
     return parser
 
 
@@ -65,7 +114,9 @@ def _open(options: argparse.Namespace) -> Any:
         given = getattr(options, f"columns.{field.name}")
         if given is not None:
             columns[field.name] = given
-    return load_dataset(options.data, columns, EnvConfig(options.env or NO_ENVIRONMENT, options.max_episode_steps))
+    return load_dataset(
+        options.data, columns, EnvConfig(options.env or NO_ENVIRONMENT, options.max_episode_steps)
+    )
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -106,7 +157,9 @@ def _validate(options: argparse.Namespace) -> int:
             print(line)
         if columns:
             print(f"columns: {columns_in_words(columns)}")
-        verdict = f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
+        verdict = (
+            f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
+        )
         print(f"{report.episodes:,} episodes, {report.transitions:,} transitions: {verdict}")
     return 2 if report.errors else 0
 
@@ -148,5 +201,8 @@ def _convert(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(written))
     else:
-        print(f"{options.out}: {written['episodes']:,} episodes, {written['transitions']:,} transitions")
+        print(
+            f"{options.out}: {written['episodes']:,} episodes, {written['transitions']:,}"
+            " transitions"
+        )
     return 0

@@ -19,7 +19,10 @@ from cqlray.storage.locations import AnyPath, Location
 def examine(env: EnvConfig, out: AnyPath) -> Iterator[tuple[str, bool, str]]:
     """(what, whether it is well, what was found) for each thing that a run needs."""
     checks: list[tuple[str, Callable[[], str]]] = [
-        ("python", lambda: f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs"),
+        (
+            "python",
+            lambda: f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} CPUs",
+        ),
         ("packages", _packages),
         ("torch", _torch),
         ("environment", lambda: _environment(env)),
@@ -53,7 +56,10 @@ def _torch() -> str:
     started = time.perf_counter()
     torch.mm(left, right)
     rate = 2 * size**3 / (time.perf_counter() - started) / 1e9
-    return f"{torch.get_num_threads()} threads, {rate:,.0f} GFLOP/s; GPUs: {', '.join(names) or 'none'}"
+    return (
+        f"{torch.get_num_threads()} threads, {rate:,.0f} GFLOP/s; GPUs:"
+        f" {', '.join(names) or 'none'}"
+    )
 
 
 def _environment(env: EnvConfig) -> str:
@@ -67,8 +73,9 @@ def _environment(env: EnvConfig) -> str:
     (episode,) = rollout(UniformActor(spec.action_dim, [0]), [made], [0], spec.scaling)
     rate = len(episode) / (time.perf_counter() - started)
     return (
-        f"{spec.id}: {spec.observation_dim} observations, {spec.action_dim} actions in {list(spec.action_low)} to"
-        f" {list(spec.action_high)}, {len(episode)} steps in an episode, {rate:,.0f} steps/s"
+        f"{spec.id}: {spec.observation_dim} observations, {spec.action_dim} actions in"
+        f" {list(spec.action_low)} to {list(spec.action_high)}, {len(episode)} steps in an episode,"
+        f" {rate:,.0f} steps/s"
     )
 
 
@@ -90,6 +97,9 @@ def _ray() -> str:
     try:
         with connect() as cluster:
             seconds = time.monotonic() - started
-            return f"{cluster.nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs; up in {seconds:.1f} s"
+            return (
+                f"{cluster.nodes} nodes, {cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs; up in"
+                f" {seconds:.1f} s"
+            )
     except UserError as error:
         raise RuntimeError(str(error)) from None

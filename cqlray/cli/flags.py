@@ -1,7 +1,8 @@
 """The command line of `cqlray run`, `train` and `collect`: flags over YAML over a preset, by tyro.
 
-Every field of RunConfig is a flag: cql.batch_size is --cql.batch-size. tyro turns words into values; flags are looked up
-here beforehand, so that every mistake gets one line, and the help page is written here, so that it fits on a screen or two.
+Every field of RunConfig is a flag: cql.batch_size is --cql.batch-size. tyro turns words into
+values; flags are looked up here beforehand, so that every mistake gets one line, and the help page
+is written here, so that it fits on a screen or two.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from cqlray.errors import UserError
 _SOURCE = "command line"
 _FIRST_PRESET = "pendulum"
 _ABOUT = {
-    "run": "Train a teacher, collect a dataset, train students on it with CQL, evaluate them and write a report.",
-    "train": "Train students with CQL on a dataset that is there already: a dataset or run directory.",
+    "run": (
+        "Train a teacher, collect a dataset, train students on it with CQL, evaluate them and write"
+        " a report."
+    ),
+    "train": (
+        "Train students with CQL on a dataset that is there already: a dataset or run directory."
+    ),
     "collect": "Train a teacher and collect a dataset; no students.",
 }
 # What plays no part in a command: sections and fields of RunConfig.
@@ -44,7 +50,11 @@ _FLAG = re.compile(r"--?(?!(?:inf|infinity|nan)$)[A-Za-z]", re.IGNORECASE)
 _ALIASES = {
     "run": {"--env": "--env.id"},
     "train": {"--env": "--env.id"},
-    "collect": {"--env": "--env.id", "--tiers": "--collection.tiers", "--episodes": "--collection.episodes"},
+    "collect": {
+        "--env": "--env.id",
+        "--tiers": "--collection.tiers",
+        "--episodes": "--collection.episodes",
+    },
 }
 
 
@@ -55,7 +65,10 @@ class Options:
     config: Path | None = None
     """YAML file to start from; flags go over it."""
     preset: str | None = None
-    """Defaults to start from; the YAML file and flags go over them. By default general, or pendulum for Pendulum-v1."""
+    """Defaults to start from; the YAML file and flags go over them.
+
+    By default general, or pendulum for Pendulum-v1.
+    """
     json: bool = False
     """Print the result as JSON."""
     debug: bool = False
@@ -84,11 +97,13 @@ class _Flag:
 
 
 def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[RunConfig, Options]:
-    """The config and options of `cqlray COMMAND ARGV...`: a preset, below the YAML file, below the flags.
+    """The config and options of `cqlray COMMAND ARGV...`: a preset, below the YAML file, below the
+    flags.
 
     Without `look` the dataset is not looked at for its environment: it need not be on this machine.
 
-    Raises UserError with one line for each mistake, and SystemExit(0) after it printed the page for --help.
+    Raises UserError with one line for each mistake, and SystemExit(0) after it printed the page for
+    --help.
     """
     if any(word in ("-h", "--help") for word in argv):
         print(help_text(command, _help_defaults(argv, command)))
@@ -97,7 +112,9 @@ def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[
     options, base = _base(given, command, look)
     parsed = _parse(given, base)
     config = RunConfig(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(RunConfig)})
-    config = dataclasses.replace(config, env=dataclasses.replace(config.env, kwargs={**base.env.kwargs, **config.env.kwargs}))
+    config = dataclasses.replace(
+        config, env=dataclasses.replace(config.env, kwargs={**base.env.kwargs, **config.env.kwargs})
+    )
     config = validate.build(to_dict(config), _SOURCE)
     from_yaml = options.config and set(validate.conflicts(config)) <= set(validate.conflicts(base))
     config = validate.check(config, str(options.config) if from_yaml else _SOURCE)
@@ -107,14 +124,27 @@ def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[
 
 
 def help_text(command: str, defaults: RunConfig | None = None, width: int | None = None) -> str:
-    """The page that `cqlray COMMAND --help` prints, for a terminal of this width; defaults are shown in brackets."""
+    """The page that `cqlray COMMAND --help` prints, for a terminal of this width; defaults are
+    shown in brackets.
+    """
     width = max(60, min(width or shutil.get_terminal_size().columns, 120))
     blocks = [f"usage: cqlray {command} [--config FILE] [--preset NAME] [--OPTION VALUE ...]"]
-    blocks.append(textwrap.fill(f"{_ABOUT[command]} Defaults stand in brackets; presets are {', '.join(PRESETS)}.", width))
+    blocks.append(
+        textwrap.fill(
+            f"{_ABOUT[command]} Defaults stand in brackets; presets are {', '.join(PRESETS)}.",
+            width,
+        )
+    )
     short = {name: f"{alias}, {name}" for alias, name in _ALIASES[command].items()}
     for title, rows in _help_sections(command, defaults or PRESETS[_FIRST_PRESET]):
-        named = [(re.sub(r"^\S+", lambda found: short.get(found[0], found[0]), flag), text) for flag, text in rows]
-        lines = [textwrap.fill(title, width), *(_help_row(flag, text, width) for flag, text in named)]
+        named = [
+            (re.sub(r"^\S+", lambda found: short.get(found[0], found[0]), flag), text)
+            for flag, text in rows
+        ]
+        lines = [
+            textwrap.fill(title, width),
+            *(_help_row(flag, text, width) for flag, text in named),
+        ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -125,7 +155,8 @@ def help_text(command: str, defaults: RunConfig | None = None, width: int | None
 def _split(argv: Sequence[str], command: str) -> dict[str, list[str]]:
     """The words that follow each flag, by the flag's full name.
 
-    Raises UserError for a word without a flag, an unknown or repeated flag, and too few or too many words.
+    Raises UserError for a word without a flag, an unknown or repeated flag, and too few or too many
+    words.
     """
     given: dict[str, list[str]] = {}
     words: list[str] | None = None
@@ -146,7 +177,9 @@ def _split(argv: Sequence[str], command: str) -> dict[str, list[str]]:
 
 
 def _full_name(typed: str, command: str) -> str:
-    """The flag that was typed, by its full name; raises UserError where the command has none of that name."""
+    """The flag that was typed, by its full name; raises UserError where the command has none of
+    that name.
+    """
     name = typed.replace("_", "-")
     name = _ALIASES[command].get(name, name)
     flags = _flags()
@@ -154,7 +187,10 @@ def _full_name(typed: str, command: str) -> str:
         return name
     if name in flags:
         raise UserError(f"{_SOURCE}: {typed} {_no_part(flags[name].path[0], command)}")
-    known = [*_ALIASES[command], *(flag for flag, it in flags.items() if it.path[0] not in _HIDDEN[command])]
+    known = [
+        *_ALIASES[command],
+        *(flag for flag, it in flags.items() if it.path[0] not in _HIDDEN[command]),
+    ]
     raise UserError(f"{_SOURCE}: unknown option {typed}{_nearest_flags(name, known)}")
 
 
@@ -164,7 +200,9 @@ def _no_part(section: str, command: str) -> str:
 
 
 def _nearest_flags(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`: flags of the same name in other sections, or else the one that is spelt most alike."""
+    """`; did you mean ...?`: flags of the same name in other sections, or else the one that is
+    spelt most alike.
+    """
     sweeps = name.startswith("--sweep.")
     outside = [flag for flag in known if not flag.startswith("--sweep.")]
     leaf = _leaf(name)
@@ -195,7 +233,9 @@ def _check_count(name: str, words: Sequence[str]) -> None:
         raise UserError(f"{_SOURCE}: {name} takes one value, and {words[1]!r} follows it")
 
 
-def _base(given: Mapping[str, Sequence[str]], command: str, look: bool = True) -> tuple[Options, RunConfig]:
+def _base(
+    given: Mapping[str, Sequence[str]], command: str, look: bool = True
+) -> tuple[Options, RunConfig]:
     """The options, and the config below the flags: the YAML file over its preset.
 
     Raises UserError for a mistake in the YAML file, and for a preset that is not there.
@@ -211,7 +251,10 @@ def _base(given: Mapping[str, Sequence[str]], command: str, look: bool = True) -
     if options.config:
         _check_yaml(values, str(options.config), command)
     if options.preset is not None and options.preset not in PRESETS:
-        hint = validate.nearest(options.preset, list(PRESETS)) or f"; the presets are {', '.join(PRESETS)}"
+        hint = (
+            validate.nearest(options.preset, list(PRESETS))
+            or f"; the presets are {', '.join(PRESETS)}"
+        )
         raise UserError(f"{_SOURCE}: there is no preset {options.preset!r}{hint}")
     flag = given.get("--env.id")
     named = flag[0] if flag else (values.get("env") or {}).get("id")
@@ -222,7 +265,9 @@ def _base(given: Mapping[str, Sequence[str]], command: str, look: bool = True) -
     return options, validate.build(merged, str(options.config or f"preset {chosen}"))
 
 
-def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any], named: str | None) -> dict[str, Any]:
+def _recorded_env(
+    given: Mapping[str, Sequence[str]], values: Mapping[str, Any], named: str | None
+) -> dict[str, Any]:
     """The environment that the dataset is from: training on a dataset needs no --env.
 
     Raises UserError where the dataset cannot be read, or names a module that the user did not name.
@@ -233,13 +278,26 @@ def _recorded_env(given: Mapping[str, Sequence[str]], values: Mapping[str, Any],
     from cqlray.api.datasets import recorded_environment
 
     # The flags are not parsed yet, which may need what is found here; a name is a name.
-    typed = {flag.removeprefix("--columns.").replace("-", "_"): words for flag, words in given.items() if "--columns." in flag}
-    typed_columns = {
-        key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0] for key, words in typed.items()
+    typed = {
+        flag.removeprefix("--columns.").replace("-", "_"): words
+        for flag, words in given.items()
+        if "--columns." in flag
     }
-    columns = {key: value for key, value in {**values.get("columns", {}), **typed_columns}.items() if key not in _BOUNDS}
+    typed_columns = {
+        key: words if _flags()[f"--columns.{key}".replace("_", "-")].is_list else words[0]
+        for key, words in typed.items()
+    }
+    columns = {
+        key: value
+        for key, value in {**values.get("columns", {}), **typed_columns}.items()
+        if key not in _BOUNDS
+    }
     typed_limit = given.get("--env.max-episode-steps", [""])[0]
-    limit = int(typed_limit) if typed_limit.isdecimal() else (values.get("env") or {}).get("max_episode_steps")
+    limit = (
+        int(typed_limit)
+        if typed_limit.isdecimal()
+        else (values.get("env") or {}).get("max_episode_steps")
+    )
     return recorded_environment(data, columns, limit, named)
 
 
@@ -250,33 +308,51 @@ def _check_yaml(values: Mapping[str, Any], source: str, command: str) -> None:
 
 
 def _parse(given: Mapping[str, Sequence[str]], base: RunConfig) -> _Arguments:
-    """tyro's reading of the flags, over base; raises UserError with one line for each value that is of the wrong type."""
+    """tyro's reading of the flags, over base; raises UserError with one line for each value that is
+    of the wrong type.
+    """
     import tyro
 
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(RunConfig)}
-    fields["env"] = dataclasses.replace(base.env, kwargs={})  # tyro would make a flag of each argument that stands there
+    fields["env"] = dataclasses.replace(
+        base.env, kwargs={}
+    )  # tyro would make a flag of each argument that stands there
     default = _Arguments(**fields)
 
     def read(some: Mapping[str, Sequence[str]]) -> _Arguments | None:
         words = [word for name, values in some.items() for word in _spelt(name, values)]
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # some of its boxes come in spite of console_outputs
+            with contextlib.redirect_stderr(
+                io.StringIO()
+            ):  # some of its boxes come in spite of console_outputs
                 return tyro.cli(_Arguments, args=words, default=default, console_outputs=False)
         except SystemExit:
             return None
 
     if parsed := read(given):
         return parsed
-    wrong = ((name, values, index) for name, values in given.items() for index in range(len(values)))
-    mistakes = {name: _wrong_value(name, v, index) for name, v, index in wrong if not read({name: [v[index]]})}
-    raise UserError("\n".join(mistakes.values()) or f"{_SOURCE}: cannot be read: {' '.join(map(str, given))}")
+    wrong = (
+        (name, values, index) for name, values in given.items() for index in range(len(values))
+    )
+    mistakes = {
+        name: _wrong_value(name, v, index)
+        for name, v, index in wrong
+        if not read({name: [v[index]]})
+    }
+    raise UserError(
+        "\n".join(mistakes.values()) or f"{_SOURCE}: cannot be read: {' '.join(map(str, given))}"
+    )
 
 
 def _spelt(name: str, values: Sequence[str]) -> list[str]:
-    """A flag and its values as tyro spells them: true, false and null as in YAML are Python's; text stays as it is."""
+    """A flag and its values as tyro spells them: true, false and null as in YAML are Python's; text
+    stays as it is.
+    """
     flag = _flags()[name]
     if re.search("int|float|bool", str(flag.hint)):
-        values = [{"true": "True", "false": "False", "null": "None"}.get(value, value) for value in values]
+        values = [
+            {"true": "True", "false": "False", "null": "None"}.get(value, value) for value in values
+        ]
     return [name, *values] if flag.is_list or flag.is_switch else [f"{name}={values[0]}"]
 
 
@@ -325,16 +401,27 @@ def _leaves(cls: type, section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 def _help_defaults(argv: Sequence[str], command: str) -> RunConfig | None:
     """The defaults that the rest of the command line leads to, where it is in order."""
     try:
-        return _base(_split([word for word in argv if word not in ("-h", "--help")], command), command)[1]
+        return _base(
+            _split([word for word in argv if word not in ("-h", "--help")], command), command
+        )[1]
     except UserError:
         return None
 
 
-def _help_sections(command: str, defaults: RunConfig) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _help_sections(
+    command: str, defaults: RunConfig
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Each section's title and its rows: a flag, and what it does."""
     hidden = _HIDDEN[command]
-    plain = [f.name for f in dataclasses.fields(RunConfig) if not dataclasses.is_dataclass(getattr(defaults, f.name))]
-    rows = [(f"--{f.name} {_metavar(_flags()[f'--{f.name}'].hint)}".strip(), f.name) for f in dataclasses.fields(Options)]
+    plain = [
+        f.name
+        for f in dataclasses.fields(RunConfig)
+        if not dataclasses.is_dataclass(getattr(defaults, f.name))
+    ]
+    rows = [
+        (f"--{f.name} {_metavar(_flags()[f'--{f.name}'].hint)}".strip(), f.name)
+        for f in dataclasses.fields(Options)
+    ]
     general = [(flag, _docs(Options)[name]) for flag, name in rows]
     general += [_described(("", name), defaults) for name in plain if name not in hidden]
     yield "General", [("-h, --help", "Print this page."), *general]
@@ -348,7 +435,11 @@ def _help_sections(command: str, defaults: RunConfig) -> Iterator[tuple[str, lis
         if f.name == "sweep":
             yield title, list(_sweep_help())
             continue
-        names = [g.name for g in dataclasses.fields(section) if f.name not in learners or g.name not in shared]
+        names = [
+            g.name
+            for g in dataclasses.fields(section)
+            if f.name not in learners or g.name not in shared
+        ]
         yield title, [_described((f.name, name), defaults) for name in names]
         if f.name == learners[0]:
             also = "; the same with --teacher for the teacher" if len(learners) > 1 else ""
@@ -357,12 +448,19 @@ def _help_sections(command: str, defaults: RunConfig) -> Iterator[tuple[str, lis
 
 
 def _sweep_help() -> Iterator[tuple[str, str]]:
-    yield "--sweep.OPTION VALUE ...", "Values to try of any --cql option but num-updates; several sweeps multiply."
+    yield (
+        "--sweep.OPTION VALUE ...",
+        "Values to try of any --cql option but num-updates; several sweeps multiply.",
+    )
     yield "", "As in --sweep.conservative-weight 1 5 10 --num-seeds 4: 12 students."
 
 
-def _described(path: tuple[str, str], defaults: RunConfig, others: Sequence[str] = ()) -> tuple[str, str]:
-    """A flag with its placeholder, and its docstring with its default; others are sections that share the option."""
+def _described(
+    path: tuple[str, str], defaults: RunConfig, others: Sequence[str] = ()
+) -> tuple[str, str]:
+    """A flag with its placeholder, and its docstring with its default; others are sections that
+    share the option.
+    """
     section, name = path
     holder: Any = getattr(defaults, section) if section else defaults
     flag = f"--{section}.{name}".replace("--.", "--").replace("_", "-")
@@ -411,7 +509,9 @@ def _help_row(flag: str, text: str, width: int) -> str:
 
 @functools.cache
 def _docs(cls: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass and of its bases; empty where the source is not there."""
+    """The docstring below each field of a dataclass and of its bases; empty where the source is not
+    there.
+    """
     import ast
     import inspect
 
@@ -423,6 +523,10 @@ def _docs(cls: type) -> dict[str, str]:
             continue
         body = definition.body if isinstance(definition, ast.ClassDef) else []
         for field, below in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+            ):
                 found[field.target.id] = " ".join(str(ast.literal_eval(below.value)).split())
     return found

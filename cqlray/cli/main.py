@@ -1,4 +1,7 @@
-"""The commands of DESIGN section 1: parse, call, print. Mistakes are one line on stderr and exit status 2."""
+"""The commands of DESIGN section 1: parse, call, print.
+
+Mistakes are one line on stderr and exit status 2.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ if TYPE_CHECKING:
 MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
 
 _USAGE = """\
-usage: cqlray COMMAND [OPTIONS]      (cqlray COMMAND --help for the options of one; cqlray --version)
+usage: cqlray COMMAND [OPTIONS]       (cqlray COMMAND --help: the options of one; cqlray --version)
 
-  run                  teacher, dataset, students, evaluation and report; Pendulum-v1 unless told otherwise
+  run                  teacher, dataset, students, evaluation and report; by default on Pendulum-v1
   resume RUN           go on with a run exactly where it stopped
   submit COMMAND ...   run, train, collect or resume as a job on a Ray cluster
   collect              teacher and dataset alone
   train                students alone, from a dataset that is there already
   evaluate RUN         test a run's last policies, and its own teacher, on fresh episodes
-  report RUN [RUN ...] write report.html (and TensorBoard files) of a run, finished or not; of several, a comparison
+  report RUN [RUN ...] write report.html of a run, finished or not; of several, a comparison
   video RUN            an episode of its policies, side by side, as GIF or MP4
   export RUN           a policy as TorchScript, ONNX or safetensors, with a model card
   dataset info DATA    what is in a data set (cqlray's own, Minari, D4RL, Parquet, CSV)
@@ -57,13 +60,17 @@ class _Parser(_OneLine):
 
     def with_output(self) -> _Parser:
         """Add the flags on what is printed."""
-        self.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
+        self.add_argument(
+            "--json", action="store_true", help="print one JSON object, the last line of stdout"
+        )
         self.add_argument("--quiet", action="store_true", help="show no progress")
         return self
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure, 3 no run (--if-there)."""
+    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure, 3
+    no run (--if-there).
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
@@ -77,15 +84,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EnvironmentFailure as error:
         print(error.traceback_text, file=sys.stderr)
         return _complain(
-            f"your environment raised the exception above ({error.where}); reset it with that seed to see it", FAILURE
+            f"your environment raised the exception above ({error.where}); reset it with that seed"
+            " to see it",
+            FAILURE,
         )
     except ActorLost as error:
         if "--debug" in words:
             traceback.print_exc()
         return _complain(str(error), FAILURE)
     except (Interrupted, KeyboardInterrupt) as error:
-        before = error.__context__ if isinstance(error.__context__, Interrupted) else ""  # it knows how to go on
-        return _complain(str(error) or str(before) or "stopped before anything was written", INTERRUPTED)
+        before = (
+            error.__context__ if isinstance(error.__context__, Interrupted) else ""
+        )  # it knows how to go on
+        return _complain(
+            str(error) or str(before) or "stopped before anything was written", INTERRUPTED
+        )
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -128,12 +141,20 @@ def _start(words: list[str], command: str) -> int:
 
     with ProgressDisplay(options.quiet) as progress:
         directory = session.start(config, progress, dataset_only=command == "collect")
-    return _print_dataset(directory.path, options.json) if command == "collect" else _print_run(directory, options.json)
+    return (
+        _print_dataset(directory.path, options.json)
+        if command == "collect"
+        else _print_run(directory, options.json)
+    )
 
 
 def _resume(words: list[str]) -> int:
     parser = _Parser("resume", "RUN", "Go on with a run exactly where it stopped.").with_output()
-    parser.add_argument("--if-there", action="store_true", help=f"no run there is no mistake, but exit status {NO_RUN}")
+    parser.add_argument(
+        "--if-there",
+        action="store_true",
+        help=f"no run there is no mistake, but exit status {NO_RUN}",
+    )
     options = parser.parse_args(words)
     from cqlray.api import session
     from cqlray.runtime.progress import ProgressDisplay
@@ -144,7 +165,11 @@ def _resume(words: list[str]) -> int:
     with ProgressDisplay(options.quiet) as progress:
         directory = session.resume(options.path, progress)
     dataset_only = directory.manifest()["dataset_only"]
-    return _print_dataset(directory.path, options.json) if dataset_only else _print_run(directory, options.json)
+    return (
+        _print_dataset(directory.path, options.json)
+        if dataset_only
+        else _print_run(directory, options.json)
+    )
 
 
 def _submit(words: list[str]) -> int:
@@ -155,10 +180,19 @@ def _submit(words: list[str]) -> int:
 
 def _evaluate(words: list[str]) -> int:
     parser = _Parser(
-        "evaluate", "RUN", "Test a run's last policies, its own teacher and the random policy on the same fresh episodes."
+        "evaluate",
+        "RUN",
+        "Test a run's last policies, its own teacher and the random policy on the same fresh"
+        " episodes.",
     ).with_output()
-    parser.add_argument("--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]")
-    parser.add_argument("--fitted-q", action="store_true", help="judge all snapshots by the data alone instead, and keep that")
+    parser.add_argument(
+        "--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]"
+    )
+    parser.add_argument(
+        "--fitted-q",
+        action="store_true",
+        help="judge all snapshots by the data alone instead, and keep that",
+    )
     options = parser.parse_args(words)
     if options.episodes < 1:
         raise UserError(f"episodes is {options.episodes}; it must be at least 1")
@@ -187,20 +221,37 @@ def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -
     for row in rows:
         estimate = "not finite" if row["fqe_return"] is None else f"{row['fqe_return']:.2f}"
         print(f"{row['member']:>6}  {row['updates']:>9,}  {estimate:>27}")
-    print(f"best by the data alone: cqlray export {path} --by fqe (how far to trust it: {path}/report.html)")
+    print(
+        f"best by the data alone: cqlray export {path} --by fqe (how far to trust it:"
+        f" {path}/report.html)"
+    )
 
 
 def _report(words: list[str]) -> int:
-    about = "Write report.html and TensorBoard files of a run, or --out alone; of several runs, one page that compares them."
+    about = (
+        "Write report.html and TensorBoard files of a run, or --out alone; of several runs, one"
+        " page that compares them."
+    )
     parser = _Parser("report", "", about).with_output()
     parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]")
-    parser.add_argument("--to", nargs="+", default=[], metavar="NAME", help="show it there too: tensorboard, wandb, mlflow")
+    parser.add_argument(
+        "--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]"
+    )
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="show it there too: tensorboard, wandb, mlflow",
+    )
     options = parser.parse_args(words)
     if len(options.runs) > 1:
         return _compare(options)
     if options.out is not None and "tensorboard" in options.to:
-        raise UserError("--to tensorboard writes into the run directory, which --out leaves alone; give one of them")
+        raise UserError(
+            "--to tensorboard writes into the run directory, which --out leaves alone; give one of"
+            " them"
+        )
     from cqlray.results.trackers.send import send_to
 
     (run,) = options.runs
@@ -224,11 +275,25 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _video(words: list[str]) -> int:
-    parser = _Parser("video", "RUN", "Write a GIF or MP4 of one episode of each policy, side by side.")
-    parser.add_argument("--policy", nargs="+", default=["student"], metavar="NAME", help="student, teacher, random [student]")
-    parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
-    parser.add_argument("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
-    parser.add_argument("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
+    parser = _Parser(
+        "video", "RUN", "Write a GIF or MP4 of one episode of each policy, side by side."
+    )
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        default=["student"],
+        metavar="NAME",
+        help="student, teacher, random [student]",
+    )
+    parser.add_argument(
+        "--member", default="best", metavar="INDEX", help="the student: its index, or best [best]"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]"
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]"
+    )
     options = parser.parse_args(words)
     from cqlray.api import session
     from cqlray.results.video import CannotRender, record
@@ -245,20 +310,39 @@ def _video(words: list[str]) -> int:
 
 
 def _export(words: list[str]) -> int:
-    parser = _Parser("export", "RUN", "Write a student's policy as a file that needs no cqlray, with a model card beside it.")
-    parser.add_argument("--member", default="best", metavar="INDEX", help="the student: its index, or best [best]")
-    parser.add_argument("--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]")
-    parser.add_argument("--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]")
-    parser.add_argument(
-        "--updates", type=int, metavar="N", help="its snapshot after N updates [the newest; of best the one chosen for]"
+    parser = _Parser(
+        "export",
+        "RUN",
+        "Write a student's policy as a file that needs no cqlray, with a model card beside it.",
     )
-    parser.add_argument("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
+    parser.add_argument(
+        "--member", default="best", metavar="INDEX", help="the student: its index, or best [best]"
+    )
+    parser.add_argument(
+        "--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]"
+    )
+    parser.add_argument(
+        "--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]"
+    )
+    parser.add_argument(
+        "--updates",
+        type=int,
+        metavar="N",
+        help="its snapshot after N updates [the newest; of best the one chosen for]",
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, the last line of stdout"
+    )
     options = parser.parse_args(words)
     from cqlray.results.export import export
 
     member = int(options.member) if options.member.isdecimal() else options.member
-    exported = export(options.path, member, options.format, options.out, options.by, options.updates)
+    exported = export(
+        options.path, member, options.format, options.out, options.by, options.updates
+    )
     print(json.dumps(vars(exported), default=str) if options.json else exported.path)
     return 0
 
@@ -270,9 +354,19 @@ def _dataset(words: list[str]) -> int:
 
 
 def _doctor(words: list[str]) -> int:
-    parser = _Parser("doctor", "", "What Ray, torch, GPUs, storage and the environment look like from here.")
-    parser.add_argument("--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]")
-    parser.add_argument("--out", type=any_path, default="runs", metavar="DIRECTORY", help="where runs are to be [runs]")
+    parser = _Parser(
+        "doctor", "", "What Ray, torch, GPUs, storage and the environment look like from here."
+    )
+    parser.add_argument(
+        "--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]"
+    )
+    parser.add_argument(
+        "--out",
+        type=any_path,
+        default="runs",
+        metavar="DIRECTORY",
+        help="where runs are to be [runs]",
+    )
     options = parser.parse_args(words)
     from cqlray.cli.doctor import examine
     from cqlray.config.schema import EnvConfig
@@ -298,7 +392,9 @@ def _benchmark(words: list[str]) -> int:
     if not words or words[0] not in kinds:
         typed = f" {words[0]}" if words else ""
         raise UserError(f"benchmark{typed}: the commands are benchmark {', '.join(kinds)}")
-    status: int = import_module(kinds[words[0]]).main([word for word in words[1:] if word != "--debug"], _OneLine)
+    status: int = import_module(kinds[words[0]]).main(
+        [word for word in words[1:] if word != "--debug"], _OneLine
+    )
     return status
 
 
@@ -337,7 +433,10 @@ def _print_dataset(path: AnyPath, as_json: bool) -> int:
     print(f"environment  {description['environment']['id']}")
     print(f"episodes     {description['episodes']:,}, {description['transitions']:,} transitions")
     for tier, of_tier in description["tiers"].items():
-        print(f"  {tier:<10} {of_tier['episodes']:,} episodes, mean return {of_tier['mean_return']:.1f}")
+        print(
+            f"  {tier:<10} {of_tier['episodes']:,} episodes, mean return"
+            f" {of_tier['mean_return']:.1f}"
+        )
     spread = ", ".join(f"{float(q):.0%} {value:.1f}" for q, value in quantiles.items())
     print(f"returns      mean {description['returns']['mean']:.1f}; quantiles {spread}")
     coverage = ", ".join(f"{share:.0%}" for share in description["action_coverage"])
@@ -356,7 +455,9 @@ def _write_report(run: AnyPath) -> AnyPath:
 
 
 def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
-    """The report somewhere else; nothing is written into the run directory, which one may only be allowed to read."""
+    """The report somewhere else; nothing is written into the run directory, which one may only be
+    allowed to read.
+    """
     from cqlray.results.record import load_run
     from cqlray.results.report.html import render
     from cqlray.storage.run_directory import write_bytes

@@ -1,6 +1,8 @@
-"""`cqlray submit`: a command of cqlray as a Ray job. It is checked here; Ray's job client packs, sends and follows it.
+"""`cqlray submit`: a command of cqlray as a Ray job. It is checked here; Ray's job client packs,
+sends and follows it.
 
-Nothing of this process's environment goes along, and the machine it runs on is not needed once the job is there.
+Nothing of this process's environment goes along, and the machine it runs on is not needed once the
+job is there.
 """
 
 from __future__ import annotations
@@ -22,18 +24,24 @@ from cqlray.runtime import jobs
 
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some
-# Names of environment variables: what ends so is a secret, not the file it is in (…_PATH, …_FILE) or how it is used (…_MODE).
+# Names of environment variables: what ends so is a secret, not the file it is in (…_PATH, …_FILE)
+# or how it is used (…_MODE).
 SECRET = re.compile(
     r"(SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(API|ACCESS|PRIVATE)KEY|_PWD|(^|_)(PASS|KEY))(_ID)?$",
     re.IGNORECASE,
 )
-# USER:PASSWORD@ in an address, or a token alone before the @ of https://; not HOST:PORT/…@…, nor ${NAME}, which pip fills in.
-PASSWORD = re.compile(r'//[^/\s"@]*:(?!\d+/|\$\{\w+\}@)[^\s"@]+@|https?://(?!\$\{\w+\}@)[^/\s":@]+@')
+# USER:PASSWORD@ in an address, or a token alone before the @ of https://; not HOST:PORT/…@…, nor
+# ${NAME}, which pip fills in.
+PASSWORD = re.compile(
+    r'//[^/\s"@]*:(?!\d+/|\$\{\w+\}@)[^\s"@]+@|https?://(?!\$\{\w+\}@)[^/\s":@]+@'
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """What is to be run: cqlray's words, the run directory they are about, and the --config file that has to go along."""
+    """What is to be run: cqlray's words, the run directory they are about, and the --config file
+    that has to go along.
+    """
 
     words: list[str]
     run: str
@@ -41,15 +49,19 @@ class Command:
 
 
 def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
-    """Run `cqlray submit WORDS`; the exit status: 0 SUCCEEDED, 1 FAILED, 130 STOPPED or not followed to its end.
+    """Run `cqlray submit WORDS`; the exit status: 0 SUCCEEDED, 1 FAILED, 130 STOPPED or not
+    followed to its end.
 
     A job that FAILED because cqlray ended with 2 or 130 there, a mistake or a stop, passes that on.
 
     Raises:
-        UserError: a mistake in the words, no cluster at the address, or one that refuses the token or the job.
+        UserError: a mistake in the words, no cluster at the address, or one that refuses the token
+            or the job.
     """
     options = _parser(parser_class).parse_args(list(words))
-    command = _checked(options.words[1:] if options.words[:1] == ["--"] else options.words, parser_class)
+    command = _checked(
+        options.words[1:] if options.words[:1] == ["--"] else options.words, parser_class
+    )
     runtime_env = _runtime_env(options)
     token_mode = "RAY_AUTH_MODE=token " if jobs.turn_on_token_mode() else ""
     client = jobs.connect(options.address)
@@ -69,30 +81,59 @@ def _parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentPar
     parser = parser_class(
         prog="cqlray submit",
         usage="cqlray submit [OPTIONS] run|train|collect|resume ...",
-        description="Run a command of cqlray as a job on a Ray cluster, print its log, and end with its status."
-        " Ctrl-C leaves the job running.",
+        description=(
+            "Run a command of cqlray as a job on a Ray cluster, print its log, and end with its"
+            " status. Ctrl-C leaves the job running."
+        ),
         allow_abbrev=False,
     )
-    parser.add_argument("--address", metavar="URL", help="the cluster's dashboard, http://HOST:8265; else Ray looks for one")
-    parser.add_argument("--submission-id", metavar="ID", help="the job's name, which can be used once [made by Ray]")
     parser.add_argument(
-        "--working-dir", type=Path, metavar="DIR", help="code to send along, without what .gitignore names [nothing]"
+        "--address",
+        metavar="URL",
+        help="the cluster's dashboard, http://HOST:8265; else Ray looks for one",
     )
     parser.add_argument(
-        "--stop-wait", type=int, default=STOP_WAIT, metavar="SECONDS", help=f"for a last checkpoint at a stop [{STOP_WAIT}]"
+        "--submission-id", metavar="ID", help="the job's name, which can be used once [made by Ray]"
     )
-    parser.add_argument("--runtime-env-json", default="{}", metavar="JSON", help="Ray's runtime_env, such as env_vars, pip")
+    parser.add_argument(
+        "--working-dir",
+        type=Path,
+        metavar="DIR",
+        help="code to send along, without what .gitignore names [nothing]",
+    )
+    parser.add_argument(
+        "--stop-wait",
+        type=int,
+        default=STOP_WAIT,
+        metavar="SECONDS",
+        help=f"for a last checkpoint at a stop [{STOP_WAIT}]",
+    )
+    parser.add_argument(
+        "--runtime-env-json",
+        default="{}",
+        metavar="JSON",
+        help="Ray's runtime_env, such as env_vars, pip",
+    )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the job's end")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="run|train|collect|resume ...", help="what to run")
+    parser.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="run|train|collect|resume ...",
+        help="what to run",
+    )
     return parser
 
 
 def _checked(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> Command:
-    """Raises UserError where the command would be refused on the cluster for reasons that can be known here."""
+    """Raises UserError where the command would be refused on the cluster for reasons that can be
+    known here.
+    """
     if not words or words[0] not in COMMANDS:
         typed = f" {words[0]}" if words else ""
-        raise UserError(f"submit{typed}: a job is one of {', '.join(f'submit {name}' for name in COMMANDS)}")
+        raise UserError(
+            f"submit{typed}: a job is one of {', '.join(f'submit {name}' for name in COMMANDS)}"
+        )
     name, *rest = words
     _refuse_passwords(name, " ".join(rest))
     if name == "resume":
@@ -105,14 +146,19 @@ def _checked(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) 
         return Command([*words], run)
     config, options = parse_config(rest, name, look=False)
     jobs.require_lasting("--out", config.out)
-    if config.dataset is not None and ":" not in config.dataset.partition("/")[0]:  # else minari:ID, s3://…
+    if (
+        config.dataset is not None and ":" not in config.dataset.partition("/")[0]
+    ):  # else minari:ID, s3://…
         jobs.require_lasting("--dataset", config.dataset)
     assert config.out is not None
     return Command([*words], config.out, options.config)
 
 
 def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
-    """What Ray is to set up for the job. Raises UserError where it is none, or would show a secret."""
+    """What Ray is to set up for the job.
+
+    Raises UserError where it is none, or would show a secret.
+    """
     if options.stop_wait < 1:
         raise UserError(f"submit: --stop-wait is {options.stop_wait}; it must be at least 1")
     try:
@@ -121,9 +167,15 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"submit: --runtime-env-json is not JSON: {error}") from None
     variables = given.get("env_vars", {}) if isinstance(given, dict) else None
     if not isinstance(variables, dict):
-        raise UserError('submit: --runtime-env-json must be an object, and its env_vars too, such as {"env_vars": {}}')
+        raise UserError(
+            "submit: --runtime-env-json must be an object, and its env_vars too, such as"
+            ' {"env_vars": {}}'
+        )
     if shown := [name for name in variables if SECRET.search(name)]:
-        raise UserError(f"submit: env_vars has {shown[0]}, which Ray's dashboard would show; credentials belong on the nodes")
+        raise UserError(
+            f"submit: env_vars has {shown[0]}, which Ray's dashboard would show; credentials belong"
+            " on the nodes"
+        )
     _refuse_passwords("--runtime-env-json", json.dumps(given))
     env = {**given, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(options.stop_wait), **variables}}
     if options.working_dir is not None:
@@ -137,15 +189,16 @@ def _refuse_passwords(where: str, shown: str) -> None:
     """Raises UserError where an address has one in it."""
     if PASSWORD.search(shown):
         raise UserError(
-            f"submit: {where} has an address with a password or token in it, which Ray's dashboard would show;"
-            " credentials belong on the nodes"
+            f"submit: {where} has an address with a password or token in it, which Ray's dashboard"
+            " would show; credentials belong on the nodes"
         )
 
 
 def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[str]:
     """The command's words as they hold in the job's working directory.
 
-    The --config file goes along there: alone, by way of the empty `folder`, where there is no working directory.
+    The --config file goes along there: alone, by way of the empty `folder`, where there is no
+    working directory.
 
     Raises:
         UserError: the file is not in the working directory.
@@ -159,14 +212,20 @@ def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[s
     elif "://" not in root and command.config.resolve().is_relative_to(Path(root).resolve()):
         inside = command.config.resolve().relative_to(Path(root).resolve())
     else:
-        raise UserError(f"--config {command.config}: not in the working directory {root}, which is what the job gets")
+        raise UserError(
+            f"--config {command.config}: not in the working directory {root}, which is what the job"
+            " gets"
+        )
     index = next(i for i, word in enumerate(command.words) if word.partition("=")[0] == "--config")
     taken = 1 if "=" in command.words[index] else 2
     return [*command.words[:index], "--config", str(inside), *command.words[index + taken :]]
 
 
 def _kept(options: argparse.Namespace) -> list[str]:
-    """The options of `submit` that hold for the job that resumes, too. The values of env_vars are not for a log to keep."""
+    """The options of `submit` that hold for the job that resumes, too.
+
+    The values of env_vars are not for a log to keep.
+    """
     given = json.loads(options.runtime_env_json)
     if variables := given.get("env_vars"):
         given["env_vars"] = dict.fromkeys(variables, "...")
@@ -174,7 +233,10 @@ def _kept(options: argparse.Namespace) -> list[str]:
         "--address": options.address,
         "--working-dir": options.working_dir,
         "--stop-wait": options.stop_wait if options.stop_wait != STOP_WAIT else None,
-        # Without the quotes it is no JSON: typed as it stands, it is refused rather than taken for the values.
+        # Without the quotes it is no JSON: typed as it stands, it is refused rather than taken for
+        # the values.
         "--runtime-env-json": json.dumps(given).replace('"..."', "...") if given else None,
     }
-    return [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
+    return [
+        str(word) for flag, value in flags.items() if value is not None for word in (flag, value)
+    ]

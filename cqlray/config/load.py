@@ -1,8 +1,8 @@
 """Where a config enters: pydantic over the dataclasses of config.py, one line for each mistake.
 
-`validate` takes plain values (from YAML, from the command line), `check` a config made in Python; `load_yaml` and
-`dump_yaml` carry a config to a file and back without a changed bit. Bounds stand in the dataclasses' metadata; the rules
-that join several fields stand in `conflicts`.
+`validate` takes plain values (from YAML, from the command line), `check` a config made in Python;
+`load_yaml` and `dump_yaml` carry a config to a file and back without a changed bit. Bounds stand in
+the dataclasses' metadata; the rules that join several fields stand in `conflicts`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _REQUIREMENTS = {
 def validate(values: Mapping[str, Any], source: str) -> RunConfig:
     """The config that nested plain values describe; what they leave out keeps its default.
 
-    Raises UserError with one line for each mistake: first the unknown names, types and bounds, in the order of the
-    values; where there is none of these, the rules that join several fields.
+    Raises UserError with one line for each mistake: first the unknown names, types and bounds, in
+    the order of the values; where there is none of these, the rules that join several fields.
     """
     return _without_conflicts(build(values, source), source)
 
@@ -65,7 +65,8 @@ def check(config: RunConfig, source: str) -> RunConfig:
 
 
 def build(values: Mapping[str, Any], source: str) -> RunConfig:
-    """As validate, without the rules that join several fields: for one layer of several that are merged later.
+    """As validate, without the rules that join several fields: for one layer of several that are
+    merged later.
 
     Raises UserError with one line for each mistake.
     """
@@ -94,18 +95,25 @@ def conflicts(config: RunConfig) -> Iterator[str]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """base with the values of over in place of its own, section by section; neither argument changes."""
+    """base with the values of over in place of its own, section by section; neither argument
+    changes.
+    """
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = (
+            merge(below, value)
+            if isinstance(below, Mapping) and isinstance(value, Mapping)
+            else value
+        )
     return merged
 
 
 def load_yaml(path: AnyPath) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 
-    Raises UserError with one line: no such file, not readable, not YAML (line and column), not a mapping.
+    Raises UserError with one line: no such file, not readable, not YAML (line and column), not a
+    mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -114,7 +122,9 @@ def load_yaml(path: AnyPath) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8 (byte {error.start})") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     return parse_yaml(text, str(path))
 
 
@@ -128,7 +138,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"{source}: {where}not YAML: {_flat(error.problem or error.context or '')}") from None
+        raise UserError(
+            f"{source}: {where}not YAML: {_flat(error.problem or error.context or '')}"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{source}: not YAML: {_flat(str(error))}") from None
     except RecursionError:
@@ -141,12 +153,18 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 
 
 def dump_yaml(config: RunConfig) -> str:
-    """The whole config as YAML, sections and fields in their order; validate(parse_yaml(text)) gives an equal config."""
-    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    """The whole config as YAML, sections and fields in their order; validate(parse_yaml(text))
+    gives an equal config.
+    """
+    return yaml.dump(
+        to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name most like this one, as `; did you mean NAME?`, or nothing where none is like it."""
+    """The known name most like this one, as `; did you mean NAME?`, or nothing where none is like
+    it.
+    """
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -175,15 +193,17 @@ def _collection_conflicts(config: RunConfig) -> Iterator[str]:
             yield f"collection.episodes[{index}] is {count}; it must be at least 1"
     if tiers and len(episodes) not in (1, len(tiers)):
         yield (
-            f"collection.episodes has {len(episodes)} numbers for the {len(tiers)} of collection.tiers; "
-            "it must have one for all or one for each"
+            f"collection.episodes has {len(episodes)} numbers for the {len(tiers)} of"
+            " collection.tiers; it must have one for all or one for each"
         )
 
 
 def _choices(config: RunConfig, name: str) -> list[tuple[str, float]]:
     """What a student's option will be: the values swept, or else the one that stands in cql."""
     swept = getattr(config.sweep, name)
-    return [(f"sweep.{name}", value) for value in swept] or [(f"cql.{name}", getattr(config.cql, name))]
+    return [(f"sweep.{name}", value) for value in swept] or [
+        (f"cql.{name}", getattr(config.cql, name))
+    ]
 
 
 # Dataclasses as pydantic models
@@ -191,7 +211,10 @@ def _choices(config: RunConfig, name: str) -> list[tuple[str, float]]:
 
 @functools.cache
 def _model(cls: type) -> type[pydantic.BaseModel]:
-    """A strict pydantic model of a config's dataclass. Defaults stay with the dataclass: see _as_dataclass."""
+    """A strict pydantic model of a config's dataclass.
+
+    Defaults stay with the dataclass: see _as_dataclass.
+    """
     hints = typing.get_type_hints(cls)
     swept = {f.name: f.default for f in dataclasses.fields(CQLConfig)}
     definitions: dict[str, Any] = {}
@@ -200,7 +223,9 @@ def _model(cls: type) -> type[pydantic.BaseModel]:
         infinite = isinstance(default, float) and math.isinf(default)
         definitions[f.name] = (_annotation(hints[f.name], f.metadata, infinite), None)
     config = pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-    model: type[pydantic.BaseModel] = pydantic.create_model(cls.__name__, __config__=config, **definitions)
+    model: type[pydantic.BaseModel] = pydantic.create_model(
+        cls.__name__, __config__=config, **definitions
+    )
     return model
 
 
@@ -213,20 +238,32 @@ def _annotation(hint: Any, metadata: Mapping[str, Any], infinite: bool) -> Any:
         return _annotation(inner, metadata, infinite) | None
     if origin is tuple:
         item = _annotation(arguments[0], metadata.get("item_bounds", {}), infinite)
-        return Annotated[types.GenericAlias(tuple, (item, ...)), pydantic.BeforeValidator(_listed), bounds]
+        return Annotated[
+            types.GenericAlias(tuple, (item, ...)), pydantic.BeforeValidator(_listed), bounds
+        ]
     if origin is dict:
         return dict[str, Annotated[Any, pydantic.AfterValidator(_scalar)]]
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _model(hint)
     if hint is float:
-        return Annotated[float, bounds, pydantic.Field(allow_inf_nan=infinite), pydantic.BeforeValidator(_not_nan)]
+        return Annotated[
+            float,
+            bounds,
+            pydantic.Field(allow_inf_nan=infinite),
+            pydantic.BeforeValidator(_not_nan),
+        ]
     return Annotated[hint, bounds]
 
 
 def _as_dataclass(cls: type, model: pydantic.BaseModel) -> Any:
     given = {name: getattr(model, name) for name in model.model_fields_set}
     hints = typing.get_type_hints(cls)
-    return cls(**{k: _as_dataclass(hints[k], v) if isinstance(v, pydantic.BaseModel) else v for k, v in given.items()})
+    return cls(
+        **{
+            k: _as_dataclass(hints[k], v) if isinstance(v, pydantic.BaseModel) else v
+            for k, v in given.items()
+        }
+    )
 
 
 def _listed(value: Any) -> Any:
@@ -260,12 +297,18 @@ def _line(mistake: Any) -> str:
         return f"unknown key {_dotted(path)}{_suggestion(tuple(map(str, path)))}"
     if path[-1] == "[key]":
         return f"{_dotted(path[:-2])} has the name {_shown(mistake['input'])}; it must be text"
-    requirement = _REQUIREMENTS[kind].format(**mistake.get("ctx", {})) if kind in _REQUIREMENTS else mistake["msg"]
+    requirement = (
+        _REQUIREMENTS[kind].format(**mistake.get("ctx", {}))
+        if kind in _REQUIREMENTS
+        else mistake["msg"]
+    )
     return f"{_dotted(path)} is {_shown(mistake['input'])}; it must be {requirement}"
 
 
 def _suggestion(path: tuple[str, ...]) -> str:
-    """`; did you mean ...?` for an unknown key: the name elsewhere, then one like it here, then one like it anywhere."""
+    """`; did you mean ...?` for an unknown key: the name elsewhere, then one like it here, then one
+    like it anywhere.
+    """
     *section, name = path
     names = [known for known in _names() if known[0] != "sweep" or section == ["sweep"]]
     if "." in name and tuple(name.split(".")) in names:
@@ -276,7 +319,9 @@ def _suggestion(path: tuple[str, ...]) -> str:
         here = {known[-1]: ".".join(known) for known in names if list(known[:-1]) == section}
         anywhere = {known[-1]: ".".join(known) for known in names}
         for candidates in (here, anywhere):
-            dotted = dotted or [candidates[close] for close in difflib.get_close_matches(name, candidates, n=1)]
+            dotted = dotted or [
+                candidates[close] for close in difflib.get_close_matches(name, candidates, n=1)
+            ]
     return f"; did you mean {' or '.join(dotted)}?" if dotted else ""
 
 
@@ -293,7 +338,10 @@ def _names(cls: type = RunConfig) -> tuple[tuple[str, ...], ...]:
 
 
 def _dotted(path: Sequence[Any]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) and index else f".{part}" for index, part in enumerate(path))
+    text = "".join(
+        f"[{part}]" if isinstance(part, int) and index else f".{part}"
+        for index, part in enumerate(path)
+    )
     text = text.removeprefix(".")
     return text if text.isprintable() else repr(text)
 
@@ -329,14 +377,18 @@ def _position(values: Any, path: Sequence[Any]) -> list[int]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 3e-4 is a number, 2024-01-01 is text, a key that stands twice is a mistake."""
+    """YAML as people write it: 3e-4 is a number, 2024-01-01 is text, a key that stands twice is a
+    mistake.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             name = (key.tag, str(key.value))
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value} stands twice", key.start_mark
+                )
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -356,4 +408,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 for _yaml_class in (_Loader, _Dumper):
     _yaml_class.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
-_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True))
+_Dumper.add_representer(
+    list,
+    lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True),
+)

@@ -1,7 +1,8 @@
 """What a run is made of: frozen dataclasses, standard library alone.
 
-A field's bounds stand in its metadata under pydantic's names (gt, ge, lt, le); `validate.py` enforces them where a
-config enters. Everything here is plain data: `to_dict` and YAML carry it into the run directory and back.
+A field's bounds stand in its metadata under pydantic's names (gt, ge, lt, le); `validate.py`
+enforces them where a config enters. Everything here is plain data: `to_dict` and YAML carry it into
+the run directory and back.
 """
 
 from __future__ import annotations
@@ -29,10 +30,14 @@ def _per_member(default: Any, **bounds: Any) -> Any:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """The environment: any Gymnasium id with a one-dimensional Box of actions; observations are flattened to vectors."""
+    """The environment: any Gymnasium id with a one-dimensional Box of actions; observations are
+    flattened to vectors.
+    """
 
     id: str = "Pendulum-v1"
-    """Gymnasium id; `package.module:Name-v0` imports the module that registers it; `none` for logged data without one."""
+    """Gymnasium id; `package.module:Name-v0` imports the module that registers it; `none` for
+    logged data without one.
+    """
     max_episode_steps: int | None = _bounded(None, ge=1)
     """Time limit of an episode, in steps; by default the environment's own."""
     kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
@@ -41,7 +46,9 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class SACConfig:
-    """What teacher and student share: Soft Actor-Critic (Haarnoja et al. 2018, arXiv 1812.05905)."""
+    """What teacher and student share: Soft Actor-Critic (Haarnoja et al. 2018, arXiv
+    1812.05905).
+    """
 
     hidden_units: int = _bounded(256, ge=1)
     """Width of every hidden layer."""
@@ -68,7 +75,9 @@ class SACConfig:
     initial_temperature: float = _per_member(0.1, gt=0.0)
     """SAC's alpha at the start."""
     target_entropy: float | None = _per_member(None)
-    """Entropy that the temperature is tuned for, in nats; by default minus the number of action dimensions."""
+    """Entropy that the temperature is tuned for, in nats; by default minus the number of action
+    dimensions.
+    """
     entropy_backup: bool = True
     """Subtract temperature * log pi(a'|s') in the target."""
     reward_scale: float = _per_member(1.0, gt=0.0)
@@ -111,8 +120,9 @@ class TeacherConfig(SACConfig):
 class CollectionConfig:
     """The dataset: which tiers, and how many episodes of each.
 
-    replay is what the teacher saw last while it learnt; random acts uniformly; medium is the teacher's first snapshot
-    past one third of the way from random to its best (D4RL's rule); expert is its best snapshot.
+    replay is what the teacher saw last while it learnt; random acts uniformly; medium is the
+    teacher's first snapshot past one third of the way from random to its best (D4RL's rule); expert
+    is its best snapshot.
     """
 
     tiers: tuple[str, ...] = ("replay", "medium", "random")
@@ -132,19 +142,20 @@ class CollectionConfig:
 class CQLConfig(SACConfig):
     """The student: Conservative Q-Learning, CQL(H) of Kumar et al. 2020 (arXiv 2006.04779).
 
-    Our name                  paper       CORL / young-geng        d3rlpy                RLlib
-    conservative_weight       alpha       cql_alpha                conservative_weight   min_q_weight
-    num_action_samples (K)    -           cql_n_actions            n_action_samples      num_actions
-    conservative_temperature  -           cql_temp                 -                     temperature
-    lagrange, target_gap      tau         cql_lagrange, target_action_gap   alpha_threshold       lagrangian, lagrangian_thresh
-    multiplier_learning_rate  -           qf_lr                    alpha_learning_rate   -
-    initial_temperature       -           1.0 (log_alpha = 0)      initial_temperature   initial_alpha
-    target_update_rate        -           soft_target_update_rate  tau                   tau
-    entropy_backup            -           not backup_entropy=False soft_q_backup         not deterministic_backup
-    bc_warmup_updates         -           bc_steps                 -                     bc_iters
+    Our name                 paper CORL                    d3rlpy              RLlib
+    conservative_weight      alpha cql_alpha               conservative_weight min_q_weight
+    num_action_samples       -     cql_n_actions           n_action_samples    num_actions
+    conservative_temperature -     cql_temp                -                   temperature
+    lagrange                 -     cql_lagrange            -                   lagrangian
+    target_gap               tau   target_action_gap       alpha_threshold     lagrangian_thresh
+    multiplier_learning_rate -     qf_lr                   alpha_learning_rate -
+    initial_temperature      -     1.0                     initial_temperature initial_alpha
+    target_update_rate       -     soft_target_update_rate tau                 tau
+    entropy_backup           -     backup_entropy          soft_q_backup       deterministic_backup
+    bc_warmup_updates        -     bc_steps                -                   bc_iters
 
-    The Lagrange form multiplies conservative_weight * (gap - target_gap), as CORL and d3rlpy do; the authors' threshold
-    is conservative_weight * target_gap.
+    The Lagrange form multiplies conservative_weight * (gap - target_gap), as CORL and d3rlpy do;
+    the authors' threshold is conservative_weight * target_gap.
     """
 
     entropy_backup: bool = False
@@ -154,7 +165,9 @@ class CQLConfig(SACConfig):
     conservative_weight: float = _per_member(5.0, ge=0.0)
     """The paper's alpha: weight of the conservative term; 0 is plain offline SAC."""
     num_action_samples: int = _bounded(10, ge=1)
-    """K: uniform actions, actions from pi(.|s) and from pi(.|s'), K of each, in the conservative term."""
+    """K: uniform actions, actions from pi(.|s) and from pi(.|s'), K of each, in the conservative
+    term.
+    """
     conservative_temperature: float = _per_member(1.0, gt=0.0)
     """Temperature of the logsumexp."""
     lagrange: bool = False
@@ -182,7 +195,12 @@ class CQLConfig(SACConfig):
 if TYPE_CHECKING:
     SweepConfig = Any
 else:
-    _SWEPT = {"int": tuple[int, ...], "float": tuple[float, ...], "bool": tuple[bool, ...], "float | None": tuple[float, ...]}
+    _SWEPT = {
+        "int": tuple[int, ...],
+        "float": tuple[float, ...],
+        "bool": tuple[bool, ...],
+        "float | None": tuple[float, ...],
+    }
     SweepConfig = dataclasses.make_dataclass(
         "SweepConfig",
         [
@@ -191,20 +209,27 @@ else:
             if f.name != "num_updates"
         ],
         frozen=True,
-        namespace={"__doc__": "Values of the student's options to try: lists multiply into members.", "__module__": __name__},
+        namespace={
+            "__doc__": "Values of the student's options to try: lists multiply into members.",
+            "__module__": __name__,
+        },
     )
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Tests of the students while they learn: deterministic policy, the same episode seeds for every member."""
+    """Tests of the students while they learn: deterministic policy, the same episode seeds for
+    every member.
+    """
 
     interval: int = _bounded(5_000, ge=1)
     """Updates between two snapshots; each snapshot is tested, and so is the last update."""
     episodes: int = _bounded(20, ge=0)
     """Episodes for each member and snapshot; 0 tests nothing (no environment needed)."""
     fitted_q: bool | None = None
-    """Judge each snapshot by fitted Q evaluation, from the data alone; by default where there is no environment."""
+    """Judge each snapshot by fitted Q evaluation, from the data alone; by default where there is no
+    environment.
+    """
     bootstrap_samples: int = _bounded(2_000, ge=100)
     """Resamples for the intervals."""
     video: bool = False
@@ -220,18 +245,26 @@ class ResourcesConfig:
     evaluators: int | None = _bounded(None, ge=1)
     """Evaluators; by default one per learner, 16 at most."""
     learners: int | None = _bounded(None, ge=1)
-    """Learners; by default one per GPU, or one per core where there is no GPU, never more than members."""
+    """Learners; by default one per GPU, or one per core where there is no GPU, never more than
+    members.
+    """
     gpus: int | None = _bounded(None, ge=0)
     """GPUs for the learners; by default all there are."""
     data: Literal["auto", "memory", "disk"] = "auto"
-    """Where learners have the data: in memory, or on disk where it exceeds that; by default as its size asks."""
+    """Where learners have the data: in memory, or on disk where it exceeds that; by default as its
+    size asks.
+    """
     threads_per_learner: int | None = _bounded(None, ge=1)
-    """CPU threads of each learner, by default one: several pay on a quiet machine only, since each waits for the slowest."""
+    """CPU threads of each learner, by default one: several pay on a quiet machine only, since each
+    waits for the slowest.
+    """
 
 
 @dataclass(frozen=True)
 class ColumnsConfig:
-    """What the columns of a log are (Parquet, CSV or a data frame); names, or patterns such as 'sensor_*'."""
+    """What the columns of a log are (Parquet, CSV or a data frame); names, or patterns such as
+    'sensor_*'.
+    """
 
     observation: tuple[str, ...] = ("observation*",)
     """Columns of an observation; what a pattern matches keeps the file's order."""
@@ -244,13 +277,17 @@ class ColumnsConfig:
     step: str | None = None
     """Column that counts the steps of an episode."""
     terminated: str | None = None
-    """Column that is true where the environment itself ended the episode; by default the one of that name, if any."""
+    """Column that is true where the environment itself ended the episode; by default the one of
+    that name, if any.
+    """
     truncated: str | None = None
     """Column that is true where a time limit cut it; by default the one of that name, if any."""
     next_observation: tuple[str, ...] = ()
     """Columns of the observation after the row's action, where the log has them."""
     action_low: tuple[float, ...] = ()
-    """Lower bounds of the actions, where neither the data nor an environment says them; one number stands for all."""
+    """Lower bounds of the actions, where neither the data nor an environment says them; one number
+    stands for all.
+    """
     action_high: tuple[float, ...] = ()
     """Upper bounds."""
 
@@ -266,13 +303,22 @@ class RunConfig:
     num_seeds: int = _bounded(4, ge=1)
     """Students with different seeds, for each setting of the sweep."""
     baselines: tuple[Baseline, ...] = ()
-    """Trained beside CQL, with the same seeds and data: bc (behaviour cloning), sac (offline SAC: no conservative term)."""
+    """Trained beside CQL, with the same seeds and data: bc (behaviour cloning), sac (offline SAC:
+    no conservative term).
+    """
     non_finite: Literal["freeze", "fail"] = "freeze"
-    """A student whose numbers are no longer finite: freeze it at its last good state, or fail the run."""
+    """A student whose numbers are no longer finite: freeze it at its last good state, or fail the
+    run.
+    """
     precision: Precision = "tf32"
-    """Matrix products of the students' networks; tf32 is float32 on a CPU, bf16 is for GPUs and CPUs with AMX."""
+    """Matrix products of the students' networks; tf32 is float32 on a CPU, bf16 is for GPUs and
+    CPUs with AMX.
+    """
     dataset: str | None = None
-    """Train on this: a dataset or run directory, minari:ID, a D4RL or Minari file, a log. There is no teacher then."""
+    """Train on this: a dataset or run directory, minari:ID, a D4RL or Minari file, a log.
+
+    There is no teacher then.
+    """
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -285,7 +331,9 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Member:
-    """One student: its place in the run, its seed index, its whole CQL setting, and what the sweep chose for it."""
+    """One student: its place in the run, its seed index, its whole CQL setting, and what the sweep
+    chose for it.
+    """
 
     index: int
     seed: int
@@ -295,25 +343,41 @@ class Member:
     @property
     def structure(self) -> tuple[Any, ...]:
         """All that members of one population must share: whatever changes shapes or the graph."""
-        return tuple(getattr(self.cql, f.name) for f in dataclasses.fields(CQLConfig) if "per_member" not in f.metadata)
+        return tuple(
+            getattr(self.cql, f.name)
+            for f in dataclasses.fields(CQLConfig)
+            if "per_member" not in f.metadata
+        )
 
 
 def members(config: RunConfig) -> list[Member]:
-    """Seeds times the product of the sweep's lists, then the baselines; members with one setting stand together."""
-    swept = {f.name: getattr(config.sweep, f.name) for f in dataclasses.fields(config.sweep) if getattr(config.sweep, f.name)}
-    settings = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+    """Seeds times the product of the sweep's lists, then the baselines; members with one setting
+    stand together.
+    """
+    swept = {
+        f.name: getattr(config.sweep, f.name)
+        for f in dataclasses.fields(config.sweep)
+        if getattr(config.sweep, f.name)
+    }
+    settings = [
+        dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
+    ]
     chosen = [(dataclasses.replace(config.cql, **setting), setting) for setting in settings]
     if config.baselines:
         chosen = [(cql, {"algorithm": "cql", **setting}) for cql, setting in chosen]
     for name in dict.fromkeys(config.baselines):
         changed: dict[str, Any] = (
-            {"conservative_weight": 0.0} if name == "sac" else {"bc_warmup_updates": config.cql.num_updates}
+            {"conservative_weight": 0.0}
+            if name == "sac"
+            else {"bc_warmup_updates": config.cql.num_updates}
         )
         cql = dataclasses.replace(config.cql, **changed)
         chosen.append((cql, {"algorithm": name, **{key: getattr(cql, key) for key in swept}}))
     return [
         Member(index, seed, cql, setting)
-        for index, ((cql, setting), seed) in enumerate(itertools.product(chosen, range(config.num_seeds)))
+        for index, ((cql, setting), seed) in enumerate(
+            itertools.product(chosen, range(config.num_seeds))
+        )
     ]
 
 
@@ -330,7 +394,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-# Every number here was chosen by measurement on two cores; README shows the results over five run seeds.
+# Every number here was chosen by measurement on two cores; README shows the results over five run
+# seeds.
 _PENDULUM = RunConfig(
     teacher=TeacherConfig(
         hidden_units=64,
@@ -398,4 +463,8 @@ _TUTORIAL = RunConfig(
     evaluation=EvaluationConfig(interval=2_000, episodes=10, video=True),
 )
 
-PRESETS: dict[str, RunConfig] = {"general": RunConfig(), "pendulum": _PENDULUM, "tutorial": _TUTORIAL}
+PRESETS: dict[str, RunConfig] = {
+    "general": RunConfig(),
+    "pendulum": _PENDULUM,
+    "tutorial": _TUTORIAL,
+}

@@ -1,7 +1,9 @@
-"""A data set's card: what is in it, in numbers and histograms small enough to draw, whatever the size of the data.
+"""A data set's card: what is in it, in numbers and histograms small enough to draw, whatever the
+size of the data.
 
-Two passes over the shards: the first finds ranges and the observations' covariance, the second counts. Each holds one block
-of rows at a time. Values that are not finite are in no histogram; that they are there is validation's to say.
+Two passes over the shards: the first finds ranges and the observations' covariance, the second
+counts. Each holds one block of rows at a time. Values that are not finite are in no histogram; that
+they are there is validation's to say.
 """
 
 from __future__ import annotations
@@ -16,10 +18,17 @@ from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import Moments, fits
 
 RETURN_BINS, LENGTH_BINS, REWARD_BINS, ACTION_BINS = 40, 40, 60, 40
-COVERAGE_BINS, COVERAGE_RADIUS = 120, 6.0  # bins of each axis, over so many standard deviations to each side
+COVERAGE_BINS, COVERAGE_RADIUS = (
+    120,
+    6.0,
+)  # bins of each axis, over so many standard deviations to each side
 BLOCK_VALUES = 1 << 22  # float64 values of observations in memory at a time
-MOST_DIMENSIONS = 1_024  # whose covariance is found; of wider observations every second, third, ... is looked at
-COVARIANCE_PRODUCTS = 10**11  # more would take minutes; of wide and long data a part of the rows is taken
+MOST_DIMENSIONS = (
+    1_024  # whose covariance is found; of wider observations every second, third, ... is looked at
+)
+COVARIANCE_PRODUCTS = (
+    10**11
+)  # more would take minutes; of wide and long data a part of the rows is taken
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,14 @@ class Tier:
 class Coverage:
     """Observations, each dimension standardised, on their first two principal components."""
 
-    counts: Array  # [COVERAGE_BINS, COVERAGE_BINS] int64: first component, second component; unit: standard deviations
+    # [COVERAGE_BINS, COVERAGE_BINS] int64: first component, second component; unit: standard
+    # deviations
+    counts: Array
     outside: int  # observations further than COVERAGE_RADIUS from the mean on one of the two
     components: Array  # [2, observation_dim] float64: weights of the standardised dimensions
-    every: int  # of wide observations only every such dimension was looked at, the others have no weight; else 1
+    # of wide observations only every such dimension was looked at, the others have no weight; else
+    # 1
+    every: int
     explained: tuple[float, float]  # share of the standardised variance on each
 
 
@@ -71,19 +84,25 @@ class Card:
     rewards: Histogram
     reward_mean: float
     reward_std: float
-    actions: tuple[Histogram, ...]  # for each dimension, over its bounds, or over what occurs where bounds are not known
+    actions: tuple[
+        Histogram, ...
+    ]  # for each dimension, over its bounds, or over what occurs where bounds are not known
     coverage: Coverage
 
     @property
     def terminated(self) -> float:
-        """Share of the episodes that ended by the environment's own end; the others were cut off."""
+        """Share of the episodes that ended by the environment's own end; the others were cut
+        off.
+        """
         return sum(tier.terminated for tier in self.tiers) / max(self.episodes, 1)
 
     @property
     def returns(self) -> Histogram:
         """Of all tiers together."""
         first = self.tiers[0].returns
-        return Histogram(first.low, first.high, np.sum([tier.returns.counts for tier in self.tiers], axis=0))
+        return Histogram(
+            first.low, first.high, np.sum([tier.returns.counts for tier in self.tiers], axis=0)
+        )
 
 
 def card(description: dict[str, Any], shards: Callable[[], Iterable[Shard]]) -> Card:
@@ -132,34 +151,55 @@ class _Extents:
             self._join(block)
 
     def _join(self, block: Array) -> None:
-        """Chan, Golub and LeVeque's update (see moments.Moments), for the products of all pairs of dimensions."""
+        """Chan, Golub and LeVeque's update (see moments.Moments), for the products of all pairs of
+        dimensions.
+        """
         if not len(block):
             return
         mean = block.mean(axis=0)
         total, move, centred = self.count + len(block), mean - self.mean, block - mean
-        self.products += centred.T @ centred + np.outer(move, move) * (self.count * len(block) / total)
+        self.products += centred.T @ centred + np.outer(move, move) * (
+            self.count * len(block) / total
+        )
         self.mean += move * (len(block) / total)
         self.count = total
 
     def projection(self) -> tuple[Array, Array, tuple[float, float]]:
-        """[dimensions looked at, 2] that takes centred observations to unit variance on each component; weights; explained."""
+        """[dimensions looked at, 2] that takes centred observations to unit variance on each
+        component; weights; explained.
+        """
         std = np.sqrt(np.diag(self.products) / max(self.count, 1))
-        scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)  # constant dimensions play no part
-        variances, vectors = np.linalg.eigh(self.products * np.outer(scale, scale) / max(self.count, 1))
+        scale = np.divide(
+            1.0, std, out=np.zeros_like(std), where=std > 0
+        )  # constant dimensions play no part
+        variances, vectors = np.linalg.eigh(
+            self.products * np.outer(scale, scale) / max(self.count, 1)
+        )
         order = np.argsort(variances)[::-1][:2]
         weights, variance = np.zeros((2, len(std))), np.zeros(2)
-        weights[: len(order)], variance[: len(order)] = vectors[:, order].T, variances[order].clip(0.0)
+        weights[: len(order)], variance[: len(order)] = (
+            vectors[:, order].T,
+            variances[order].clip(0.0),
+        )
         largest = weights[np.arange(2), np.abs(weights).argmax(axis=1)]
-        weights *= np.where(largest < 0, -1.0, 1.0)[:, None]  # a sign that does not depend on the library
+        weights *= np.where(largest < 0, -1.0, 1.0)[
+            :, None
+        ]  # a sign that does not depend on the library
         unit = np.divide(1.0, np.sqrt(variance), out=np.zeros(2), where=variance > 1e-12)
         explained = variance / max(variances.sum(), 1e-12)
         components = np.zeros((2, self.size))
         components[:, :: self.every] = weights
-        return (weights * unit[:, None] * scale).T, components, (float(explained[0]), float(explained[1]))
+        return (
+            (weights * unit[:, None] * scale).T,
+            components,
+            (float(explained[0]), float(explained[1])),
+        )
 
 
 class _Bins:
-    """A histogram that fills; values beyond its range, where there are any, are in its outer bins."""
+    """A histogram that fills; values beyond its range, where there are any, are in its outer
+    bins.
+    """
 
     def __init__(self, low: float, high: float, bins: int) -> None:
         if not (np.isfinite(low) and np.isfinite(high)):  # nothing finite was there

@@ -1,7 +1,7 @@
 """Any source as native shards: in bounded memory, and complete or not there.
 
-The description is written last, so a directory without dataset.json is what an interrupted conversion left behind. It is
-written over by the next one.
+The description is written last, so a directory without dataset.json is what an interrupted
+conversion left behind. It is written over by the next one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "tru
 
 
 def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> Iterator[Shard]:
-    """The source's episodes, in their order, in shards of about so many transitions, each of one tier; float32.
+    """The source's episodes, in their order, in shards of about so many transitions, each of one
+    tier; float32.
 
-    An episode whose last step has no flag is closed by a truncation, which is how training takes it.
+    An episode whose last step has no flag is closed by a truncation, which is how training takes
+    it.
 
     Raises:
         UserError: an episode has no step, or the source cannot be read.
@@ -39,9 +41,15 @@ def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> I
     held: list[Shard] = []
     for piece in source.pieces():
         if (piece.shard.lengths == 0).any():
-            raise UserError(f"{piece.file}: an episode without a step; `cqlray dataset convert --fix` leaves it out")
+            raise UserError(
+                f"{piece.file}: an episode without a step; `cqlray dataset convert --fix` leaves"
+                " it out"
+            )
         shard = _closed(_native(piece.shard))
-        if held and (held[0].tier != shard.tier or sum(s.num_transitions for s in held) + shard.num_transitions > transitions):
+        if held and (
+            held[0].tier != shard.tier
+            or sum(s.num_transitions for s in held) + shard.num_transitions > transitions
+        ):
             yield joined(held)
             held = []
         if shard.num_episodes:
@@ -54,7 +62,15 @@ def joined(shards: list[Shard]) -> Shard:
     """Shards of one tier as one."""
     if len(shards) == 1:
         return shards[0]
-    names = ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds")
+    names = (
+        "observations",
+        "actions",
+        "rewards",
+        "terminations",
+        "truncations",
+        "lengths",
+        "seeds",
+    )
     arrays = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in names}
     return Shard(tier=shards[0].tier, **arrays)
 
@@ -74,11 +90,12 @@ def _closed(shard: Shard) -> Shard:
 
 
 def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> dict[str, Any]:
-    """Write the source as a native dataset; its description. With `append`, behind the episodes that are there already.
+    """Write the source as a native dataset; its description. With `append`, behind the episodes
+    that are there already.
 
     Raises:
-        UserError: the directory holds a dataset and `append` is not set, or one that the new episodes do not belong to;
-            the source cannot be read or holds no episode.
+        UserError: the directory holds a dataset and `append` is not set, or one that the new
+            episodes do not belong to; the source cannot be read or holds no episode.
     """
     there = (directory / "dataset.json").exists()
     if there and not append:
@@ -96,7 +113,10 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         write_bytes(directory / name, shard_files.to_parquet(shard))
     if not description.entries:
         raise UserError(f"dataset {source.name!r} holds no episode")
-    provenance = [*before.get("provenance", []), {"source": source.name, "format": source.format, **source.provenance}]
+    provenance = [
+        *before.get("provenance", []),
+        {"source": source.name, "format": source.format, **source.provenance},
+    ]
     origin = of_origin(source)
     if there:
         origin.pop("columns", None)  # they are not those of the episodes before
@@ -106,10 +126,15 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
 
 
 def of_origin(source: Source) -> dict[str, Any]:
-    """What a description says of where the data is from: as dataset.json does, or would for data that is not cqlray's yet."""
+    """What a description says of where the data is from: as dataset.json does, or would for data
+    that is not cqlray's yet.
+    """
     kept = {key: source.provenance[key] for key in _OF_THEMSELVES if key in source.provenance}
     own = [{"source": source.name, "format": source.format, **source.provenance}]
-    return {**kept, "provenance": source.provenance.get("sources", []) if source.format == "cqlray" else own}
+    return {
+        **kept,
+        "provenance": source.provenance.get("sources", []) if source.format == "cqlray" else own,
+    }
 
 
 def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath) -> dict[str, Any]:
@@ -121,7 +146,10 @@ def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath
     for key in ("id", "observation_dim", "action_dim", "action_low", "action_high"):
         old, new = before.get(key), source.environment.get(key)
         if old is not None and new is not None and list(np.ravel(old)) != list(np.ravel(new)):
-            raise UserError(f"{directory} has {key} {old}, dataset {source.name!r} has {new}: they do not belong together")
+            raise UserError(
+                f"{directory} has {key} {old}, dataset {source.name!r} has {new}: they do not"
+                " belong together"
+            )
     return before
 
 

@@ -20,10 +20,14 @@ HISTOGRAM_BINS = 20
 
 @dataclass(frozen=True)
 class Columns:
-    """The shards' transitions side by side, N of them over R observation rows (each episode's final one included)."""
+    """The shards' transitions side by side, N of them over R observation rows (each episode's final
+    one included).
+    """
 
     observations: Array  # [R, observation_dim] float32
-    rows: Array  # [N] int64: a transition's observation; the next observation stands one row further
+    rows: (
+        Array  # [N] int64: a transition's observation; the next observation stands one row further
+    )
     actions: Array  # [N, A] float32, the environment's bounds
     rewards: Array  # [N] float32
     terminations: Array  # [N] bool
@@ -65,9 +69,11 @@ def dataset_digest(shard_digests: Sequence[str]) -> str:
 
 
 def describe(shards: Iterable[Shard], environment: dict[str, Any]) -> dict[str, Any]:
-    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a dictionary.
+    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a
+    dictionary.
 
-    Shards are taken one by one, so that they need not all be in memory: of each, its episodes' returns are kept.
+    Shards are taken one by one, so that they need not all be in memory: of each, its episodes'
+    returns are kept.
     """
     description = Description(environment)
     for shard in shards:
@@ -77,7 +83,9 @@ def describe(shards: Iterable[Shard], environment: dict[str, Any]) -> dict[str, 
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """All that the description needs of a shard, so that whoever has the shard can say it to whoever has not."""
+    """All that the description needs of a shard, so that whoever has the shard can say it to
+    whoever has not.
+    """
 
     tier: str
     transitions: int
@@ -89,7 +97,9 @@ class ShardSummary:
     def of(shard: Shard, environment: dict[str, Any]) -> ShardSummary:
         """The summary; `environment` is the EnvSpec as a dictionary."""
         used = used_bins(shard.actions, environment)
-        return ShardSummary(shard.tier, shard.num_transitions, shard.digest(), shard.returns(), used)
+        return ShardSummary(
+            shard.tier, shard.num_transitions, shard.digest(), shard.returns(), used
+        )
 
 
 def shard_name(index: int) -> str:
@@ -122,7 +132,9 @@ class Description:
     def finish(self) -> dict[str, Any]:
         """The description of all shards; there must be one at least."""
         returns = np.concatenate([of_shard for _, of_shard in self.returns])
-        counts, edges = np.histogram(returns[np.isfinite(returns)], bins=HISTOGRAM_BINS)  # what is not, validation tells
+        counts, edges = np.histogram(
+            returns[np.isfinite(returns)], bins=HISTOGRAM_BINS
+        )  # what is not, validation tells
         assert self.used is not None
         return {
             "format": FORMAT,
@@ -130,10 +142,14 @@ class Description:
             "episodes": len(returns),
             "transitions": sum(entry["transitions"] for entry in self.entries),
             "digest": dataset_digest([entry["digest"] for entry in self.entries]),
-            "tiers": {tier: self._tier(tier) for tier in dict.fromkeys(tier for tier, _ in self.returns)},
+            "tiers": {
+                tier: self._tier(tier) for tier in dict.fromkeys(tier for tier, _ in self.returns)
+            },
             "returns": {
                 "mean": float(returns.mean()),
-                "quantiles": {str(q): float(np.quantile(returns, q)) for q in (0, 0.25, 0.5, 0.75, 1)},
+                "quantiles": {
+                    str(q): float(np.quantile(returns, q)) for q in (0, 0.25, 0.5, 0.75, 1)
+                },
                 "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
             },
             "action_coverage": (self.used.sum(axis=1) / HISTOGRAM_BINS).tolist(),
@@ -141,13 +157,21 @@ class Description:
         }
 
     def _tier(self, tier: str) -> dict[str, Any]:
-        returns = np.concatenate([of_shard for of_tier, of_shard in self.returns if of_tier == tier])
+        returns = np.concatenate(
+            [of_shard for of_tier, of_shard in self.returns if of_tier == tier]
+        )
         transitions = sum(entry["transitions"] for entry in self.entries if entry["tier"] == tier)
-        return {"episodes": len(returns), "transitions": transitions, "mean_return": float(returns.mean())}
+        return {
+            "episodes": len(returns),
+            "transitions": transitions,
+            "mean_return": float(returns.mean()),
+        }
 
 
 def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
-    """[A, 20] bool: which of 20 equal bins of each dimension's bounds hold an action; [0, 20] where bounds are not known."""
+    """[A, 20] bool: which of 20 equal bins of each dimension's bounds hold an action; [0, 20] where
+    bounds are not known.
+    """
     if environment.get("action_low") is None or environment.get("action_high") is None:
         return np.zeros((0, HISTOGRAM_BINS), bool)
     low, high = np.array(environment["action_low"]), np.array(environment["action_high"])
@@ -160,7 +184,8 @@ def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
 
 
 def dataset_directory(path: AnyPath) -> AnyPath:
-    """The directory that holds dataset.json: `path`, or path/dataset when `path` is a run directory.
+    """The directory that holds dataset.json: `path`, or path/dataset when `path` is a run
+    directory.
 
     Raises:
         UserError: there is none.
@@ -171,8 +196,13 @@ def dataset_directory(path: AnyPath) -> AnyPath:
         if (candidate / "dataset.json").is_file():
             return candidate
     if path.is_dir() and not any(path.iterdir()):
-        raise UserError(f"dataset {str(path)!r} is empty; make one with: cqlray collect --out {path}")
-    raise UserError(f"dataset {str(path)!r} has no dataset.json; it should be a dataset or run directory made by cqlray")
+        raise UserError(
+            f"dataset {str(path)!r} is empty; make one with: cqlray collect --out {path}"
+        )
+    raise UserError(
+        f"dataset {str(path)!r} has no dataset.json; it should be a dataset or run directory made"
+        " by cqlray"
+    )
 
 
 def read_description(path: AnyPath) -> dict[str, Any]:
@@ -187,7 +217,10 @@ def read_description(path: AnyPath) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable JSON ({error})") from None
     if wrong := list(wrong_keys(description)):
-        raise UserError(f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as `cqlray collect` wrote it")
+        raise UserError(
+            f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as `cqlray"
+            " collect` wrote it"
+        )
     return description
 
 
@@ -196,7 +229,13 @@ def wrong_keys(description: Any) -> Iterator[str]:
     if not isinstance(description, dict):
         yield "everything"
         return
-    for key, kind in (("environment", dict), ("digest", str), ("shards", list), ("transitions", int), ("episodes", int)):
+    for key, kind in (
+        ("environment", dict),
+        ("digest", str),
+        ("shards", list),
+        ("transitions", int),
+        ("episodes", int),
+    ):
         if not isinstance(description.get(key), kind):
             yield key
     if not _are_columns(description.get("columns", {})):

@@ -1,8 +1,9 @@
 """Episodes and shards: the data as it is made, in Gymnasium's and Minari's words.
 
-An episode of T steps has T+1 observations. Its last step ends it, by termination (the environment's own end, which a
-bootstrapped target stops at) or by truncation (a time limit, which it does not stop at). A shard is several whole
-episodes in one set of arrays, one behind the other, as one call of a rollout worker made them.
+An episode of T steps has T+1 observations. Its last step ends it, by termination (the environment's
+own end, which a bootstrapped target stops at) or by truncation (a time limit, which it does not
+stop at). A shard is several whole episodes in one set of arrays, one behind the other, as one call
+of a rollout worker made them.
 """
 
 from __future__ import annotations
@@ -98,7 +99,15 @@ class Shard:
     def digest(self) -> str:
         """SHA-256 of the content, the same whoever made or wrote it."""
         hasher = hashlib.sha256(self.tier.encode())
-        for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds"):
+        for name in (
+            "observations",
+            "actions",
+            "rewards",
+            "terminations",
+            "truncations",
+            "lengths",
+            "seeds",
+        ):
             array = np.ascontiguousarray(getattr(self, name))
             hasher.update(f"{name}{array.dtype.str}{array.shape}".encode())
             hasher.update(array.reshape(-1).view(np.uint8).data)

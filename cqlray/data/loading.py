@@ -1,7 +1,8 @@
-"""From shard files to columns ready for training, with little more memory than the columns themselves.
+"""From shard files to columns ready for training, with little more memory than the columns
+themselves.
 
-Files are read ahead of the one that is being copied, columns are allocated once and filled in place, and what is computed
-from them is computed in blocks.
+Files are read ahead of the one that is being copied, columns are allocated once and filled in
+place, and what is computed from them is computed in blocks.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from cqlray.data.moments import blocks
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
 
-# A file being read takes several times its shard's size. So many files there must be for each thread that reads ahead of
-# the one that is being copied, so that what they hold stays below a tenth of the data.
+# A file being read takes several times its shard's size. So many files there must be for each
+# thread that reads ahead of the one that is being copied, so that what they hold stays below a
+# tenth of the data.
 FILES_PER_READER = 100
 
 
@@ -40,23 +42,40 @@ def _reading(source: AnyPath) -> Iterator[None]:
         raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})") from None
+        raise UserError(
+            f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})"
+        ) from None
 
 
 def _read_table(source: AnyPath) -> pa.Table:
-    """A shard's file. Columns are read one by one: beside what is read, only one of them is held undecoded."""
-    with _reading(source), pq.ParquetFile(source if isinstance(source, Path) else pa.BufferReader(source.read_bytes())) as file:
+    """A shard's file.
+
+    Columns are read one by one: beside what is read, only one of them is held undecoded.
+    """
+    with (
+        _reading(source),
+        pq.ParquetFile(
+            source if isinstance(source, Path) else pa.BufferReader(source.read_bytes())
+        ) as file,
+    ):
         names = file.schema_arrow.names
         if any(names.count(column) != 1 for column in shard_files.COLUMNS):
             return file.schema_arrow.empty_table()  # from_table says what is wrong
-        return pa.table({name: file.read(columns=[name], use_threads=False)[name] for name in shard_files.COLUMNS})
+        return pa.table(
+            {
+                name: file.read(columns=[name], use_threads=False)[name]
+                for name in shard_files.COLUMNS
+            }
+        )
 
 
 def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[Shard]:
-    """The shards of a dataset in their order, their digests checked; the next ones are read while one is used.
+    """The shards of a dataset in their order, their digests checked; the next ones are read while
+    one is used.
 
     Raises:
-        UserError: a file is missing, damaged or not what the description says, when its turn comes; there is no shard.
+        UserError: a file is missing, damaged or not what the description says, when its turn comes;
+            there is no shard.
     """
     entries = description["shards"]
     if not entries:
@@ -72,7 +91,10 @@ def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[
             if place + readers < len(sources):
                 ahead.append(pool.submit(_read_table, sources[place + readers]))
             if shard.digest() != entry["digest"]:
-                raise UserError(f"{source}: its content is not what dataset.json says; the file was changed or damaged")
+                raise UserError(
+                    f"{source}: its content is not what dataset.json says; the file was changed or"
+                    " damaged"
+                )
             yield shard
             del shard  # before the next one is made
     finally:
@@ -80,17 +102,23 @@ def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[
 
 
 def step_rows(lengths: Array) -> Array:
-    """[N] int64: the observation row of each step of episodes of `lengths` [E], their final observations included."""
+    """[N] int64: the observation row of each step of episodes of `lengths` [E], their final
+    observations included.
+    """
     steps = np.arange(int(lengths.sum()), dtype=np.int64)
     steps += np.repeat(np.arange(len(lengths)), lengths)
     return steps
 
 
-def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, observation_dim: int, action_dim: int) -> Columns:
-    """Join shards, in their order, each copied once; writable arrays, equal to `dataset.columns` of the same shards.
+def fill_columns(
+    shards: Iterable[Shard], transitions: int, episodes: int, observation_dim: int, action_dim: int
+) -> Columns:
+    """Join shards, in their order, each copied once; writable arrays, equal to `dataset.columns` of
+    the same shards.
 
     Raises:
-        UserError: the shards do not hold so many transitions and episodes, or not of these dimensions.
+        UserError: the shards do not hold so many transitions and episodes, or not of these
+            dimensions.
     """
     try:
         data = Columns(
@@ -102,7 +130,9 @@ def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, obser
             ends=np.zeros(transitions, bool),
         )
     except (MemoryError, ValueError):  # ValueError: more bytes than can be counted
-        raise UserError(f"{transitions} transitions in {episodes} episodes do not fit in this machine's memory") from None
+        raise UserError(
+            f"{transitions} transitions in {episodes} episodes do not fit in this machine's memory"
+        ) from None
     step = episode = 0
     for shard in shards:
         check_dimensions(shard, observation_dim, action_dim)
@@ -119,7 +149,10 @@ def fill_columns(shards: Iterable[Shard], transitions: int, episodes: int, obser
         del shard  # before the next one is made
     if (step, episode) != (transitions, episodes):
         said = f"{transitions} transitions in {episodes} episodes"
-        raise UserError(f"dataset.json says {said}, the shards hold {step} in {episode}; it was changed or damaged")
+        raise UserError(
+            f"dataset.json says {said}, the shards hold {step} in {episode}; it was changed or"
+            " damaged"
+        )
     return data
 
 
@@ -128,7 +161,10 @@ def check_dimensions(shard: Shard, observation_dim: int, action_dim: int) -> Non
     found = shard.observations.shape[1], shard.actions.shape[1]
     if found != (observation_dim, action_dim):
         of_others = f"other shards' have {observation_dim} and {action_dim}"
-        raise UserError(f"a shard's observations and actions have {found[0]} and {found[1]} dimensions, {of_others}")
+        raise UserError(
+            f"a shard's observations and actions have {found[0]} and {found[1]} dimensions,"
+            f" {of_others}"
+        )
 
 
 def load_columns(path: AnyPath) -> tuple[dict[str, Any], Columns]:
@@ -140,7 +176,9 @@ def load_columns(path: AnyPath) -> tuple[dict[str, Any], Columns]:
     directory, description = dataset_directory(path), read_description(path)
     shards = iterate_shards(directory, description)
     first = next(shards)
-    transitions, episodes = (_sum(directory, description, key) for key in ("transitions", "episodes"))
+    transitions, episodes = (
+        _sum(directory, description, key) for key in ("transitions", "episodes")
+    )
     dimensions = first.observations.shape[1], first.actions.shape[1]
     return description, fill_columns(chain([first], shards), transitions, episodes, *dimensions)
 
@@ -151,15 +189,20 @@ def _sum(directory: AnyPath, description: dict[str, Any], key: str) -> int:
     for index, entry in enumerate(description["shards"]):
         if not isinstance(entry.get(key), int) or entry[key] < 1:
             raise UserError(
-                f"{directory / 'dataset.json'}: shards[{index}].{key} is {entry.get(key)!r}; it should be 1 or more"
+                f"{directory / 'dataset.json'}: shards[{index}].{key} is {entry.get(key)!r}; it"
+                " should be 1 or more"
             )
         total += entry[key]
     return total
 
 
 def normalize_in_place(observations: Array, mean: Array, std: Array) -> None:
-    """(observations - mean) / std over [R, observation_dim] float32, to the bit as numpy gives it, without a copy."""
-    for _, rows in blocks(observations):  # in blocks, so that the second pass finds them in the cache
+    """(observations - mean) / std over [R, observation_dim] float32, to the bit as numpy gives it,
+    without a copy.
+    """
+    for _, rows in blocks(
+        observations
+    ):  # in blocks, so that the second pass finds them in the cache
         np.subtract(rows, mean, out=rows)
         np.divide(rows, std, out=rows)
 

@@ -1,4 +1,6 @@
-"""Statistics of columns that arrive in blocks: extremes, mean, variance, and a median of magnitudes."""
+"""Statistics of columns that arrive in blocks: extremes, mean, variance, and a median of
+magnitudes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from cqlray.data.episode import Array
 
 BLOCK_ROWS = 32_768
 LARGEST = float(np.finfo(np.float32).max)
-# A float32 without its last 20 bits: sign, exponent and three bits of mantissa, so that a bin is 12.5 % wide at most.
+# A float32 without its last 20 bits: sign, exponent and three bits of mantissa, so that a bin is
+# 12.5 % wide at most.
 _DROPPED_BITS = 20
 
 
@@ -21,7 +24,9 @@ def blocks(values: Array) -> Iterator[tuple[int, Array]]:
 
 
 def fits(values: Array) -> Array:
-    """True where a value is a finite float32: no NaN, no infinity, nothing that overflows; the shape of `values`."""
+    """True where a value is a finite float32: no NaN, no infinity, nothing that overflows; the
+    shape of `values`.
+    """
     if values.dtype.kind in "iu":
         return np.ones(values.shape, bool)
     finite: Array = np.abs(values) <= LARGEST
@@ -29,9 +34,11 @@ def fits(values: Array) -> Array:
 
 
 class Moments:
-    """Number of rows, extremes, mean and standard deviation of D columns; rows with a value that does not fit are left out.
+    """Number of rows, extremes, mean and standard deviation of D columns; rows with a value that
+    does not fit are left out.
 
-    Blocks are joined by Chan, Golub and LeVeque's update (The American Statistician 37, 1983), in float64.
+    Blocks are joined by Chan, Golub and LeVeque's update (The American Statistician 37, 1983), in
+    float64.
     """
 
     def __init__(self, columns: int) -> None:
@@ -52,7 +59,9 @@ class Moments:
     def _join(self, block: Array) -> None:
         mean = block.mean(axis=0)
         total, step = self.count + len(block), mean - self.mean
-        self._squares += np.square(block - mean).sum(axis=0) + np.square(step) * self.count * len(block) / total
+        self._squares += (
+            np.square(block - mean).sum(axis=0) + np.square(step) * self.count * len(block) / total
+        )
         self.mean += step * len(block) / total
         self.count = total
         self.minimum = np.minimum(self.minimum, block.min(axis=0))
@@ -77,7 +86,9 @@ class Magnitudes:
         kept = np.abs(values[fits(values) & (values != 0)].astype(np.float32))
         if len(kept):
             self.largest = max(self.largest, float(kept.max()))
-            self._counts += np.bincount(kept.view(np.uint32) >> _DROPPED_BITS, minlength=len(self._counts))
+            self._counts += np.bincount(
+                kept.view(np.uint32) >> _DROPPED_BITS, minlength=len(self._counts)
+            )
 
     @property
     def median(self) -> float:

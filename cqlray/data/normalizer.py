@@ -19,10 +19,11 @@ def identity(observation_dim: int) -> tuple[Array, Array]:
 
 
 def fit(pieces: Iterable[Array]) -> tuple[Array, Array]:
-    """Mean and standard deviation, float32 each, of observations [R, observation_dim] that come in pieces.
+    """Mean and standard deviation, float32 each, of observations [R, observation_dim] that come in
+    pieces.
 
-    The result is the same to the bit however the rows are divided into pieces. Rows with a value that is not finite are
-    left out.
+    The result is the same to the bit however the rows are divided into pieces. Rows with a value
+    that is not finite are left out.
     """
     moments: Moments | None = None
     for block in _equal_blocks(pieces):

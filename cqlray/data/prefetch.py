@@ -13,10 +13,11 @@ Gather = Callable[[Array], dict[str, Array]]
 
 
 class Prefetcher:
-    """Block b is gather(draw(b)), whichever blocks were asked for before; the `depth` blocks behind it are made meanwhile.
+    """Block b is gather(draw(b)), whichever blocks were asked for before; the `depth` blocks behind
+    it are made meanwhile.
 
-    `draw` and `gather` are called in one thread of its own, one block after the other. The thread ends with `close`, or
-    when the prefetcher is no longer used. One caller at a time.
+    `draw` and `gather` are called in one thread of its own, one block after the other. The thread
+    ends with `close`, or when the prefetcher is no longer used. One caller at a time.
     """
 
     def __init__(self, draw: Draw, gather: Gather, depth: int = 2) -> None:

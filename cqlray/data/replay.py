@@ -22,7 +22,9 @@ class ReplayPool:
 
     def add(self, shard: Shard, actions: Array) -> None:
         """Append the shard's transitions; `actions` are its actions in [-1, 1]."""
-        rows = np.arange(shard.num_transitions) + np.repeat(np.arange(shard.num_episodes), shard.lengths)
+        rows = np.arange(shard.num_transitions) + np.repeat(
+            np.arange(shard.num_episodes), shard.lengths
+        )
         kept = slice(max(0, shard.num_transitions - self.capacity), None)
         index = (self.cursor + np.arange(shard.num_transitions)[kept]) % self.capacity
         self.observations[index] = shard.observations[rows[kept]]

@@ -1,8 +1,10 @@
-"""A shard as a Parquet file: one row a step, and one more row at each episode's end for its final observation.
+"""A shard as a Parquet file: one row a step, and one more row at each episode's end for its final
+observation.
 
-Columns: episode and step (int32), observation and action (fixed-size lists of float32), reward (float32), termination
-and truncation (bool), tier (string), seed (int64). In the closing row of an episode, action, reward and the two flags
-are null: `frame.dropna(subset="reward")` leaves the transitions' rows.
+Columns: episode and step (int32), observation and action (fixed-size lists of float32), reward
+(float32), termination and truncation (bool), tier (string), seed (int64). In the closing row of an
+episode, action, reward and the two flags are null: `frame.dropna(subset="reward")` leaves the
+transitions' rows.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def to_table(shard: Shard) -> pa.Table:
     def numbers(values: Array) -> pa.Array:
         return pa.array(widened(values), mask=~is_step)
 
-    steps = np.arange(len(is_step)) - np.repeat(shard.starts + np.arange(shard.num_episodes), shard.lengths + 1)
+    steps = np.arange(len(is_step)) - np.repeat(
+        shard.starts + np.arange(shard.num_episodes), shard.lengths + 1
+    )
     columns = [
         pa.array(episode),
         pa.array(steps.astype(np.int32)),
@@ -78,10 +82,14 @@ def from_table(table: pa.Table, name: str) -> Shard:
     """
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
-        raise UserError(f"{name}: no column {', '.join(missing)}; a cqlray shard has {', '.join(COLUMNS)}")
+        raise UserError(
+            f"{name}: no column {', '.join(missing)}; a cqlray shard has {', '.join(COLUMNS)}"
+        )
     doubled = [column for column in COLUMNS if table.column_names.count(column) > 1]
     if doubled:
-        raise UserError(f"{name}: more than one column {', '.join(doubled)}; a cqlray shard has one of each")
+        raise UserError(
+            f"{name}: more than one column {', '.join(doubled)}; a cqlray shard has one of each"
+        )
     if table.num_rows == 0:
         raise UserError(f"{name}: the shard has no rows; remove it or collect it again")
     table = table.select(COLUMNS).combine_chunks()
@@ -89,8 +97,12 @@ def from_table(table: pa.Table, name: str) -> Shard:
     is_step = table["reward"].is_valid().to_numpy()
     lengths = np.diff(np.flatnonzero(~is_step), prepend=-1) - 1
     if is_step[-1] or (lengths <= 0).any():
-        raise UserError(f"{name}: an episode has no closing row; the file was cut or is not a cqlray shard")
-    steps = table.select(["action", "reward", "termination", "truncation"]).filter(pa.array(is_step))
+        raise UserError(
+            f"{name}: an episode has no closing row; the file was cut or is not a cqlray shard"
+        )
+    steps = table.select(["action", "reward", "termination", "truncation"]).filter(
+        pa.array(is_step)
+    )
     _check_rows(table, steps, lengths, name)
 
     def vectors(source: pa.Table, column: str) -> Array:
@@ -118,8 +130,14 @@ def _check_types(table: pa.Table, name: str) -> None:
     for column, right in TYPES.items():
         found = table.schema.field(column).type
         is_vector = column in ("observation", "action")
-        if is_vector and (not pa.types.is_fixed_size_list(found) or found.value_type != right or found.list_size < 1):
-            raise UserError(f"{name}: column {column} is {found}; it should be a fixed-size list of {right}")
+        if is_vector and (
+            not pa.types.is_fixed_size_list(found)
+            or found.value_type != right
+            or found.list_size < 1
+        ):
+            raise UserError(
+                f"{name}: column {column} is {found}; it should be a fixed-size list of {right}"
+            )
         if not is_vector and found != right:
             raise UserError(f"{name}: column {column} is {found}; it should be {right}")
 
@@ -129,14 +147,24 @@ def _check_rows(table: pa.Table, steps: pa.Table, lengths: Array, name: str) -> 
     filled = [(column, table[column]) for column in ("step", "observation", "tier", "seed")]
     filled += [(column, steps[column]) for column in ("action", "termination", "truncation")]
     for column, values in filled:
-        inner = values.combine_chunks().flatten().null_count if column in ("observation", "action") else 0
+        inner = (
+            values.combine_chunks().flatten().null_count
+            if column in ("observation", "action")
+            else 0
+        )
         if missing := values.null_count + inner:
-            raise UserError(f"{name}: column {column} has no value in {missing} places; the file was changed or damaged")
+            raise UserError(
+                f"{name}: column {column} has no value in {missing} places; the file was changed or"
+                " damaged"
+            )
     starts = np.cumsum(lengths + 1) - (lengths + 1)
     counted = np.arange(table.num_rows) - np.repeat(starts, lengths + 1)
     wrong = np.flatnonzero(table["step"].to_numpy() != counted)
     if len(wrong):
-        raise UserError(f"{name}, row {wrong[0]}, column step: it should be {counted[wrong[0]]}; rows are missing or moved")
+        raise UserError(
+            f"{name}, row {wrong[0]}, column step: it should be {counted[wrong[0]]}; rows are"
+            " missing or moved"
+        )
 
 
 def to_parquet(shard: Shard) -> bytes:
@@ -154,6 +182,11 @@ def from_parquet(data: bytes, name: str) -> Shard:
     """
     try:
         return from_table(pq.read_table(pa.BufferReader(data)), name)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # ValueError: names that are no UTF-8
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:  # ValueError: names that are no UTF-8
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: not a readable Parquet file ({reason})") from None

@@ -1,7 +1,8 @@
 """A data set from anywhere, opened: what it says of itself, and its episodes piece by piece.
 
-Readers (`formats/`) make a Source; `validation.py` checks one; `convert.py` writes one as native shards. A reader keeps
-values as they are in the file, wrong ones too: judging them is validation's work.
+Readers (`formats/`) make a Source; `validation.py` checks one; `convert.py` writes one as native
+shards. A reader keeps values as they are in the file, wrong ones too: judging them is validation's
+work.
 """
 
 from __future__ import annotations
@@ -22,26 +23,34 @@ class Piece:
     shard: Shard
     file: str  # what messages call the place: a file's path, or path and episode group
     rows: Array | None = None  # [N] int64: each transition's row in that file, where it has rows
-    next_observations: Array | None = None  # [N, observation_dim], where the file has them beside the observations
+    next_observations: Array | None = (
+        None  # [N, observation_dim], where the file has them beside the observations
+    )
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set opened for reading. Iterating opens the files anew each time, in bounded memory."""
+    """A data set opened for reading.
+
+    Iterating opens the files anew each time, in bounded memory.
+    """
 
     name: str  # as the user wrote it
     format: str  # cqlray, minari, d4rl, parquet, csv, dataframe
-    # Keys as in dataset.json: id (None where the data does not say), observation_dim, action_dim, action_low, action_high
-    # (lists of float; None where the data does not say), max_episode_steps (or None), kwargs.
+    # Keys as in dataset.json: id (None where the data does not say), observation_dim, action_dim,
+    # action_low, action_high (lists of float; None where the data does not say), max_episode_steps
+    # (or None), kwargs.
     environment: dict[str, Any]
     pieces: Callable[[], Iterator[Piece]]
-    # What else the data says of itself, for dataset.json: author, licence, algorithm, description, reference_scores ...,
-    # and of a log its columns.
+    # What else the data says of itself, for dataset.json: author, licence, algorithm, description,
+    # reference_scores ..., and of a log its columns.
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str | list[str]]:
-        """Of a log, the columns that each option of --columns stands for, in their order; else empty."""
+        """Of a log, the columns that each option of --columns stands for, in their order; else
+        empty.
+        """
         columns: dict[str, str | list[str]] = self.provenance.get("columns", {})
         return columns
 

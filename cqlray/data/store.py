@@ -1,9 +1,11 @@
-"""Where a dataset lies while it is trained on, and its transitions looked up by their number in dataset order.
+"""Where a dataset lies while it is trained on, and its transitions looked up by their number in
+dataset order.
 
-On the device where it fits; in the machine's memory (HostColumns); or in one file (ColumnFile), which may be larger than
-memory. The file holds a record for each observation row: observation and action as trained on, reward, termination, all
-float32. The next observation stands in the record behind, so a transition is one contiguous read. An episode's closing
-record has NaN in place of action, reward and termination: taken for a transition it could not go unnoticed.
+On the device where it fits; in the machine's memory (HostColumns); or in one file (ColumnFile),
+which may be larger than memory. The file holds a record for each observation row: observation and
+action as trained on, reward, termination, all float32. The next observation stands in the record
+behind, so a transition is one contiguous read. An episode's closing record has NaN in place of
+action, reward and termination: taken for a transition it could not go unnoticed.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ from cqlray.errors import UserError
 MAGIC = b"cqlray column file, version 1\n"
 HEADER_BYTES = 4096
 COUNTS = ("observation_dim", "action_dim", "transitions", "episodes")
-# A disk serves random reads many at a time: on the machine this was written on, 14,000 a second to one thread that
-# waits for each, 100,000 to 32 and no more to 64. The threads wait outside Python's lock.
+# A disk serves random reads many at a time: on the machine this was written on, 14,000 a second to
+# one thread that waits for each, 100,000 to 32 and no more to 64. The threads wait outside Python's
+# lock.
 READERS = 32
-# Touching a row maps all of the page cache's folio that holds it, 4 KiB to 2 MiB as the kernel chose it. So after every
-# few rows it is looked how much is mapped, and given back beyond this.
+# Touching a row maps all of the page cache's folio that holds it, 4 KiB to 2 MiB as the kernel
+# chose it. So after every few rows it is looked how much is mapped, and given back beyond this.
 RESIDENT_BYTES = 256 * 2**20
 ROWS_AT_A_TIME = 512
 
@@ -45,23 +48,40 @@ LOADING_FACTOR = 1.2  # peak memory of loading, in sizes of the data
 
 def data_bytes(transitions: int, episodes: int, observation_dim: int, action_dim: int) -> int:
     """Bytes of a dataset's columns as trained on."""
-    return 4 * (transitions + episodes) * observation_dim + transitions * (4 * action_dim + 8 + 4 + 4)
+    return 4 * (transitions + episodes) * observation_dim + transitions * (
+        4 * action_dim + 8 + 4 + 4
+    )
 
 
-def where_data_lives(size: int, device_free_bytes: int | None, host_free_bytes: int) -> tuple[Place, str]:
-    """Where `size` bytes of data are kept, and why, in a line; `device_free_bytes` is None where training is on the CPU.
+def where_data_lives(
+    size: int, device_free_bytes: int | None, host_free_bytes: int
+) -> tuple[Place, str]:
+    """Where `size` bytes of data are kept, and why, in a line; `device_free_bytes` is None where
+    training is on the CPU.
 
     Data reaches a device through the host's memory, so it must fit there also.
     """
     host = host_free_bytes - max(HOST_RESERVE, int(RESERVED_SHARE * host_free_bytes))
     needed = int(LOADING_FACTOR * size)
     if needed > host:
-        return "disk", f"loading takes {_gib(needed)} of memory, {_gib(max(host, 0))} can be used: read from a file on disk"
+        return (
+            "disk",
+            (
+                f"loading takes {_gib(needed)} of memory, {_gib(max(host, 0))} can be used: read"
+                " from a file on disk"
+            ),
+        )
     if device_free_bytes is None:
         return "device", f"{_gib(size)} in memory, of {_gib(host)} that can be used"
     device = device_free_bytes - max(DEVICE_RESERVE, int(RESERVED_SHARE * device_free_bytes))
     if size > device:
-        return "host", f"{_gib(size)}, the device has room for {_gib(max(device, 0))}: in memory, batches sent ahead"
+        return (
+            "host",
+            (
+                f"{_gib(size)}, the device has room for {_gib(max(device, 0))}: in memory, batches"
+                " sent ahead"
+            ),
+        )
     return "device", f"{_gib(size)} on the device, of {_gib(device)} that can be used"
 
 
@@ -78,16 +98,21 @@ def _check(index: Array, transitions: int) -> None:
 class HostColumns:
     """A dataset in memory."""
 
-    def __init__(self, data: Columns, mean: Array, std: Array, to_unit: Callable[[Array], Array]) -> None:
-        """Takes over writable columns: observations and actions become what is trained on, in place."""
+    def __init__(
+        self, data: Columns, mean: Array, std: Array, to_unit: Callable[[Array], Array]
+    ) -> None:
+        """Takes over writable columns: observations and actions become what is trained on, in
+        place.
+        """
         normalize_in_place(data.observations, mean, std)
         scale_in_place(data.actions, to_unit)
         self.data = data
         self.num_transitions = len(data.rewards)
 
     def gather(self, index: Array) -> dict[str, Array]:
-        """Transitions at `index` [n] int64: observations and next_observations [n, observation_dim], actions [n, A],
-        rewards and terminations [n], float32 each."""
+        """Transitions at `index` [n] int64: observations and next_observations
+        [n, observation_dim], actions [n, A], rewards and terminations [n], float32 each.
+        """
         _check(index, self.num_transitions)
         rows = self.data.rows[index]
         return {
@@ -100,7 +125,8 @@ class HostColumns:
 
 
 class ColumnFile:
-    """A dataset in a file, mapped into memory; of the mapping, some RESIDENT_BYTES are resident at most.
+    """A dataset in a file, mapped into memory; of the mapping, some RESIDENT_BYTES are resident at
+    most.
 
     In memory is a number for each episode, from which a transition's record is found.
     """
@@ -116,20 +142,34 @@ class ColumnFile:
         rows, width = self.num_transitions + episodes, self.observation_dim + self.action_dim + 2
         records = np.frombuffer(self._mapping, np.float32, rows * width, HEADER_BYTES)
         self._records = records.reshape(rows, width)
-        self._ends = np.frombuffer(self._mapping, np.int64, episodes, _ends_offset(rows, width)).copy()
+        self._ends = np.frombuffer(
+            self._mapping, np.int64, episodes, _ends_offset(rows, width)
+        ).copy()
         self._others_bytes = _file_bytes_resident()
         self._readers = ThreadPoolExecutor(READERS, "cqlray-store")
 
     def gather(self, index: Array) -> dict[str, Array]:
         """What `HostColumns.gather` gives; one caller at a time."""
         _check(index, self.num_transitions)
-        shapes = {"observations": (self.observation_dim,), "actions": (self.action_dim,), "rewards": ()}
+        shapes = {
+            "observations": (self.observation_dim,),
+            "actions": (self.action_dim,),
+            "rewards": (),
+        }
         shapes |= {"next_observations": (self.observation_dim,), "terminations": ()}
-        arrays = {name: np.empty((len(index), *shape), np.float32) for name, shape in shapes.items()}
+        arrays = {
+            name: np.empty((len(index), *shape), np.float32) for name, shape in shapes.items()
+        }
         for start in range(0, len(index), ROWS_AT_A_TIME):
             stop = min(start + ROWS_AT_A_TIME, len(index))
             bounds = np.linspace(start, stop, min(READERS, stop - start) + 1).astype(int)
-            list(self._readers.map(lambda lo, hi: self._read(index[lo:hi], arrays, slice(lo, hi)), bounds, bounds[1:]))
+            list(
+                self._readers.map(
+                    lambda lo, hi: self._read(index[lo:hi], arrays, slice(lo, hi)),
+                    bounds,
+                    bounds[1:],
+                )
+            )
             self._release()
         return arrays
 
@@ -144,7 +184,9 @@ class ColumnFile:
         arrays["terminations"][into] = pairs[:, 0, -1]
 
     def _release(self) -> None:
-        """Give mapped pages back where they are more than RESIDENT_BYTES; they stay in the page cache."""
+        """Give mapped pages back where they are more than RESIDENT_BYTES; they stay in the page
+        cache.
+        """
         if _file_bytes_resident() - self._others_bytes > RESIDENT_BYTES:
             self._mapping.madvise(mmap.MADV_DONTNEED)
             self._others_bytes = _file_bytes_resident()
@@ -165,15 +207,21 @@ def _ends_offset(rows: int, width: int) -> int:
 
 
 def fingerprint(digest: str, *arrays: Array) -> str:
-    """What a file's content follows from: the dataset's digest, and the normaliser's and the action bounds' arrays."""
+    """What a file's content follows from: the dataset's digest, and the normaliser's and the action
+    bounds' arrays.
+    """
     hasher = hashlib.sha256(digest.encode())
     for array in arrays:
-        hasher.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        hasher.update(
+            f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        )
     return hasher.hexdigest()
 
 
 def open_store(path: Path, of: str) -> ColumnFile | None:
-    """The file that `write_store` wrote with the fingerprint `of`; None where there is none, or another, or a part of one."""
+    """The file that `write_store` wrote with the fingerprint `of`; None where there is none, or
+    another, or a part of one.
+    """
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -185,17 +233,28 @@ def open_store(path: Path, of: str) -> ColumnFile | None:
             counts = {name: int(said[name]) for name in COUNTS}
         except (ValueError, KeyError, TypeError):
             return None
-        rows, width = counts["transitions"] + counts["episodes"], counts["observation_dim"] + counts["action_dim"] + 2
-        whole = os.fstat(file.fileno()).st_size == _ends_offset(rows, width) + 8 * counts["episodes"]
+        rows, width = (
+            counts["transitions"] + counts["episodes"],
+            counts["observation_dim"] + counts["action_dim"] + 2,
+        )
+        whole = (
+            os.fstat(file.fileno()).st_size == _ends_offset(rows, width) + 8 * counts["episodes"]
+        )
         if not header.startswith(MAGIC) or said.get("fingerprint") != of or not whole:
             return None
         return ColumnFile(file, counts)
 
 
 def write_store(
-    path: Path, shards: Iterable[Shard], of: str, mean: Array, std: Array, to_unit: Callable[[Array], Array]
+    path: Path,
+    shards: Iterable[Shard],
+    of: str,
+    mean: Array,
+    std: Array,
+    to_unit: Callable[[Array], Array],
 ) -> ColumnFile:
-    """The column file at `path`, written unless it is there already with this fingerprint; one shard in memory at a time.
+    """The column file at `path`, written unless it is there already with this fingerprint; one
+    shard in memory at a time.
 
     One process of a machine writes, others wait for it. The file appears whole or not at all.
 
@@ -210,12 +269,21 @@ def write_store(
                 _write(path, shards, of, mean, std, to_unit)
                 store = open_store(path, of)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); it takes the size of the data") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); it takes the size of the data"
+        ) from None
     assert store is not None
     return store
 
 
-def _write(path: Path, shards: Iterable[Shard], of: str, mean: Array, std: Array, to_unit: Callable[[Array], Array]) -> None:
+def _write(
+    path: Path,
+    shards: Iterable[Shard],
+    of: str,
+    mean: Array,
+    std: Array,
+    to_unit: Callable[[Array], Array],
+) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -235,7 +303,9 @@ def _write(path: Path, shards: Iterable[Shard], of: str, mean: Array, std: Array
             file.write(all_ends.data)
             counts = dict(zip(COUNTS, (*dimensions, transitions, len(all_ends)), strict=True))
             file.seek(0)
-            file.write((MAGIC + json.dumps({**counts, "fingerprint": of}).encode()).ljust(HEADER_BYTES))
+            file.write(
+                (MAGIC + json.dumps({**counts, "fingerprint": of}).encode()).ljust(HEADER_BYTES)
+            )
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -247,7 +317,9 @@ def _write(path: Path, shards: Iterable[Shard], of: str, mean: Array, std: Array
 def _records(shard: Shard, mean: Array, std: Array, to_unit: Callable[[Array], Array]) -> Array:
     """[N + E, observation_dim + A + 2] float32: the shard's records."""
     observation_dim = shard.observations.shape[1]
-    records = np.full((len(shard.observations), observation_dim + shard.actions.shape[1] + 2), np.nan, np.float32)
+    records = np.full(
+        (len(shard.observations), observation_dim + shard.actions.shape[1] + 2), np.nan, np.float32
+    )
     records[:, :observation_dim] = (shard.observations - mean) / std
     rows = step_rows(shard.lengths)
     records[rows, observation_dim:-2] = to_unit(shard.actions)

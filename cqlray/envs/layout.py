@@ -13,7 +13,8 @@ from cqlray.envs.make import make_env
 
 
 def observation_layout(config: EnvConfig) -> list[str]:
-    """A line for each part of the observation that `envs.observations` flattens; none where it is a vector already.
+    """A line for each part of the observation that `envs.observations` flattens; none where it is a
+    vector already.
 
     Raises:
         UserError: the environment cannot be made. What its own code raises passes through.
@@ -44,7 +45,10 @@ def _how(space: gymnasium.Space[Any]) -> str:
     if isinstance(space, spaces.Discrete):
         return f"one-hot, the first stands for {space.start}"
     if isinstance(space, spaces.MultiDiscrete):
-        return f"one-hot each, one behind the other: sizes {space.nvec.ravel().tolist()}, from {space.start.ravel().tolist()}"
+        return (
+            f"one-hot each, one behind the other: sizes {space.nvec.ravel().tolist()}, from"
+            f" {space.start.ravel().tolist()}"
+        )
     if isinstance(space, spaces.Box) and len(space.shape) > 1:
         return f"the array {list(space.shape)} row by row"
     return "as it is"

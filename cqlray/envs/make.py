@@ -1,4 +1,7 @@
-"""Gymnasium environments: made, checked, described. What is not supported is refused, in one line."""
+"""Gymnasium environments: made, checked, described.
+
+What is not supported is refused, in one line.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,17 @@ class EnvSpec:
 
     @property
     def scaling(self) -> ActionScaling:
-        return ActionScaling(np.array(self.action_low, np.float32), np.array(self.action_high, np.float32))
+        return ActionScaling(
+            np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
+        )
 
 
 def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
     """One environment, its observations flat vectors.
 
     Raises:
-        UserError: no such id, the module cannot be imported, the environment cannot be made, or its observations are of a
-            kind that is not supported.
+        UserError: no such id, the module cannot be imported, the environment cannot be made, or its
+            observations are of a kind that is not supported.
     """
     options: dict[str, Any] = dict(config.kwargs)
     if config.max_episode_steps is not None:
@@ -48,7 +53,10 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         raise UserError(f"env.id {config.id!r}: {_first_line(error)}{_hint(config.id)}") from None
     except ModuleNotFoundError as error:
-        raise UserError(f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the path") from None
+        raise UserError(
+            f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the"
+            " path"
+        ) from None
     except ImportError as error:  # Gymnasium keeps the ids of environments that it has no longer
         raise UserError(f"env.id {config.id!r}: {_first_line(error)}") from None
     except TypeError as error:
@@ -71,11 +79,13 @@ def describe_env(config: EnvConfig) -> EnvSpec:
         action = env.action_space
         if not isinstance(action, gymnasium.spaces.Box) or len(action.shape) != 1:
             raise UserError(
-                f"env.id {config.id!r}: actions are {action}; cqlray needs a one-dimensional Box (continuous actions)"
+                f"env.id {config.id!r}: actions are {action}; cqlray needs a one-dimensional Box"
+                " (continuous actions)"
             )
         if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
             raise UserError(
-                f"env.id {config.id!r}: the action bounds are infinite; wrap it in gymnasium's RescaleAction or ClipAction"
+                f"env.id {config.id!r}: the action bounds are infinite; wrap it in gymnasium's"
+                " RescaleAction or ClipAction"
             )
         limit = env.spec.max_episode_steps if env.spec is not None else None
         return EnvSpec(
@@ -91,11 +101,17 @@ def describe_env(config: EnvConfig) -> EnvSpec:
 
 
 def _hint(env_id: str) -> str:
-    """What may have been meant; nothing where the id is right and something that it needs is missing."""
+    """What may have been meant; nothing where the id is right and something that it needs is
+    missing.
+    """
     if env_id in gymnasium.registry:
         return ""
     close = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
-    return f"; did you mean {close[0]}?" if close else "; for your own environment write package.module:Name-v0"
+    return (
+        f"; did you mean {close[0]}?"
+        if close
+        else "; for your own environment write package.module:Name-v0"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -103,7 +119,9 @@ def _first_line(error: Exception) -> str:
 
 
 class EnvPool:
-    """Environments of one kind, made when first needed and then kept: a seeded reset makes them new."""
+    """Environments of one kind, made when first needed and then kept: a seeded reset makes them
+    new.
+    """
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
@@ -117,7 +135,8 @@ class EnvPool:
 
 
 def registered_spec(environment: Mapping[str, Any]) -> str | None:
-    """Gymnasium's own description of a recorded environment, as JSON; None where the id is not registered here.
+    """Gymnasium's own description of a recorded environment, as JSON; None where the id is not
+    registered here.
 
     `environment` has id, kwargs and max_episode_steps, as dataset.json has them.
     """

@@ -1,7 +1,8 @@
 """Observations of any supported space as flat vectors of numbers, by gymnasium's own functions.
 
-The parts of a Dict (in the space's order) and of a Tuple stand one behind the other, Discrete and MultiDiscrete are one-hot,
-arrays are laid out row by row. `cqlray.data.formats.minari_spaces` flattens recorded observations the same way.
+The parts of a Dict (in the space's order) and of a Tuple stand one behind the other, Discrete and
+MultiDiscrete are one-hot, arrays are laid out row by row. `cqlray.data.formats.minari_spaces`
+flattens recorded observations the same way.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple are"
 
 
 def with_flat_observations(env: gymnasium.Env[Any, Any], what: str) -> gymnasium.Env[Any, Any]:
-    """The environment, wrapped only where its observations are not vectors already; `what` names it in messages.
+    """The environment, wrapped only where its observations are not vectors already; `what` names it
+    in messages.
 
     Raises:
-        UserError: images, texts, graphs or sequences, anywhere in the observation; or no numbers at all.
+        UserError: images, texts, graphs or sequences, anywhere in the observation; or no numbers at
+            all.
     """
     space = env.observation_space
     problems = list(_problems(space, "observations"))
@@ -33,7 +36,9 @@ def with_flat_observations(env: gymnasium.Env[Any, Any], what: str) -> gymnasium
     if spaces.flatdim(space) == 0:
         raise UserError(f"{what}: observations are {space}, which holds no numbers")
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        return env  # no wrapper, no cost: an integer or float64 vector becomes float32 where episodes are recorded
+        # no wrapper, no cost: an integer or float64 vector becomes float32 where episodes are
+        # recorded
+        return env
     return FlattenObservation(env)
 
 
@@ -46,8 +51,13 @@ def _problems(space: gymnasium.Space[Any], where: str) -> Iterator[str]:
         for index, part in enumerate(space.spaces):
             yield from _problems(part, f"{where}[{index}]")
     elif isinstance(space, spaces.Box):
-        if len(space.shape) > 1 and (space.dtype == "uint8" or spaces.flatdim(space) > LARGEST_ARRAY):
+        if len(space.shape) > 1 and (
+            space.dtype == "uint8" or spaces.flatdim(space) > LARGEST_ARRAY
+        ):
             size = " x ".join(map(str, space.shape))
-            yield f"{where} are images ({size} of {space.dtype}), which are not supported yet; give vectors instead"
+            yield (
+                f"{where} are images ({size} of {space.dtype}), which are not supported yet; give"
+                " vectors instead"
+            )
     elif not isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
         yield f"{where} are a {type(space).__name__} space, which is not supported; {_SUPPORTED}"

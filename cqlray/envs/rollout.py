@@ -65,7 +65,10 @@ class _Recorder:
 
 
 def rollout(
-    actor: Actor, envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[int], scaling: ActionScaling
+    actor: Actor,
+    envs: Sequence[gymnasium.Env[Any, Any]],
+    seeds: Sequence[int],
+    scaling: ActionScaling,
 ) -> list[Episode]:
     """One whole episode in each environment, side by side; environment i is reset with seeds[i].
 
@@ -81,7 +84,8 @@ def rollout(
         observations = np.stack(current)
         playing = list(enumerate(recorders))
         while playing:
-            # All rows are computed, also those of finished episodes, so that a row's bits never depend on the others.
+            # All rows are computed, also those of finished episodes, so that a row's bits never
+            # depend on the others.
             actions = scaling.to_environment(actor.act(observations))
             for index, recorder in playing:
                 observations[index] = recorder.step(actions[index])

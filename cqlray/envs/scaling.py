@@ -1,4 +1,7 @@
-"""Actions to and from [-1, 1]. Data and files hold the environment's own bounds, algorithms hold [-1, 1]."""
+"""Actions to and from [-1, 1].
+
+Data and files hold the environment's own bounds, algorithms hold [-1, 1].
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ class ActionScaling:
 
     def to_environment(self, actions: Array) -> Array:
         """[..., A] in [-1, 1] -> the environment's bounds, float32."""
-        scaled = self.low + (actions.astype(np.float32, copy=False) + np.float32(1.0)) * (self.high - self.low) * np.float32(
-            0.5
-        )
+        scaled = self.low + (actions.astype(np.float32, copy=False) + np.float32(1.0)) * (
+            self.high - self.low
+        ) * np.float32(0.5)
         clipped: Array = np.clip(scaled, self.low, self.high)
         return clipped
 

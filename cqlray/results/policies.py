@@ -1,4 +1,6 @@
-"""Policies of finished or running runs, for use outside cqlray: raw observations in, the environment's actions out."""
+"""Policies of finished or running runs, for use outside cqlray: raw observations in, the
+environment's actions out.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,26 @@ Row = dict[str, Any]
 class LoadedPolicy:
     """A student's deterministic policy; normaliser and action scaling inside. Needs numpy alone."""
 
-    def __init__(self, policy: Policy, scaling: ActionScaling, member: int, updates: int, chosen_by: str | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        scaling: ActionScaling,
+        member: int,
+        updates: int,
+        chosen_by: str | None = None,
+    ) -> None:
         """`chosen_by` is "return" or "fqe" where it was chosen as the best member."""
-        self.policy, self.scaling, self.member, self.updates, self.chosen_by = policy, scaling, member, updates, chosen_by
+        self.policy, self.scaling, self.member, self.updates, self.chosen_by = (
+            policy,
+            scaling,
+            member,
+            updates,
+            chosen_by,
+        )
 
     def __call__(self, observations: Any) -> Array:
-        """[observation_dim] -> [A], or [E, observation_dim] -> [E, A]: actions in the environment's bounds, float32.
+        """[observation_dim] -> [A], or [E, observation_dim] -> [E, A]: actions in the environment's
+        bounds, float32.
 
         Raises:
             ValueError: observations of another size.
@@ -36,7 +52,10 @@ class LoadedPolicy:
         array = np.asarray(observations, np.float32)
         expected = self.policy.arrays["policy.0.weight"].shape[1]
         if array.ndim not in (1, 2) or array.shape[-1] != expected:
-            raise ValueError(f"observations have shape {array.shape}; they should be [{expected}] or [episodes, {expected}]")
+            raise ValueError(
+                f"observations have shape {array.shape}; they should be [{expected}] or [episodes,"
+                f" {expected}]"
+            )
         actions = self.scaling.to_environment(self.policy.act(np.atleast_2d(array)[None])[0])
         return actions[0] if array.ndim == 1 else actions
 
@@ -48,7 +67,9 @@ def require_snapshots(run: AnyPath, populations: int) -> None:
 
 
 def _files(run: AnyPath, population: int) -> list[Location]:
-    return list(Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors"))
+    return list(
+        Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors")
+    )
 
 
 def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
@@ -72,19 +93,24 @@ def last_snapshot(run: AnyPath, population: int) -> Location:
     return list(_snapshots(run, population).values())[-1]
 
 
-def load_policy(run: str | Path, member: int | str = "best", by: str | None = None, updates: int | None = None) -> LoadedPolicy:
+def load_policy(
+    run: str | Path, member: int | str = "best", by: str | None = None, updates: int | None = None
+) -> LoadedPolicy:
     """The policy of one student of a run, as one of its snapshots has it.
 
     Args:
         run: the run directory.
-        member: its index, or "best": the highest of what `by` says of each one's newest snapshot that it says something of.
-        by: "return", the mean return of a test in the environment, or "fqe", what fitted Q evaluation estimates from the
-            data alone; by default the return, and fitted Q where nothing was tested.
-        updates: the snapshot after so many updates; by default the newest, and of the best the one it was chosen for.
-            With "best", members are compared after so many updates.
+        member: its index, or "best": the highest of what `by` says of each one's newest snapshot
+            that it says something of.
+        by: "return", the mean return of a test in the environment, or "fqe", what fitted Q
+            evaluation estimates from the data alone; by default the return, and fitted Q where
+            nothing was tested.
+        updates: the snapshot after so many updates; by default the newest, and of the best the one
+            it was chosen for. With "best", members are compared after so many updates.
 
     Raises:
-        UserError: not a run, no such member, no such snapshot or (for "best") nothing to choose by yet.
+        UserError: not a run, no such member, no such snapshot or (for "best") nothing to choose by
+            yet.
     """
     if by not in (None, "return", "fqe"):
         raise UserError(f"by is {by!r}; it should be 'return' or 'fqe'")
@@ -101,27 +127,36 @@ def load_policy(run: str | Path, member: int | str = "best", by: str | None = No
             path = _snapshot(directory.path, population, int(index), updates)
             arrays, metadata = checkpoint.decode(path.read_bytes(), str(path))
             environment = manifest["environment"]
-            bounds = [np.array(environment[name], np.float32) for name in ("action_low", "action_high")]
+            bounds = [
+                np.array(environment[name], np.float32) for name in ("action_low", "action_high")
+            ]
             policy = Policy(arrays).member(own.index(int(index)))
-            return LoadedPolicy(policy, ActionScaling(*bounds), int(index), metadata["updates"], chosen_by)
+            return LoadedPolicy(
+                policy, ActionScaling(*bounds), int(index), metadata["updates"], chosen_by
+            )
     count = sum(len(own) for own in populations)
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
 
 def _snapshot(run: AnyPath, population: int, member: int, updates: int | None) -> Location:
-    """The member's snapshot after so many updates, or its newest. Raises UserError where there is none."""
+    """The member's snapshot after so many updates, or its newest.
+
+    Raises UserError where there is none.
+    """
     found = _snapshots(run, population)
     if updates is None:
         return list(found.values())[-1]
     if updates not in found:
         raise UserError(
-            f"{run} has no snapshot of member {member} after {updates:,} updates; it has those after {_listed(found)}"
+            f"{run} has no snapshot of member {member} after {updates:,} updates; it has those"
+            f" after {_listed(found)}"
         )
     return found[updates]
 
 
 def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> tuple[Row, str]:
-    """The row that makes a member the best, and what it was chosen by; of rows after so many updates where that is said.
+    """The row that makes a member the best, and what it was chosen by; of rows after so many
+    updates where that is said.
 
     Raises:
         UserError: there is nothing to choose by.
@@ -131,21 +166,29 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
         file, score = _SCORES[way]
         rows = [row for row in directory.rows(file) if row.get("policy", "student") == "student"]
         newest = newest_rows(row for row in rows if updates in (None, row["updates"]))
-        scores = {member: found for member, row in newest.items() if (found := score(row)) is not None}
+        scores = {
+            member: found for member, row in newest.items() if (found := score(row)) is not None
+        }
         if scores:
             return newest[max(scores, key=lambda member: scores[member])], way
         judged |= {row["updates"] for row in rows if score(row) is not None}
     if judged and updates is not None:
-        ways = {"return": "test", "fqe": "fitted Q evaluation"}.get(by or "", "test or fitted Q evaluation")
+        ways = {"return": "test", "fqe": "fitted Q evaluation"}.get(
+            by or "", "test or fitted Q evaluation"
+        )
         raise UserError(
-            f"{directory.path} has no {ways} of its students after {updates:,} updates, but after {_listed(judged)}"
+            f"{directory.path} has no {ways} of its students after {updates:,} updates, but after"
+            f" {_listed(judged)}"
         )
     if by == "fqe":
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
         raise UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
     file, score = _SCORES["fqe"]
     if by == "return" and any(score(row) is not None for row in directory.rows(file)):
-        raise UserError(f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose by 'fqe'")
+        raise UserError(
+            f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose"
+            " by 'fqe'"
+        )
     raise UserError(f"{directory.path} has no test of its students yet; name a member by its index")
 
 
@@ -158,7 +201,8 @@ def _estimate(row: Row) -> float | None:
     return estimate
 
 
-# What a policy can be chosen by, in the order in which it is looked for: the file, and a row's score; None is not finite.
+# What a policy can be chosen by, in the order in which it is looked for: the file, and a row's
+# score; None is not finite.
 _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "return": ("evaluations.jsonl", _mean_return),
     "fqe": ("fqe.jsonl", _estimate),

@@ -1,9 +1,10 @@
 """A policy's arrays as a file that other programs load: TorchScript, ONNX, safetensors.
 
-A safetensors file holds arrays: observation_mean and observation_std [observation_dim], I.weight [in, out] and I.bias [out]
-of layer I = 0, 1, …, with layer norm also I.norm_scale and I.norm_shift [out], action_low and action_high [A]; all float32.
-Its metadata has one key, `cqlray`: JSON that says whose policy it is and how to compute the action. `loading_code` gives the
-ten lines of numpy that do.
+A safetensors file holds arrays: observation_mean and observation_std [observation_dim], I.weight
+[in, out] and I.bias [out] of layer I = 0, 1, …, with layer norm also I.norm_scale and I.norm_shift
+[out], action_low and action_high [A]; all float32. Its metadata has one key, `cqlray`: JSON that
+says whose policy it is and how to compute the action. `loading_code` gives the ten lines of numpy
+that do.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from cqlray.errors import UserError
 from cqlray.results.policies import LoadedPolicy
 from cqlray.storage import checkpoint
 
-OPSET, IR_VERSION = 17, 8  # old enough for every onnxruntime since 1.13; 17 brought LayerNormalization
+OPSET, IR_VERSION = (
+    17,
+    8,
+)  # old enough for every onnxruntime since 1.13; 17 brought LayerNormalization
 
 Act = Callable[[Array], Array]
 """[n, observation_dim] float32 -> [n, A] float32."""
@@ -67,13 +71,21 @@ _NORMALIZED_LAYER = """\
 
 
 def policy_arrays(policy: LoadedPolicy) -> Arrays:
-    """The arrays of the module's docstring: what the deterministic action follows from, and no more."""
+    """The arrays of the module's docstring: what the deterministic action follows from, and no
+    more.
+    """
     kept, actions = policy.policy.arrays, policy.policy.action_dim
-    arrays = {name.removeprefix("policy."): array[0] for name, array in kept.items() if name.startswith("policy.")}
+    arrays = {
+        name.removeprefix("policy."): array[0]
+        for name, array in kept.items()
+        if name.startswith("policy.")
+    }
     last = num_layers(arrays) - 1
     for name in ("weight", "bias"):  # the second half of the outputs is the standard deviations'
         arrays[f"{last}.{name}"] = arrays[f"{last}.{name}"][:, :actions]
-    arrays = {name: array if name.endswith("weight") else array[0] for name, array in arrays.items()}
+    arrays = {
+        name: array if name.endswith("weight") else array[0] for name, array in arrays.items()
+    }
     arrays |= {name: kept[name] for name in ("observation_mean", "observation_std")}
     return {**arrays, "action_low": policy.scaling.low, "action_high": policy.scaling.high}
 
@@ -105,25 +117,35 @@ class _Network(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """[observation_dim] or [n, observation_dim] -> [A] or [n, A], in the environment's bounds."""
+        """[observation_dim] or [n, observation_dim] -> [A] or [n, A], in the environment's
+        bounds.
+        """
         size = observations.shape[-1]
         if size != self.observation_dim:
-            raise ValueError(f"observations have {size} numbers; they should have {self.observation_dim}")
+            raise ValueError(
+                f"observations have {size} numbers; they should have {self.observation_dim}"
+            )
         unit = self.layers((observations - self.observation_mean) / self.observation_std)
         scaled = self.action_low + (unit + 1.0) * (self.action_high - self.action_low) * 0.5
         return torch.minimum(torch.maximum(scaled, self.action_low), self.action_high)
 
 
 def _of(module: Any, weight: Array, bias: Array) -> nn.Module:
-    module.load_state_dict({"weight": torch.tensor(np.ascontiguousarray(weight)), "bias": torch.tensor(bias)})
+    module.load_state_dict(
+        {"weight": torch.tensor(np.ascontiguousarray(weight)), "bias": torch.tensor(bias)}
+    )
     return module  # type: ignore[no-any-return]
 
 
 def _torchscript(arrays: Arrays, about: str) -> tuple[bytes, Act]:
     sink = io.BytesIO()
-    with warnings.catch_warnings():  # torch advises torch.export, whose files torch alone reads, of its own version
+    with (
+        warnings.catch_warnings()
+    ):  # torch advises torch.export, whose files torch alone reads, of its own version
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(_Network(arrays).eval()), sink, _extra_files={"cqlray.json": about})
+        torch.jit.save(
+            torch.jit.script(_Network(arrays).eval()), sink, _extra_files={"cqlray.json": about}
+        )
         loaded = torch.jit.load(io.BytesIO(sink.getvalue()))  # type: ignore[no-untyped-call]
 
     def act(observations: Array) -> Array:
@@ -143,7 +165,11 @@ def _onnx(arrays: Arrays, about: str) -> tuple[bytes, Act]:
     def add(operator: str, *inputs: str, to: str = "", **attributes: Any) -> None:
         """A node that takes what the one before gave, and then `inputs`."""
         before = nodes[-1].output[0] if nodes else "observation"
-        nodes.append(helper.make_node(operator, [before, *inputs], [to or f"step_{len(nodes)}"], **attributes))
+        nodes.append(
+            helper.make_node(
+                operator, [before, *inputs], [to or f"step_{len(nodes)}"], **attributes
+            )
+        )
 
     add("Sub", "observation_mean")
     add("Div", "observation_std")
@@ -154,16 +180,30 @@ def _onnx(arrays: Arrays, about: str) -> tuple[bytes, Act]:
         if f"{index}.norm_scale" in arrays:
             scale_and_shift = f"{index}.norm_scale", f"{index}.norm_shift"
             add("LayerNormalization", *scale_and_shift, axis=-1, epsilon=LAYER_NORM_EPSILON)
-    for operator, *inputs in (("Tanh",), ("Add", "one"), ("Mul", "action_range"), ("Mul", "half"), ("Add", "action_low")):
+    for operator, *inputs in (
+        ("Tanh",),
+        ("Add", "one"),
+        ("Mul", "action_range"),
+        ("Mul", "half"),
+        ("Add", "action_low"),
+    ):
         add(operator, *inputs)
     add("Max", "action_low")
     add("Min", "action_high", to="action")
     sizes = {"observation": len(arrays["observation_mean"]), "action": len(arrays["action_low"])}
-    ends = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size]) for name, size in sizes.items()}
-    constants = [onnx.numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+    ends = {
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
+        for name, size in sizes.items()
+    }
+    constants = [
+        onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+        for name, value in values.items()
+    ]
     graph = helper.make_graph(nodes, "policy", [ends["observation"]], [ends["action"]], constants)
     opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="cqlray")
+    model = helper.make_model(
+        graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="cqlray"
+    )
     helper.set_model_props(model, {"cqlray": about})
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
@@ -180,7 +220,9 @@ def _safetensors(arrays: Arrays, about: str) -> tuple[bytes, Act]:
         for index in range(num_layers(read)):
             x = (np.maximum(x, 0) if index else x) @ read[f"{index}.weight"] + read[f"{index}.bias"]
             if f"{index}.norm_scale" in read:
-                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + LAYER_NORM_EPSILON)
+                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(
+                    x.var(-1, keepdims=True) + LAYER_NORM_EPSILON
+                )
                 x = x * read[f"{index}.norm_scale"] + read[f"{index}.norm_shift"]
         low, high = read["action_low"], read["action_high"]
         actions: Array = np.clip(low + (np.tanh(x) + 1) * (high - low) / 2, low, high)
@@ -194,18 +236,28 @@ FORMATS: dict[str, tuple[str, Callable[[Arrays, str], tuple[bytes, Act]]]] = {
     "onnx": (".onnx", _onnx),
     "safetensors": (".safetensors", _safetensors),
 }
-REQUIRED = {"torchscript": ("torch",), "onnx": ("onnx", "onnxruntime"), "safetensors": ("safetensors",)}
+REQUIRED = {
+    "torchscript": ("torch",),
+    "onnx": ("onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+}
 
 
 def loading_code(format: str, file: str, arrays: Arrays) -> str:
-    """Python that computes `actions` from `observations` with a file of the working directory; of cqlray it needs nothing."""
+    """Python that computes `actions` from `observations` with a file of the working directory; of
+    cqlray it needs nothing.
+    """
     template = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "safetensors": _SAFETENSORS}[format]
     layer = _NORMALIZED_LAYER if "0.norm_scale" in arrays else _LAYER
-    return template.format(file=file, inputs=len(arrays["observation_mean"]), layers=num_layers(arrays), layer=layer)
+    return template.format(
+        file=file, inputs=len(arrays["observation_mean"]), layers=num_layers(arrays), layer=layer
+    )
 
 
 def _module(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise UserError(f'ONNX files need {name}, which is not installed: pip install "cqlray[export]"') from None
+        raise UserError(
+            f'ONNX files need {name}, which is not installed: pip install "cqlray[export]"'
+        ) from None

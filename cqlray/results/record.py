@@ -17,7 +17,8 @@ ROW_KEY = ("stage", "policy", "member", "updates", "round")
 
 
 def load_run(directory: AnyPath) -> RunRecord:
-    """Read a run directory. It may be running or interrupted: what is not there yet is empty or None in the record.
+    """Read a run directory. It may be running or interrupted: what is not there yet is empty or
+    None in the record.
 
     Raises:
         UserError: it is not a run directory, or one of its files is damaged.
@@ -32,7 +33,9 @@ def load_run(directory: AnyPath) -> RunRecord:
         dataset=_json(directory / "dataset" / "dataset.json"),
         members=_json(directory / "members.json") or [],
         metrics=_latest(run.rows("metrics.jsonl")),
-        evaluations=[{**row, "returns": [_number(value) for value in row["returns"]]} for row in evaluations],
+        evaluations=[
+            {**row, "returns": [_number(value) for value in row["returns"]]} for row in evaluations
+        ],
         running=run.in_use(),
     )
 

@@ -1,4 +1,6 @@
-"""What trackers show of a run: its curves, settings and results under names with `/` groups, read once."""
+"""What trackers show of a run: its curves, settings and results under names with `/` groups, read
+once.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"
 
 Scalar = tuple[str, float, int]  # name, value, step in updates
-Estimates = Mapping[int, Mapping[int, float | None]]  # of fitted Q evaluation, by member and updates; None is not finite
+Estimates = Mapping[
+    int, Mapping[int, float | None]
+]  # of fitted Q evaluation, by member and updates; None is not finite
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Series:
     """member-0, teacher, all-members."""
     scalars: list[Scalar]
     settled: float
-    """Every scalar at a step below this one is there; at later steps a run that is not finished may bring more."""
+    """Every scalar at a step below this one is there; at later steps a run that is not finished may
+    bring more.
+    """
     settings: dict[str, Any]
     """The settings in force, of texts, numbers, None and dictionaries of such."""
     summary: dict[str, float]
@@ -53,7 +59,9 @@ class TrackedRun:
 
     directory: AnyPath
     identity: str
-    """The same however often the run is resumed, reported, moved or copied; 32 hexadecimal digits."""
+    """The same however often the run is resumed, reported, moved or copied; 32 hexadecimal
+    digits.
+    """
     name: str
     environment: str
     """Its id, or logged-data."""
@@ -69,15 +77,21 @@ class TrackedRun:
 def tracked_run(run: RunRecord) -> TrackedRun:
     """All that trackers show of a run, finished or not."""
     manifest = run.manifest
-    own = manifest.get("id") or json.dumps([manifest.get("created"), run.config], sort_keys=True, default=str)
+    own = manifest.get("id") or json.dumps(
+        [manifest.get("created"), run.config], sort_keys=True, default=str
+    )
     began = manifest.get("created")
     estimates = fqe_returns(run)
     return TrackedRun(
         directory=run.directory,
         identity=hashlib.sha256(f"cqlray {own}".encode()).hexdigest()[:32],
         name=run.directory.absolute().name,
-        environment="logged-data" if run.config["env"]["id"] == NO_ENVIRONMENT else run.config["env"]["id"],
-        state="finished" if manifest.get("finished") else "running" if run.running else "interrupted",
+        environment=(
+            "logged-data" if run.config["env"]["id"] == NO_ENVIRONMENT else run.config["env"]["id"]
+        ),
+        state=(
+            "finished" if manifest.get("finished") else "running" if run.running else "interrupted"
+        ),
         began=datetime.fromisoformat(began) if began else datetime.fromtimestamp(0, UTC),
         seconds=float(sum(manifest.get("stages", {}).values())),
         series=[_everyone(run, estimates), *_singles(run, estimates)],
@@ -85,7 +99,8 @@ def tracked_run(run: RunRecord) -> TrackedRun:
 
 
 def fqe_returns(run: RunRecord) -> Estimates:
-    """What fitted Q evaluation says of each member's snapshots, their updates rising; empty where nothing was judged by it.
+    """What fitted Q evaluation says of each member's snapshots, their updates rising; empty where
+    nothing was judged by it.
 
     Of a snapshot that was judged twice the last counts.
     """
@@ -95,21 +110,35 @@ def fqe_returns(run: RunRecord) -> Estimates:
     return {member: dict(sorted(own.items())) for member, own in found.items()}
 
 
-def curves(run: RunRecord, estimates: Estimates | None = None) -> Iterator[tuple[str, list[Scalar]]]:
-    """Name and scalars of the teacher and of each member; `estimates` are the run's, read where they are not given."""
+def curves(
+    run: RunRecord, estimates: Estimates | None = None
+) -> Iterator[tuple[str, list[Scalar]]]:
+    """Name and scalars of the teacher and of each member; `estimates` are the run's, read where
+    they are not given.
+    """
     estimates = fqe_returns(run) if estimates is None else estimates
-    teacher = [scalar for row in run.metrics if row["stage"] == "teacher" for scalar in _training(row)]
+    teacher = [
+        scalar for row in run.metrics if row["stage"] == "teacher" for scalar in _training(row)
+    ]
     tests = run.teacher["tests"] if run.teacher else []
-    teacher += [("eval/return_mean", test["mean_return"], test["updates"]) for test in tests if test["mean_return"] is not None]
+    teacher += [
+        ("eval/return_mean", test["mean_return"], test["updates"])
+        for test in tests
+        if test["mean_return"] is not None
+    ]
     if teacher:
         yield "teacher", teacher
     for entry in run.members:
         number = entry["member"]
         own = [row for row in run.metrics if row["stage"] == "students" and row["member"] == number]
         tested = student_rows(run, number).values()
-        scalars = [s for row in own for s in _training(row)] + [s for row in tested for s in _test(row)]
+        scalars = [s for row in own for s in _training(row)] + [
+            s for row in tested for s in _test(row)
+        ]
         judged = estimates.get(number, {}).items()
-        scalars += [("eval/fqe_return", value, updates) for updates, value in judged if value is not None]
+        scalars += [
+            ("eval/fqe_return", value, updates) for updates, value in judged if value is not None
+        ]
         yield f"member-{number}", scalars
 
 
@@ -123,7 +152,10 @@ def _training(row: Row) -> Iterator[Scalar]:
 def _test(row: Row) -> Iterator[Scalar]:
     """The numbers of a test."""
     yield "eval/return_mean", float(np.mean(row["returns"])), row["updates"]
-    for tag, value in (("eval/value", row.get("value")), ("eval/observed_return", observed_return(row))):
+    for tag, value in (
+        ("eval/value", row.get("value")),
+        ("eval/observed_return", observed_return(row)),
+    ):
         if value is not None:
             yield tag, value, row["updates"]
 
@@ -144,7 +176,8 @@ def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
         returns = [value for tag, value, _ in scalars if tag == "eval/return_mean"]
         best = max((value for value in returns if math.isfinite(value)), default=math.nan)
         summary = {"last/return_mean": returns[-1], "best/return_mean": best} if returns else {}
-        # In the summary too: W&B takes a step once, and estimates may be made after the run was sent there.
+        # In the summary too: W&B takes a step once, and estimates may be made after the run was
+        # sent there.
         if judged and judged[-1] is not None:
             summary["last/fqe_return"] = judged[-1]
         yield Series(name, scalars, settled, _plain(_common(run) | settings), summary)
@@ -154,27 +187,53 @@ def _everyone(run: RunRecord, estimates: Estimates) -> Series:
     """The aggregate of all CQL members, as the report has it."""
     samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
     points = curve(run, [entry["member"] for entry in run.members if is_cql(entry)], samples, seed)
-    scalars = [(f"eval/{name}", point[name], point["updates"]) for point in points for name in ("iqm", "iqm_low", "iqm_high")]
+    scalars = [
+        (f"eval/{name}", point[name], point["updates"])
+        for point in points
+        for name in ("iqm", "iqm_low", "iqm_high")
+    ]
     results = summarize(run, samples, seed)
-    summary = {f"last/{name}": results[name] for name in ("iqm", "iqm_low", "iqm_high", "worst_member")}
+    summary = {
+        f"last/{name}": results[name] for name in ("iqm", "iqm_low", "iqm_high", "worst_member")
+    }
     summary["best/iqm"] = max((point["iqm"] for point in points), default=None)
     summary |= {f"reference/{name}": results[name] for name in ("teacher", "dataset", "random")}
-    summary |= {f"normalized/{name}": (results["normalized"] or {}).get(name) for name in ("iqm", "iqm_low", "iqm_high")}
+    summary |= {
+        f"normalized/{name}": (results["normalized"] or {}).get(name)
+        for name in ("iqm", "iqm_low", "iqm_high")
+    }
     settings = {"kind": EVERYONE, "cql": run.config["cql"], "evaluation": run.config["evaluation"]}
     known = {name: value for name, value in summary.items() if value is not None}
-    return Series(EVERYONE, scalars, _settled(run, estimates), _plain(_common(run) | settings), known)
+    return Series(
+        EVERYONE, scalars, _settled(run, estimates), _plain(_common(run) | settings), known
+    )
 
 
 def _settled(run: RunRecord, estimates: Estimates) -> float:
-    """The first step at which some member has not been judged yet; infinity where no judgement is to come."""
+    """The first step at which some member has not been judged yet; infinity where no judgement is
+    to come.
+    """
     if run.manifest.get("finished"):
         return math.inf
-    tested = {(row["member"], row["updates"]) for row in run.evaluations if row["policy"] == "student"}
+    tested = {
+        (row["member"], row["updates"]) for row in run.evaluations if row["policy"] == "student"
+    }
     estimated = {(member, updates) for member, own in estimates.items() for updates in own}
     evaluation = run.config["evaluation"]
-    judges = [found for wanted, found in ((evaluation["episodes"], tested), (evaluation.get("fitted_q"), estimated)) if wanted]
+    judges = [
+        found
+        for wanted, found in (
+            (evaluation["episodes"], tested),
+            (evaluation.get("fitted_q"), estimated),
+        )
+        if wanted
+    ]
     trained = [(row["member"], row["updates"]) for row in run.metrics if row["stage"] == "students"]
-    lacking = (updates for member, updates in trained if any((member, updates) not in found for found in judges))
+    lacking = (
+        updates
+        for member, updates in trained
+        if any((member, updates) not in found for found in judges)
+    )
     return min(map(float, lacking), default=math.inf)
 
 
@@ -188,7 +247,13 @@ def _member_settings(run: RunRecord, entry: Row) -> dict[str, Any]:
     swept = dict(entry["swept"])
     algorithm = swept.pop("algorithm", "cql")
     cql = run.config["cql"] | swept | {"conservative_weight": conservative_weight(run, entry)}
-    return {"kind": "member", "algorithm": algorithm, "member": entry["member"], "seed": entry["seed"], "cql": cql}
+    return {
+        "kind": "member",
+        "algorithm": algorithm,
+        "member": entry["member"],
+        "seed": entry["seed"],
+        "cql": cql,
+    }
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -197,7 +262,11 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, dict):
             plain[name] = _plain(value)
-        elif value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value)):
+        elif (
+            value is None
+            or isinstance(value, (str, int))
+            or (isinstance(value, float) and math.isfinite(value))
+        ):
             plain[name] = value
         else:
             plain[name] = str(value)

@@ -1,4 +1,6 @@
-"""Who works on a run and what they leave: teams of actors, writes in the background, metrics, and what happened when."""
+"""Who works on a run and what they leave: teams of actors, writes in the background, metrics, and
+what happened when.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.rollout_worker import RolloutWorker
 from cqlray.workers.rows import merge_rows
 
-# Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators there are.
+# Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators
+# there are.
 EPISODES_PER_CALL = 10
 ROLES = {"RolloutWorker": "rollout worker", "Evaluator": "evaluator", "FittedQ": "fitted Q"}
 
@@ -37,7 +40,13 @@ class Crew:
     """What the stages of one run share."""
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, plan: Plan, spec: EnvSpec, loop: Loop, progress: ProgressDisplay
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        plan: Plan,
+        spec: EnvSpec,
+        loop: Loop,
+        progress: ProgressDisplay,
     ) -> None:
         self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
         self.loop, self.progress = loop, progress
@@ -53,11 +62,13 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self.writer.close()
 
-    # -- storage --------------------------------------------------------------------------------------------------------
+    # -- storage -----------------------------------------------------------------------------------
 
     @cached_property
     def place(self) -> SharedDirectory | None:
-        """The run directory as actors write to it themselves, or None where not every node sees it: then the driver does."""
+        """The run directory as actors write to it themselves, or None where not every node sees it:
+        then the driver does.
+        """
         run_id = self.directory.manifest().get("id")
         place = SharedDirectory(self.directory.path.absolute(), run_id or "")
         if not isinstance(place.path, Path) or self._one_node():
@@ -65,7 +76,9 @@ class Crew:
         return place if run_id and seen_by_all(place.is_here) else None
 
     def stop_sharing(self, error: NotShared) -> None:
-        """Let the driver alone write and read files from now on: a node that came later does not have the directory."""
+        """Let the driver alone write and read files from now on: a node that came later does not
+        have the directory.
+        """
         self.progress.say(f"{error}; from now on all files go through the driver")
         self.event("not shared", what=str(error))
         for role in list(self.teams):
@@ -79,14 +92,22 @@ class Crew:
         if not isinstance(path, Path) or (self.place is not None and self._one_node()):
             return True
         run = self.directory.path
-        return isinstance(run, Path) and path.absolute().is_relative_to(run.absolute()) and self.place is not None
+        return (
+            isinstance(run, Path)
+            and path.absolute().is_relative_to(run.absolute())
+            and self.place is not None
+        )
 
     def on_all_nodes(self, dataset: AnyPath) -> bool:
-        """Whether learners can read a dataset's directory themselves, also where they need not and it is not the run's."""
+        """Whether learners can read a dataset's directory themselves, also where they need not and
+        it is not the run's.
+        """
         description = dataset.absolute() / "dataset.json"
         if self.seen_by_learners(dataset):
             return True
-        return description.exists() and seen_by_all(partial(_holds, description, description.read_bytes()))
+        return description.exists() and seen_by_all(
+            partial(_holds, description, description.read_bytes())
+        )
 
     def _one_node(self) -> bool:
         return self.plan.cluster.nodes == 1 and not self.plan.cluster.grows
@@ -112,7 +133,9 @@ class Crew:
         self.writer.submit(partial(self.directory.update_manifest, **values))
 
     def relay(self, write: Callable[[], None]) -> None:
-        """Have somebody's bytes fetched and written, in their turn: for storage that only the driver's machine has."""
+        """Have somebody's bytes fetched and written, in their turn: for storage that only the
+        driver's machine has.
+        """
         self.writer.submit(write)
 
     def event(self, event: str, **values: Any) -> None:
@@ -125,12 +148,17 @@ class Crew:
 
     def read_shard(self, name: str) -> Shard:
         """A shard of the run directory."""
-        return shard_files.from_parquet((self.directory / name).read_bytes(), str(self.directory / name))
+        return shard_files.from_parquet(
+            (self.directory / name).read_bytes(), str(self.directory / name)
+        )
 
-    # -- stages ---------------------------------------------------------------------------------------------------------
+    # -- stages ------------------------------------------------------------------------------------
 
     def run_stage(self, name: str, work: Callable[[], None]) -> None:
-        """Do a stage; note the seconds it took, over all sessions, and how busy its actors were. All is written then."""
+        """Do a stage; note the seconds it took, over all sessions, and how busy its actors were.
+
+        All is written then.
+        """
         self.stage, self.stage_began = name, time.monotonic()
         self.event("stage", stage=name, what="began")
         try:
@@ -139,12 +167,16 @@ class Crew:
         finally:
             for role in list(self.teams):
                 self._note_busy(role)
-            self.writer.submit(partial(self._add_seconds, name, time.monotonic() - self.stage_began))
+            self.writer.submit(
+                partial(self._add_seconds, name, time.monotonic() - self.stage_began)
+            )
             self.writer.flush()
 
     def _add_seconds(self, stage: str, seconds: float) -> None:
         before = self.directory.manifest().get("stages", {})
-        self.directory.update_manifest(stages={**before, stage: round(before.get(stage, 0.0) + seconds, 2)})
+        self.directory.update_manifest(
+            stages={**before, stage: round(before.get(stage, 0.0) + seconds, 2)}
+        )
 
     def note_learners(self, busy_seconds: float) -> None:
         """How busy the learners were in this stage."""
@@ -158,16 +190,25 @@ class Crew:
     def _busy(self, role: str, processes: int, busy_seconds: float) -> None:
         seconds = round(time.monotonic() - self.stage_began, 3)
         busy = round(busy_seconds, 3)
-        self.event("busy", stage=self.stage, role=role, processes=processes, busy_seconds=busy, seconds=seconds)
+        self.event(
+            "busy",
+            stage=self.stage,
+            role=role,
+            processes=processes,
+            busy_seconds=busy,
+            seconds=seconds,
+        )
 
-    # -- teams ----------------------------------------------------------------------------------------------------------
+    # -- teams -------------------------------------------------------------------------------------
 
     def team(self, role: type[Any], size: int, share: str, *args: Any) -> Team:
         """The role's actors, made with `args`, started when first needed."""
         if role not in self.teams:
             cpus = self.plan.cpus[share]
             actors = [
-                self.loop.create(role, *args, cpus=cpus, retried=True, spread=True, name=f"{share} {number}")
+                self.loop.create(
+                    role, *args, cpus=cpus, retried=True, spread=True, name=f"{share} {number}"
+                )
                 for number in range(size)
             ]
             self.teams[role] = Team(self.loop, actors, partial(self.metrics.team, share))
@@ -184,9 +225,11 @@ class Crew:
         calls: Sequence[Callable[[Any], Any]],
         then: Callable[[int, ShardSummary, Any], None] = lambda place, summary, shard: None,
     ) -> list[Any]:
-        """Have the rollout workers make shards; references to them in the calls' order, `then` told as each arrives.
+        """Have the rollout workers make shards; references to them in the calls' order, `then` told
+        as each arrives.
 
-        A call makes the request of the worker it is given, whose two results are a shard's summary and the shard.
+        A call makes the request of the worker it is given, whose two results are a shard's summary
+        and the shard.
         """
         shards: dict[int, Any] = {}
 
@@ -196,18 +239,22 @@ class Crew:
             self.metrics.played("rollout_worker", summary.transitions)
             then(place, summary, references[1])
 
-        team = self.team(RolloutWorker, self.plan.rollout_workers, "rollout_worker", self.config.env, self.spec)
+        team = self.team(
+            RolloutWorker, self.plan.rollout_workers, "rollout_worker", self.config.env, self.spec
+        )
         for place, call in enumerate(calls):
             team.call(call, partial(arrived, place))
         self.loop.run()
         return [shards[place] for place in range(len(calls))]
 
-    # -- tests ----------------------------------------------------------------------------------------------------------
+    # -- tests -------------------------------------------------------------------------------------
 
     def test(self, snapshot: bytes | None, purpose: str, episodes: int) -> list[Row]:
         """Rows of one test, waited for."""
         results: list[list[Row]] = []
-        self.begin_test(None if snapshot is None else put(snapshot), purpose, episodes, results.append)
+        self.begin_test(
+            None if snapshot is None else put(snapshot), purpose, episodes, results.append
+        )
         self.loop.run()
         return results[0]
 
@@ -221,10 +268,14 @@ class Crew:
     ) -> None:
         """Share a test's episodes out among the evaluators; `then` gets a row for each member.
 
-        `snapshot` is a reference, or None for uniform actions; `lost` is told when what it refers to is gone.
+        `snapshot` is a reference, or None for uniform actions; `lost` is told when what it refers
+        to is gone.
         """
         seeds = seeding.integer_seeds(self.config.seed, purpose, count=episodes)
-        parts = [tuple(seeds[first : first + EPISODES_PER_CALL]) for first in range(0, episodes, EPISODES_PER_CALL)]
+        parts = [
+            tuple(seeds[first : first + EPISODES_PER_CALL])
+            for first in range(0, episodes, EPISODES_PER_CALL)
+        ]
         results: dict[int, list[Row]] = {}
 
         def arrived(part: int, rows: list[Row], _: Sequence[Any]) -> None:

@@ -1,4 +1,5 @@
-"""Ray jobs: what is so inside one, and one seen from outside through Ray's own client, which `cqlray submit` needs.
+"""Ray jobs: what is so inside one, and one seen from outside through Ray's own client, which
+`cqlray submit` needs.
 
 Inside, the working directory is a copy of Ray's, which goes with the job.
 """
@@ -38,22 +39,31 @@ def require_lasting(option: str, place: str | None) -> None:
         UserError: there is none, it is relative, or it is an address of an unknown kind.
     """
     if not place:
-        raise UserError(f"a Ray job needs {option}: the working directory, where the default lies, goes with it; give {_WHERE}")
+        raise UserError(
+            f"a Ray job needs {option}: the working directory, where the default lies, goes with"
+            f" it; give {_WHERE}"
+        )
     path = any_path(place)
     if isinstance(path, Path) and not path.is_absolute():
-        raise UserError(f"{option} {place} is relative, and the working directory goes with a Ray job; it should be {_WHERE}")
+        raise UserError(
+            f"{option} {place} is relative, and the working directory goes with a Ray job; it"
+            f" should be {_WHERE}"
+        )
 
 
 # From outside
 
 
 def turn_on_token_mode() -> bool:
-    """Where a token lies ready, use it: Ray's job client does so only if told to. Whether that had to be done.
+    """Where a token lies ready, use it: Ray's job client does so only if told to. Whether that had
+    to be done.
 
     To be called before ray is imported, which reads the variable once.
     """
     home = Path.home() / ".ray" / "auth_token"
-    has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or home.is_file()
+    has_token = (
+        os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or home.is_file()
+    )
     if "RAY_AUTH_MODE" in os.environ or not has_token:
         return False
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -67,30 +77,49 @@ def connect(address: str | None) -> Any:
         UserError: nothing is there, it is no Ray cluster, or it refuses the token.
     """
     # Ray lets these override --address; so would `ray job stop --address` later.
-    named = next((name for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if os.environ.get(name)), None)
+    named = next(
+        (name for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if os.environ.get(name)), None
+    )
     if address and named and os.environ[named] != address:
-        raise UserError(f"{named} is {os.environ[named]}, which Ray takes in the place of --address {address}; unset one")
+        raise UserError(
+            f"{named} is {os.environ[named]}, which Ray takes in the place of --address {address};"
+            " unset one"
+        )
     address = os.environ[named] if named else address
     if address and not _listens(address):
-        raise UserError(f"no Ray cluster at {address}: nothing listens there; is the tunnel open, and `ray start` running?")
+        raise UserError(
+            f"no Ray cluster at {address}: nothing listens there; is the tunnel open, and `ray"
+            " start` running?"
+        )
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # not where they connect, what they pack, how they hung up
+        logging.getLogger(name).setLevel(
+            logging.WARNING
+        )  # not where they connect, what they pack, how they hung up
     try:
         return JobSubmissionClient(address)
     except Exception as error:
-        hint = "" if address and "://" in address else "; --address http://HOST:8265 names one by its dashboard"
+        hint = (
+            ""
+            if address and "://" in address
+            else "; --address http://HOST:8265 names one by its dashboard"
+        )
         where = f"at {address}" if address else "on this machine"
         raise UserError(f"no Ray cluster to submit to {where}: {_reason(error)}{hint}") from error
 
 
 def _listens(address: str) -> bool:
-    """Whether somebody answers at HOST:PORT; Ray itself would try for minutes. Other forms of address are left to Ray."""
+    """Whether somebody answers at HOST:PORT; Ray itself would try for minutes.
+
+    Other forms of address are left to Ray.
+    """
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         if parts.hostname and parts.port and parts.scheme in ("", "http", "https", "ray"):
-            socket.create_connection((parts.hostname, parts.port), timeout=SECONDS_TO_ANSWER).close()
+            socket.create_connection(
+                (parts.hostname, parts.port), timeout=SECONDS_TO_ANSWER
+            ).close()
     except OSError:
         return False
     except ValueError:  # no address at all
@@ -99,12 +128,21 @@ def _listens(address: str) -> bool:
 
 
 def submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], identity: str | None) -> str:
-    """The id of the new job. Raises UserError: the id was used before, or Ray refuses the runtime_env."""
+    """The id of the new job.
+
+    Raises UserError: the id was used before, or Ray refuses the runtime_env.
+    """
     try:
-        return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, submission_id=identity))
+        return str(
+            client.submit_job(
+                entrypoint=entrypoint, runtime_env=runtime_env, submission_id=identity
+            )
+        )
     except Exception as error:
         if "already exists" in str(error):
-            raise UserError(f"submission id {identity} was used before on this cluster; give another, or none") from None
+            raise UserError(
+                f"submission id {identity} was used before on this cluster; give another, or none"
+            ) from None
         raise UserError(f"Ray refuses the job: {_reason(error)}") from error
 
 
@@ -114,8 +152,14 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, AuthenticationError):
         if (mode := os.environ.get("RAY_AUTH_MODE", "not set")) != "token":
-            return f"it asks for a token, and RAY_AUTH_MODE is {mode}; set it to token, and have the token in ~/.ray/auth_token"
-        return "it refuses the token that is here; have the head's in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+            return (
+                f"it asks for a token, and RAY_AUTH_MODE is {mode}; set it to token, and have the"
+                " token in ~/.ray/auth_token"
+            )
+        return (
+            "it refuses the token that is here; have the head's in ~/.ray/auth_token,"
+            " RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+        )
     lines = str(error).split("\n") if str(error) else [type(error).__name__]
     told = [line.strip() for line in lines if line.strip()]
     return told[-1] if "Traceback" in str(error) else " ".join(told)
@@ -138,23 +182,32 @@ class Job:
 
     def explain(self, line: str) -> None:
         """Say a line, and what can be done about the job."""
-        rows = [("see", self.ray("logs --follow")), ("stop", self.ray("stop")), ("resume", self.resume)]
+        rows = [
+            ("see", self.ray("logs --follow")),
+            ("stop", self.ray("stop")),
+            ("resume", self.resume),
+        ]
         _say("\n".join([line, *(f"  to {what + ' it':<10} {typed}" for what, typed in rows)]))
 
     def follow(self) -> int:
         """Print the log until the job ends, or Ctrl-C; the exit status."""
         import aiohttp
 
-        # Not KeyboardInterrupt, which may strike within asyncio's own setup. This is the last thing that the process does.
+        # Not KeyboardInterrupt, which may strike within asyncio's own setup. This is the last thing
+        # that the process does.
         left = threading.Event()
         signal.signal(signal.SIGINT, lambda *_: left.set())
         self.explain(f"job {self.identity} is submitted")
         try:
             asyncio.run(self._print_log(left))
-            while not (info := self.client.get_job_info(self.identity)).status.is_terminal() and not left.wait(1.0):
+            while not (
+                info := self.client.get_job_info(self.identity)
+            ).status.is_terminal() and not left.wait(1.0):
                 pass
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            self.explain(f"lost sight of job {self.identity}, which may well go on: {_reason(error)}")
+            self.explain(
+                f"lost sight of job {self.identity}, which may well go on: {_reason(error)}"
+            )
             return FAILED
         if left.is_set():
             self.explain(f"job {self.identity} goes on without you")
@@ -173,10 +226,15 @@ class Job:
             task.result()
 
     def ended(self, status: str, code: int | None, message: str) -> int:
-        """Say how, and what now; the exit status. `code` is that of cqlray in the job, where it got as far as that."""
+        """Say how, and what now; the exit status.
+
+        `code` is that of cqlray in the job, where it got as far as that.
+        """
         line = f"job {self.identity}: {status}"
         told = [row.strip() for row in message.splitlines() if row.strip()]
-        if status == "FAILED" and code is None and told:  # before cqlray began, or as the head or the job's own process died
+        if (
+            status == "FAILED" and code is None and told
+        ):  # before cqlray began, or as the head or the job's own process died
             line += f": {' … '.join(dict.fromkeys([told[0], told[-1]]))}"
         if status == "STOPPED" or (status == "FAILED" and code != MISTAKE):
             line += f"; a run that has begun goes on with: {self.resume}"

@@ -1,6 +1,8 @@
-"""What Ray's dashboard, Prometheus and Grafana show of a run: counters and gauges that the driver keeps.
+"""What Ray's dashboard, Prometheus and Grafana show of a run: counters and gauges that the driver
+keeps.
 
-Ray exports them on every node's metrics port with the prefix `ray_`; cluster/grafana holds a dashboard of them.
+Ray exports them on every node's metrics port with the prefix `ray_`; cluster/grafana holds a
+dashboard of them.
 """
 
 from __future__ import annotations
@@ -10,23 +12,39 @@ from collections.abc import Callable, Sequence
 
 from ray.util.metrics import Counter, Gauge
 
-SILENT = 300.0  # seconds without a word from a learner, whose calls take a few: its population is done, or waits for one
+# seconds without a word from a learner, whose calls take a few: its population is done, or waits
+# for one
+SILENT = 300.0
 
 
 class RunMetrics:
     """One run's metrics; making it twice in a process goes on with the same ones."""
 
     def __init__(self, writes_waiting: Callable[[], int]) -> None:
-        """`writes_waiting` tells how many writes the driver has yet to make; it is asked whenever something arrives."""
-        self.steps = Counter("cqlray_environment_steps_total", "Environment steps played.", tag_keys=("role",))
-        self.shards = Counter("cqlray_shards_total", "Shards of episodes that rollout workers brought.")
+        """`writes_waiting` tells how many writes the driver has yet to make; it is asked whenever
+        something arrives.
+        """
+        self.steps = Counter(
+            "cqlray_environment_steps_total", "Environment steps played.", tag_keys=("role",)
+        )
+        self.shards = Counter(
+            "cqlray_shards_total", "Shards of episodes that rollout workers brought."
+        )
         self.updates = Counter("cqlray_member_updates_total", "Updates, summed over members.")
-        self.returns = Gauge("cqlray_evaluation_return", "Mean return at the newest test.", tag_keys=("member",))
-        self.queue = Gauge("cqlray_queue_length", "Calls that wait for a free actor.", tag_keys=("queue",))
-        self.busy = Gauge("cqlray_busy_ratio", "Share of a role's time spent at work.", tag_keys=("role",))
+        self.returns = Gauge(
+            "cqlray_evaluation_return", "Mean return at the newest test.", tag_keys=("member",)
+        )
+        self.queue = Gauge(
+            "cqlray_queue_length", "Calls that wait for a free actor.", tag_keys=("queue",)
+        )
+        self.busy = Gauge(
+            "cqlray_busy_ratio", "Share of a role's time spent at work.", tag_keys=("role",)
+        )
         self.writes = Gauge("cqlray_writes_waiting", "Writes that the driver has yet to make.")
         self.writes_waiting = writes_waiting
-        self.learners: dict[int, tuple[float, float]] = {}  # population -> when its learner last came back, how busy it was
+        self.learners: dict[
+            int, tuple[float, float]
+        ] = {}  # population -> when its learner last came back, how busy it was
 
     def played(self, role: str, steps: int) -> None:
         """Steps that a role's actor played."""

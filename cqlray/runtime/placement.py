@@ -33,7 +33,10 @@ class ClusterResources:
         if not self.grows:
             return self
         return replace(
-            self, cpus=max(self.cpus, min(cpus, self.most_cpus)), gpus=max(self.gpus, min(gpus, self.most_gpus)), node_cpus=()
+            self,
+            cpus=max(self.cpus, min(cpus, self.most_cpus)),
+            gpus=max(self.gpus, min(gpus, self.most_gpus)),
+            node_cpus=(),
         )
 
 
@@ -66,14 +69,21 @@ class Plan:
 
     def lines(self, offline_only: bool) -> list[str]:
         """The plan for people."""
-        where = f"{self.cluster.cpus:g} CPUs, {self.cluster.gpus:g} GPUs on {_count(self.cluster.nodes, 'node')}"
+        where = (
+            f"{self.cluster.cpus:g} CPUs, {self.cluster.gpus:g} GPUs on"
+            f" {_count(self.cluster.nodes, 'node')}"
+        )
         if self.cluster.grows:
-            where += f"; the autoscaler is asked for what this plan needs beyond that ({self.needs()})"
+            where += (
+                f"; the autoscaler is asked for what this plan needs beyond that ({self.needs()})"
+            )
         sizes = " + ".join(str(len(population)) for population in self.populations)
         device = "a GPU each" if self.gpu else f"{_count(self.threads, 'CPU thread')} each"
         lines = [f"cluster      {where}"]
         if not offline_only:
-            lines.append(f"teaching     1 teacher, {_count(self.rollout_workers, 'rollout worker')}")
+            lines.append(
+                f"teaching     1 teacher, {_count(self.rollout_workers, 'rollout worker')}"
+            )
         learners = f"{_count(self.learners, 'learner')} ({device}) for {sizes} members"
         fits = f", {self.fitted_q} of fitted Q" if self.fitted_q else ""
         return [*lines, f"training     {learners}, {_count(self.evaluators, 'evaluator')}{fits}"]
@@ -91,23 +101,39 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
     """
     wanted, present = config.resources, cluster
     threads = wanted.threads_per_learner or 1
-    cluster = cluster.grown(max(wanted.rollout_workers or 1, (wanted.learners or 1) * threads), wanted.gpus or 0)
+    cluster = cluster.grown(
+        max(wanted.rollout_workers or 1, (wanted.learners or 1) * threads), wanted.gpus or 0
+    )
     gpus = int(cluster.gpus) if wanted.gpus is None else wanted.gpus
     if gpus > cluster.gpus:
         what = "its autoscaler brings at most" if cluster.grows else "the cluster has"
-        raise UserError(f"resources.gpus is {gpus}, but {what} {cluster.gpus:g} GPUs; ask for at most that, or add nodes")
+        raise UserError(
+            f"resources.gpus is {gpus}, but {what} {cluster.gpus:g} GPUs; ask for at most that, or"
+            " add nodes"
+        )
     cores = max(1, int(cluster.cpus))
-    structures = [[m.index for m in group] for _, group in itertools.groupby(sorted(members, key=_order), key=_order)]
+    structures = [
+        [m.index for m in group]
+        for _, group in itertools.groupby(sorted(members, key=_order), key=_order)
+    ]
     slots = gpus or sum(int(cpus) // threads for cpus in cluster.node_cpus or (cores,))
     learners = wanted.learners or max(1, min(slots, len(members)))
     largest = int(max(cluster.node_cpus, default=cores)) or 1
     if threads > largest:
         raise UserError(
-            f"resources.threads_per_learner is {threads}, but the largest node has {largest} CPUs; ask for at most {largest}"
+            f"resources.threads_per_learner is {threads}, but the largest node has {largest} CPUs;"
+            f" ask for at most {largest}"
         )
     if learners > max(1, slots):
-        what = f"{gpus} GPUs" if gpus else f"{cores} CPUs with {_count(threads, 'thread')} for each learner"
-        raise UserError(f"resources.learners is {learners}, but there are {what}; ask for at most {max(1, slots)}")
+        what = (
+            f"{gpus} GPUs"
+            if gpus
+            else f"{cores} CPUs with {_count(threads, 'thread')} for each learner"
+        )
+        raise UserError(
+            f"resources.learners is {learners}, but there are {what}; ask for at most"
+            f" {max(1, slots)}"
+        )
     populations = tuple(tuple(part) for part in _split(structures, learners))
     learners = min(learners, len(populations))
     workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)
@@ -131,7 +157,9 @@ def _order(member: Member) -> str:
 
 
 def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
-    """Populations: members of one structure together, cut so that `parts` learners have work, the largest cut first."""
+    """Populations: members of one structure together, cut so that `parts` learners have work, the
+    largest cut first.
+    """
     pieces = [1] * len(structures)
     while sum(pieces) < parts:
         largest = max(range(len(structures)), key=lambda i: (len(structures[i]) / pieces[i], -i))
@@ -149,16 +177,25 @@ def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
 def _shares(
     workers: int, evaluators: int, fits: int, learners: int, threads: int, cluster: ClusterResources
 ) -> dict[str, float]:
-    """CPUs for each process of a role, scaled down where a stage's processes together would ask for more than there is.
+    """CPUs for each process of a role, scaled down where a stage's processes together would ask for
+    more than there is.
 
-    A learner with a GPU (no `threads`) is held by that: CPUs that others have on its node must not keep it from there.
-    On several nodes so much stays free that whatever stands where, one of them has room for the largest share: what finds
-    none would wait for ever.
+    A learner with a GPU (no `threads`) is held by that: CPUs that others have on its node must not
+    keep it from there. On several nodes so much stays free that whatever stands where, one of them
+    has room for the largest share: what finds none would wait for ever.
     """
     cpus = max(cluster.cpus, 1.0)
     nodes = sum(of_node > 0 for of_node in cluster.node_cpus)
-    teaching = {"teacher": (1, 1.0), "rollout_worker": (workers, 0.5), "evaluator": (evaluators, 0.25)}
-    training = {"learner": (learners, float(threads)), "evaluator": (evaluators, 0.25), "fitted_q": (fits, 0.25)}
+    teaching = {
+        "teacher": (1, 1.0),
+        "rollout_worker": (workers, 0.5),
+        "evaluator": (evaluators, 0.25),
+    }
+    training = {
+        "learner": (learners, float(threads)),
+        "evaluator": (evaluators, 0.25),
+        "fitted_q": (fits, 0.25),
+    }
     shares: dict[str, float] = {}
     for stage in (teaching, training):
         spare = nodes * max(weight for _, weight in stage.values()) if nodes > 1 else 0.0
@@ -170,6 +207,9 @@ def _shares(
                 continue
             if share < SMALLEST_SHARE:
                 most = max(stage, key=lambda name: stage[name][0])
-                raise UserError(f"{stage[most][0]} processes of role {most} are too many for {cpus:g} CPUs; ask for fewer")
+                raise UserError(
+                    f"{stage[most][0]} processes of role {most} are too many for {cpus:g} CPUs; ask"
+                    " for fewer"
+                )
             shares[role] = round(min(share, shares.get(role, share)), 2)
     return shares

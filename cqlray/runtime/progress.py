@@ -1,4 +1,6 @@
-"""Progress of a run on stderr: a bar for each stage on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of a run on stderr: a bar for each stage on a terminal, a plain line every few seconds
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 PLAIN_INTERVAL = 5.0  # seconds between plain lines of one stage
@@ -38,7 +47,12 @@ class ProgressDisplay:
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self.bars is not None:
             self.bars.stop()
 
@@ -72,7 +86,9 @@ class ProgressDisplay:
         if self.quiet:
             return
         if self.bars is not None and self.task is not None:
-            self.bars.update(self.task, total=max(1, self.done), completed=max(1, self.done), note=note)
+            self.bars.update(
+                self.task, total=max(1, self.done), completed=max(1, self.done), note=note
+            )
             self.bars.stop_task(self.task)
         else:
             self.say(f"{self.name:<12} done in {time.monotonic() - self.started:.0f} s  {note}")
@@ -83,4 +99,6 @@ class ProgressDisplay:
         rate = (self.done - self.first_done) / max(1e-9, elapsed)
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
         speed = f" ({rate:,.0f}/s{left})" if elapsed > 1 else ""
-        self.say(f"{self.name:<12} {self.done:,} of {self.total:,} {self.unit}{speed}  {note}".rstrip())
+        self.say(
+            f"{self.name:<12} {self.done:,} of {self.total:,} {self.unit}{speed}  {note}".rstrip()
+        )

@@ -1,7 +1,8 @@
 """Lines that were appended, as objects that never change: how their names say what they hold.
 
-Part `first-last-token.jsonl` holds the appends `first` to `last`. Parts are merged into wider ones, and then deleted;
-readers pass over a part that a wider one holds, so that a kill between the two loses and doubles nothing.
+Part `first-last-token.jsonl` holds the appends `first` to `last`. Parts are merged into wider ones,
+and then deleted; readers pass over a part that a wider one holds, so that a kill between the two
+loses and doubles nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import NamedTuple
 
 
 class Part(NamedTuple):
-    """The appends `first` to `last`, both included. The token keeps two writers, who should not be, from overwriting."""
+    """The appends `first` to `last`, both included.
+
+    The token keeps two writers, who should not be, from overwriting.
+    """
 
     first: int
     last: int
@@ -36,7 +40,11 @@ def standing(parts: list[Part]) -> list[Part]:
     kept: list[Part] = []
     for part in sorted(parts, key=lambda part: (part.first, -part.last, part.name)):
         widest = kept[-1] if kept else None
-        if widest is None or part.last > widest.last or (part.first, part.last) == (widest.first, widest.last):
+        if (
+            widest is None
+            or part.last > widest.last
+            or (part.first, part.last) == (widest.first, widest.last)
+        ):
             kept.append(part)
     return kept
 
@@ -44,5 +52,7 @@ def standing(parts: list[Part]) -> list[Part]:
 def mergeable(parts: list[Part], per_merge: int) -> list[Part]:
     """Of standing parts, those at the end that were merged as often as the last."""
     levels = [int(math.log(part.last - part.first + 1, per_merge) + 1e-9) for part in parts]
-    count = next((index for index, level in enumerate(reversed(levels)) if level != levels[-1]), len(levels))
+    count = next(
+        (index for index, level in enumerate(reversed(levels)) if level != levels[-1]), len(levels)
+    )
     return parts[len(parts) - count :]

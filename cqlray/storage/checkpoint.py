@@ -41,9 +41,13 @@ def read_metadata(path: AnyPath) -> dict[str, Any]:
     if len(start) - 8 < header_size <= _LARGEST_HEADER:
         start = place.read_start(8 + header_size)
     try:
-        metadata: dict[str, Any] = json.loads(json.loads(start[8 : 8 + header_size])["__metadata__"][_KEY])
+        metadata: dict[str, Any] = json.loads(
+            json.loads(start[8 : 8 + header_size])["__metadata__"][_KEY]
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable cqlray checkpoint ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{path}: not a readable cqlray checkpoint ({type(error).__name__}: {error})"
+        ) from None
     return metadata
 
 
@@ -59,4 +63,6 @@ def decode(data: bytes, name: str = "checkpoint") -> tuple[dict[str, Array], dic
         metadata: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
         return load(data), metadata
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: not a readable cqlray checkpoint ({type(error).__name__}: {error})") from None
+        raise UserError(
+            f"{name}: not a readable cqlray checkpoint ({type(error).__name__}: {error})"
+        ) from None

@@ -1,9 +1,11 @@
-"""One writer at a time for a directory in an object store, where there is no lock: a lease that is renewed.
+"""One writer at a time for a directory in an object store, where there is no lock: a lease that is
+renewed.
 
-pyarrow cannot put an object on condition that none is there, so this is what is left: a holder is known within
-RENEW_EVERY seconds, and a candidate that waited for its own write to settle. Two processes can both believe that they
-hold the directory only if one's write was under way for longer than SETTLE; the one that was overwritten sees it at its
-next renewal and stops. Meanwhile both write the same bytes, because a run is determined by its config.
+pyarrow cannot put an object on condition that none is there, so this is what is left: a holder is
+known within RENEW_EVERY seconds, and a candidate that waited for its own write to settle. Two
+processes can both believe that they hold the directory only if one's write was under way for longer
+than SETTLE; the one that was overwritten sees it at its next renewal and stops. Meanwhile both
+write the same bytes, because a run is determined by its config.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Lease:
             UserError: another process has taken the lease.
         """
         if self.lost_to is not None:
-            raise UserError(f"{self.place.parent} was taken over by {self.lost_to}; this process stops")
+            raise UserError(
+                f"{self.place.parent} was taken over by {self.lost_to}; this process stops"
+            )
 
     def take(self, say: Callable[[str], None]) -> None:
         """Take the lease if nobody holds it, or its holder has not renewed it for EXPIRES_AFTER.
@@ -56,7 +60,10 @@ class Lease:
         """
         seen = self._read()
         if seen is not None and not _is_over(seen):
-            say(f"{self.place.parent} was last used by {seen['holder']}; waiting to see whether that process still runs")
+            say(
+                f"{self.place.parent} was last used by {seen['holder']}; waiting to see whether"
+                " that process still runs"
+            )
             self._watch(seen)
         self._write()
         time.sleep(SETTLE)
@@ -74,7 +81,9 @@ class Lease:
                 return
             if now != seen:
                 raise _in_use(self.place, now)
-            if time.monotonic() - asked > RENEW_EVERY:  # the storage was away: its holder could not renew it either
+            if (
+                time.monotonic() - asked > RENEW_EVERY
+            ):  # the storage was away: its holder could not renew it either
                 deadline = time.monotonic() + EXPIRES_AFTER
 
     def renew(self) -> None:
@@ -102,14 +111,23 @@ class Lease:
             return None
         except ValueError as error:
             raise UserError(
-                f"{self.place}: not a lease ({error}); remove it if no cqlray process uses {self.place.parent}"
+                f"{self.place}: not a lease ({error}); remove it if no cqlray process uses"
+                f" {self.place.parent}"
             ) from None
         return lease
 
     def _write(self) -> None:
         self.renewals += 1
-        lease = {"token": self.token, "renewals": self.renewals, "renewed": datetime.now(UTC).isoformat(timespec="seconds")}
-        lease |= {"holder": f"process {os.getpid()} on {socket.gethostname()}", "pid": os.getpid(), "machine": _machine()}
+        lease = {
+            "token": self.token,
+            "renewals": self.renewals,
+            "renewed": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        lease |= {
+            "holder": f"process {os.getpid()} on {socket.gethostname()}",
+            "pid": os.getpid(),
+            "machine": _machine(),
+        }
         self.place.write(json.dumps(lease).encode())
 
 
@@ -129,33 +147,49 @@ def held(place: Location, say: Callable[[str], None]) -> Iterator[Lease]:
     finally:
         lease.released.set()
         thread.join()
-        with contextlib.suppress(StorageFailure):  # the storage is away, which is said already; the lease expires by itself
+        with contextlib.suppress(
+            StorageFailure
+        ):  # the storage is away, which is said already; the lease expires by itself
             lease.release()
 
 
 def is_held(place: Location) -> bool:
-    """Whether there is a lease at `place` that has been renewed lately; one that just died looks held for a while."""
+    """Whether there is a lease at `place` that has been renewed lately; one that just died looks
+    held for a while.
+    """
     lease = Lease(place)._read()
     if lease is None or _is_over(lease):
         return False
-    return (datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])).total_seconds() < EXPIRES_AFTER
+    return (
+        datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])
+    ).total_seconds() < EXPIRES_AFTER
 
 
 def _is_over(lease: dict[str, Any]) -> bool:
-    """Whether its holder is certainly gone: a dead process of this machine, or not renewed for very long."""
+    """Whether its holder is certainly gone: a dead process of this machine, or not renewed for very
+    long.
+    """
     if lease["machine"] == _machine() and not Path(f"/proc/{lease['pid']}").exists():
         return True
-    return (datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])).total_seconds() > CERTAINLY_OVER
+    return (
+        datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])
+    ).total_seconds() > CERTAINLY_OVER
 
 
 def _machine() -> str:
-    """This boot of this machine, and the process numbers that count here (a container has its own)."""
+    """This boot of this machine, and the process numbers that count here (a container has its
+    own).
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
+            "/proc/self/ns/pid"
+        )
     except OSError:
         return os.urandom(8).hex()  # no /proc: never the same machine
 
 
 def _in_use(place: Location, lease: dict[str, Any] | None) -> UserError:
     who = lease["holder"] if lease else "another process"
-    return UserError(f"{place.parent} is in use by another cqlray process ({who}); wait for it or stop it first")
+    return UserError(
+        f"{place.parent} is in use by another cqlray process ({who}); wait for it or stop it first"
+    )

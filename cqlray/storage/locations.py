@@ -1,4 +1,6 @@
-"""Where run directories and datasets lie: a local path, or s3://BUCKET/… or gs://BUCKET/…; one class for all of them."""
+"""Where run directories and datasets lie: a local path, or s3://BUCKET/… or gs://BUCKET/…; one
+class for all of them.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ SCHEMES = ("s3", "gs")
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """A place that may hold a file or a directory. Its methods are pathlib's, where pathlib has them.
+    """A place that may hold a file or a directory. Its methods are pathlib's, where pathlib has
+    them.
 
-    Every write is whole or not there. In an object store a method raises StorageFailure where it is refused or has no
-    answer for minutes; on a disk it raises OSError.
+    Every write is whole or not there. In an object store a method raises StorageFailure where it is
+    refused or has no answer for minutes; on a disk it raises OSError.
     """
 
     scheme: str  # "" on the local disk
@@ -35,7 +38,8 @@ class Location:
         """The place of an address; nothing need be there.
 
         Raises:
-            UserError: an address of another kind, without a bucket, or with more in it than bucket and key.
+            UserError: an address of another kind, without a bucket, or with more in it than bucket
+                and key.
         """
         if isinstance(place, Location):
             return place
@@ -43,12 +47,21 @@ class Location:
         if not separator or isinstance(place, os.PathLike):
             return Location("", PurePosixPath(place))
         if scheme not in SCHEMES:
-            raise UserError(f"{scheme}:// is not known here; it should be a local path, s3://BUCKET/… or gs://BUCKET/…")
+            raise UserError(
+                f"{scheme}:// is not known here; it should be a local path, s3://BUCKET/… or"
+                " gs://BUCKET/…"
+            )
         bucket, _, key = path.partition("/")
         if "@" in bucket or ":" in bucket:  # not repeated in the message: it may hold a password
-            raise UserError(f"an address {scheme}://… has no credentials or port in it; they belong in environment variables")
+            raise UserError(
+                f"an address {scheme}://… has no credentials or port in it; they belong in"
+                " environment variables"
+            )
         if not bucket or "?" in path or ".." in key.split("/"):
-            raise UserError(f"{scheme}://{path.partition('?')[0]}: it should be {scheme}://BUCKET/KEY, without '?' and '..'")
+            raise UserError(
+                f"{scheme}://{path.partition('?')[0]}: it should be {scheme}://BUCKET/KEY, without"
+                " '?' and '..'"
+            )
         return Location(scheme, PurePosixPath(bucket, key.lstrip("/")))
 
     def __str__(self) -> str:
@@ -84,7 +97,7 @@ class Location:
         """The same place, whatever the working directory."""
         return self if self.scheme else Location.parse(self._local.absolute())
 
-    # -- reading ---------------------------------------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------------
 
     def read_bytes(self) -> bytes:
         """The file's bytes. Raises FileNotFoundError."""
@@ -125,7 +138,7 @@ class Location:
         """What is directly below and has a name that the pattern fits."""
         return (below for below in self.iterdir() if fnmatchcase(below.name, pattern))
 
-    # -- writing ---------------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def mkdir(self) -> None:
         """Make it a directory, with those above it, if it is none yet."""
@@ -135,9 +148,11 @@ class Location:
             self._local.mkdir(parents=True, exist_ok=True)
 
     def write(self, data: bytes, writer: str = "") -> None:
-        """Make or replace the file: readers see all of the old or all of the new. Directories above it are made.
+        """Make or replace the file: readers see all of the old or all of the new. Directories above
+        it are made.
 
-        Where several processes may write one file at a time, each needs a name of its own as `writer`.
+        Where several processes may write one file at a time, each needs a name of its own as
+        `writer`.
         """
         if self.scheme:
             self._store.write(str(self.path), data)
@@ -154,19 +169,23 @@ class Location:
             self._local.unlink(missing_ok=True)
 
     def append(self, text: str) -> None:
-        """Add whole lines to a file that `read_appended` reads: all of them, or after a kill on a disk a beginning."""
+        """Add whole lines to a file that `read_appended` reads: all of them, or after a kill on a
+        disk a beginning.
+        """
         if self.scheme:
             self._store.append(str(self.path), text)
         else:
             _append_local(self._local, text)
 
     def read_appended(self) -> str:
-        """All lines that were appended, the last perhaps cut off by a kill; empty where there are none."""
+        """All lines that were appended, the last perhaps cut off by a kill; empty where there are
+        none.
+        """
         if self.scheme:
             return self._store.read_appended(str(self.path))
         return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
 
-    # -- what it stands on -----------------------------------------------------------------------------------------------
+    # -- what it stands on -------------------------------------------------------------------------
 
     @property
     def _local(self) -> Path:
@@ -179,7 +198,9 @@ class Location:
     def _kind(self) -> str:
         if self.scheme:
             return str(self._store.kind(str(self.path)).name)
-        return "Directory" if self._local.is_dir() else "File" if self._local.exists() else "NotFound"
+        return (
+            "Directory" if self._local.is_dir() else "File" if self._local.exists() else "NotFound"
+        )
 
 
 Place: TypeAlias = str | os.PathLike[str] | Location
@@ -187,7 +208,8 @@ AnyPath: TypeAlias = Path | Location
 
 
 def any_path(place: Place) -> AnyPath:
-    """What `place` names: a Path on the local disk, which callers of the Python API expect, else a Location.
+    """What `place` names: a Path on the local disk, which callers of the Python API expect, else a
+    Location.
 
     Raises:
         UserError: as Location.parse.
@@ -206,7 +228,8 @@ def _object_store(scheme: str, bucket: str) -> ObjectStore:
 def _write_local(path: Path, data: bytes, writer: str) -> None:
     """Under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A writer's other name is always the same: what a kill leaves behind is overwritten when it writes the file again.
+    # A writer's other name is always the same: what a kill leaves behind is overwritten when it
+    # writes the file again.
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -1,7 +1,8 @@
-"""Objects under s3:// and gs:// through pyarrow: whole writes, retries, and lines appended as parts.
+"""Objects under s3:// and gs:// through pyarrow: whole writes, retries, and lines appended as
+parts.
 
-Buckets and credentials are found as Amazon's and Google's own tools find them, so that none is ever in an address, a
-config or a message.
+Buckets and credentials are found as Amazon's and Google's own tools find them, so that none is ever
+in an address, a config or a message.
 """
 
 from __future__ import annotations
@@ -30,19 +31,42 @@ SAID_AFTER = 2.0  # seconds; what passes sooner is not worth a line
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds, before jitter
 PARTS_PER_MERGE = 100
 THREADS = 16
-# From this size on pyarrow sends an object in parts. Its stream must then be opened at once: one whose opening was put off
-# and failed sends an empty object under the final name when it is destroyed (seen with pyarrow 26).
+# From this size on pyarrow sends an object in parts. Its stream must then be opened at once: one
+# whose opening was put off and failed sends an empty object under the final name when it is
+# destroyed (seen with pyarrow 26).
 PART_SIZE = 10 * 2**20
 
 _T = TypeVar("_T")
 _LOG = logging.getLogger("cqlray.storage.run_directory")
-_AWS = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation(?:: (.*))?", re.DOTALL)
-_REFUSED = {"ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "INVALID_CLIENT_TOKEN_ID", "SIGNATURE_DOES_NOT_MATCH"}
-_REFUSED |= {"INVALID_SIGNATURE", "INCOMPLETE_SIGNATURE", "UNRECOGNIZED_CLIENT", "MISSING_AUTHENTICATION_TOKEN"}
+_AWS = re.compile(
+    r"AWS Error (\w+)(?: \(HTTP status (\d+)\))? during (\w+) operation(?:: (.*))?", re.DOTALL
+)
+_REFUSED = {
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "INVALID_CLIENT_TOKEN_ID",
+    "SIGNATURE_DOES_NOT_MATCH",
+}
+_REFUSED |= {
+    "INVALID_SIGNATURE",
+    "INCOMPLETE_SIGNATURE",
+    "UNRECOGNIZED_CLIENT",
+    "MISSING_AUTHENTICATION_TOKEN",
+}
 _REFUSED |= {"REQUEST_EXPIRED", "REQUEST_TIME_TOO_SKEWED", "OPT_IN_REQUIRED"}
-_MISTAKES = {"NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND", "VALIDATION", "INVALID_PARAMETER_VALUE", "INVALID_ACTION"}
-_GOOGLE_TRANSIENT = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED|UNKNOWN")
-_NO_GOOGLE_TOKEN = "Could not create a OAuth2 access token"  # said as UNAVAILABLE, where nobody is logged in at all
+_MISTAKES = {
+    "NO_SUCH_BUCKET",
+    "RESOURCE_NOT_FOUND",
+    "VALIDATION",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_ACTION",
+}
+_GOOGLE_TRANSIENT = re.compile(
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED|UNKNOWN"
+)
+_NO_GOOGLE_TOKEN = (  # said as UNAVAILABLE, where nobody is logged in at all
+    "Could not create a OAuth2 access token"
+)
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
@@ -60,15 +84,28 @@ def fault(error: Exception) -> Fault:
     if found := _AWS.search(text):
         code, status, operation, details = found.groups()
         detail = (
-            "" if details in (None, "", "No response body.") else f", {details.split(' (Request ID')[0][:120].rstrip('. ')}"
+            ""
+            if details in (None, "", "No response body.")
+            else f", {details.split(' (Request ID')[0][:120].rstrip('. ')}"
         )
         reason = f"{code}{f', HTTP status {status}' if status else ''}, during {operation}{detail}"
-        return Fault(_is_transient(code, int(status or 0)), _without_secrets(reason), _what_to_check(code, int(status or 0)))
+        return Fault(
+            _is_transient(code, int(status or 0)),
+            _without_secrets(reason),
+            _what_to_check(code, int(status or 0)),
+        )
     if "google::cloud" in text or "GCS" in text:
-        check = "check the bucket's name, GOOGLE_APPLICATION_CREDENTIALS, and that they may list, read, write and delete there"
+        check = (
+            "check the bucket's name, GOOGLE_APPLICATION_CREDENTIALS, and that they may list, read,"
+            " write and delete there"
+        )
         transient = bool(_GOOGLE_TRANSIENT.search(text)) and _NO_GOOGLE_TOKEN not in text
         return Fault(transient, _without_secrets(text)[:200], check)
-    return Fault(False, _without_secrets(text)[:200], "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL")
+    return Fault(
+        False,
+        _without_secrets(text)[:200],
+        "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL",
+    )
 
 
 def _is_transient(code: str, status: int) -> bool:
@@ -80,14 +117,16 @@ def _is_transient(code: str, status: int) -> bool:
 def _what_to_check(code: str, status: int) -> str:
     if code in _REFUSED or status in (401, 403):
         return (
-            "check that the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the machine's role) are right and may list, read,"
-            " write and delete there"
+            "check that the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the machine's role) are"
+            " right and may list, read, write and delete there"
         )
     return "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL"
 
 
 def _without_secrets(text: str) -> str:
-    """Without credentials, should a library ever say them; what is shorter than any real one is left as it is."""
+    """Without credentials, should a library ever say them; what is shorter than any real one is
+    left as it is.
+    """
     for secret in (os.environ.get(name, "") for name in _SECRETS):
         text = text.replace(secret, "***") if len(secret) >= 12 else text
     return re.sub(r"//[^/@\s]*@", "//***@", text)
@@ -105,13 +144,18 @@ class ObjectStore:
         self.scheme, self.bucket = scheme, bucket
 
     def read(self, path: str, most: int | None = None) -> bytes:
-        """An object's bytes, or the first `most`, all of one version of it. Raises FileNotFoundError, too."""
+        """An object's bytes, or the first `most`, all of one version of it.
+
+        Raises FileNotFoundError, too.
+        """
 
         def get() -> bytes | None:
             filesystem = self._filesystem()
             with filesystem.open_input_file(path) as file:
                 size = file.size()
-                data: bytes = file.read(size if most is None else min(size, most))  # one request; `read()` makes several
+                data: bytes = file.read(
+                    size if most is None else min(size, most)
+                )  # one request; `read()` makes several
                 with filesystem.open_input_file(path) as now:
                     return data if now.metadata() == file.metadata() else None
 
@@ -121,7 +165,9 @@ class ObjectStore:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Put an object: its old content or all of the new is seen, at any instant and however this process ends."""
+        """Put an object: its old content or all of the new is seen, at any instant and however this
+        process ends.
+        """
 
         def put() -> None:
             stream = self._filesystem(in_parts=len(data) >= PART_SIZE).open_output_stream(path)
@@ -139,7 +185,8 @@ class ObjectStore:
 
     def names(self, path: str) -> list[str]:
         """Names directly below, sorted; none where there is nothing."""
-        # In Google's store pyarrow does not list what is a directory only by the objects below it, so all of those are listed.
+        # In Google's store pyarrow does not list what is a directory only by the objects below it,
+        # so all of those are listed.
         selector = fs.FileSelector(path, allow_not_found=True, recursive=self.scheme == "gs")
         infos = self._retrying(lambda: self._filesystem().get_file_info(selector))
         return sorted({info.path.removeprefix(f"{path}/").split("/")[0] for info in infos})
@@ -151,7 +198,8 @@ class ObjectStore:
     def remove(self, path: str) -> None:
         """Delete an object or all below a prefix; nothing there is nothing to do."""
         if self.kind(path) == fs.FileType.Directory:
-            # In Google's store the last that pyarrow deletes is the object that marks a directory, which need not be there.
+            # In Google's store the last that pyarrow deletes is the object that marks a directory,
+            # which need not be there.
             with contextlib.suppress(FileNotFoundError):
                 self._retrying(lambda: self._filesystem().delete_dir(path))
         else:
@@ -162,13 +210,14 @@ class ObjectStore:
         with contextlib.suppress(FileNotFoundError):
             self._retrying(lambda: self._filesystem().delete_file(path))
 
-    # -- lines that are appended ---------------------------------------------------------------------------------------------
+    # -- lines that are appended -------------------------------------------------------------------
 
     def append(self, path: str, text: str) -> None:
         """Append whole lines, as one object in `path.d/`; no object is ever changed.
 
-        Whenever PARTS_PER_MERGE parts have come together they are merged. An append costs a LIST and a PUT, and for its
-        share of the merges about two PUTs and four cheap requests more; reading costs three cheap ones a part.
+        Whenever PARTS_PER_MERGE parts have come together they are merged. An append costs a LIST
+        and a PUT, and for its share of the merges about two PUTs and four cheap requests more;
+        reading costs three cheap ones a part.
         """
         folder = f"{path}.d"
         listed = parts.parse(self.names(folder))
@@ -189,11 +238,14 @@ class ObjectStore:
         folder = f"{path}.d"
         for _ in range(10):
             try:
-                return b"".join(self._read_all(folder, parts.standing(parts.parse(self.names(folder))))).decode()
+                return b"".join(
+                    self._read_all(folder, parts.standing(parts.parse(self.names(folder))))
+                ).decode()
             except FileNotFoundError:  # merged by the writer since it was listed
                 continue
         raise StorageFailure(
-            f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or deleting there?"
+            f"{self.scheme}://{folder}: its parts keep disappearing; is another process writing or"
+            " deleting there?"
         )
 
     def _read_all(self, folder: str, listed: list[parts.Part]) -> list[bytes]:
@@ -204,7 +256,7 @@ class ObjectStore:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._delete, paths))
 
-    # -- pyarrow ---------------------------------------------------------------------------------------------------------------
+    # -- pyarrow -----------------------------------------------------------------------------------
 
     def _filesystem(self, in_parts: bool = False) -> Any:
         if self.scheme == "gs":
@@ -220,7 +272,9 @@ class ObjectStore:
             try:
                 done = work()
                 if said:
-                    _LOG.warning("%s answers again after %.0f s", self.name, time.monotonic() - started)
+                    _LOG.warning(
+                        "%s answers again after %.0f s", self.name, time.monotonic() - started
+                    )
                 return done
             except FileNotFoundError:
                 raise
@@ -230,20 +284,34 @@ class ObjectStore:
                 raise StorageFailure(f"{self.name}: {what.reason}; {what.check}")
             if waited + pause > GIVE_UP_AFTER:
                 raise StorageFailure(
-                    f"{self.name}: no answer for {waited:.0f} s ({what.reason}); is it there, and reachable from here?"
+                    f"{self.name}: no answer for {waited:.0f} s ({what.reason}); is it there, and"
+                    " reachable from here?"
                 )
             if waited > SAID_AFTER and not said:
                 said = True
-                _LOG.warning("%s: %s; trying again for %.0f s", self.name, what.reason, GIVE_UP_AFTER - waited)
+                _LOG.warning(
+                    "%s: %s; trying again for %.0f s",
+                    self.name,
+                    what.reason,
+                    GIVE_UP_AFTER - waited,
+                )
             time.sleep(pause * random.SystemRandom().uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 @functools.cache
-def _amazon(bucket: str, endpoint: str | None, region: str | None, in_parts: bool) -> fs.S3FileSystem:
-    """The S3 file system; retries are ours, but for the parts of a large object, not to send all of them again."""
+def _amazon(
+    bucket: str, endpoint: str | None, region: str | None, in_parts: bool
+) -> fs.S3FileSystem:
+    """The S3 file system; retries are ours, but for the parts of a large object, not to send all of
+    them again.
+    """
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=3 if in_parts else 1)
-    options: dict[str, Any] = {"allow_delayed_open": not in_parts, "connect_timeout": 5, "request_timeout": 20}
+    options: dict[str, Any] = {
+        "allow_delayed_open": not in_parts,
+        "connect_timeout": 5,
+        "request_timeout": 20,
+    }
     if endpoint:
         url = urlsplit(endpoint if "//" in endpoint else f"https://{endpoint}")
         options |= {"scheme": url.scheme, "endpoint_override": url.netloc + url.path.rstrip("/")}
@@ -254,7 +322,9 @@ def _amazon(bucket: str, endpoint: str | None, region: str | None, in_parts: boo
 
 @functools.cache
 def _google(emulator: str | None) -> fs.GcsFileSystem:
-    """The Google file system, or one of the emulators that Google's own clients find by STORAGE_EMULATOR_HOST."""
+    """The Google file system, or one of the emulators that Google's own clients find by
+    STORAGE_EMULATOR_HOST.
+    """
     options: dict[str, Any] = {"retry_time_limit": timedelta(seconds=20)}
     if emulator:
         url = urlsplit(emulator if "//" in emulator else f"http://{emulator}")

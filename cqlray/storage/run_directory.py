@@ -1,6 +1,7 @@
 """Run directories: every file appears whole or not at all, and one process at a time writes.
 
-JSON lines are the one kind of file that grows; a line that a kill cut off is dropped when the file is next opened.
+JSON lines are the one kind of file that grows; a line that a kill cut off is dropped when the file
+is next opened.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from cqlray.storage.lease import Lease, held, is_held
 from cqlray.storage.locations import AnyPath, Location
 
 FORMAT = 1
-LOCK_WAIT = 90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
+LOCK_WAIT = (
+    90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
+)
 _HALF_MADE = (".manifest.json.tmp", ".config.yaml.tmp")
 
 
@@ -73,7 +76,9 @@ def read_json(path: AnyPath) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value with every number that is not finite replaced by None: JSON has no other way to say it."""
+    """The value with every number that is not finite replaced by None: JSON has no other way to say
+    it.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -86,10 +91,12 @@ class SharedDirectory:
     """A run directory as its actors have it, where every node sees the same storage."""
 
     path: AnyPath
-    run_id: str  # as its manifest has it: a directory of the same name on another machine's own disk is not it
+    # as its manifest has it: a directory of the same name on another machine's own disk is not it
+    run_id: str
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run whole; several processes may be at the same one, with the same bytes.
+        """Write a file of the run whole; several processes may be at the same one, with the same
+        bytes.
 
         Raises:
             StorageFailure: it cannot be written.
@@ -121,7 +128,10 @@ class SharedDirectory:
 
 def not_shared(path: AnyPath) -> NotShared:
     """What to raise on a node that does not have a directory."""
-    return NotShared(f"{path} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://")
+    return NotShared(
+        f"{path} is not on node {socket.gethostname()}, though others share it; mount it there too,"
+        " or use s3://"
+    )
 
 
 class RunDirectory:
@@ -139,19 +149,29 @@ class RunDirectory:
             UserError: it exists and is not empty, or cannot be written.
         """
         if not RunDirectory.is_free(path):
-            raise UserError(f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume {path}")
+            raise UserError(
+                f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume"
+                f" {path}"
+            )
         try:
             write_json(path / "manifest.json", manifest)
         except StorageFailure as error:
-            raise UserError(f"out {str(path)!r} cannot be written: {str(error).rpartition(': ')[2]}") from None
+            raise UserError(
+                f"out {str(path)!r} cannot be written: {str(error).rpartition(': ')[2]}"
+            ) from None
         return RunDirectory(path)
 
     @staticmethod
     def is_free(path: AnyPath) -> bool:
-        """Whether a run may be made there: nothing is, or the manifest alone of one that was killed as it was made."""
+        """Whether a run may be made there: nothing is, or the manifest alone of one that was killed
+        as it was made.
+        """
         if not path.exists():
             return True
-        return path.is_dir() and {below.name for below in path.iterdir()} <= {"manifest.json", *_HALF_MADE}
+        return path.is_dir() and {below.name for below in path.iterdir()} <= {
+            "manifest.json",
+            *_HALF_MADE,
+        }
 
     @staticmethod
     def open(path: AnyPath) -> RunDirectory:
@@ -163,12 +183,15 @@ class RunDirectory:
         if not path.is_dir():
             raise UserError(f"{path} is not a run directory: there is no such directory")
         if not (path / "config.yaml").is_file() or not (path / "manifest.json").is_file():
-            raise UserError(f"{path} is not a run directory: it has no config.yaml and manifest.json")
+            raise UserError(
+                f"{path} is not a run directory: it has no config.yaml and manifest.json"
+            )
         return RunDirectory(path)
 
     @contextmanager
     def locked(self, say: Callable[[str], None] = print) -> Iterator[None]:
-        """Hold the directory: on a disk the kernel lets go of it however this process ends, elsewhere a lease expires.
+        """Hold the directory: on a disk the kernel lets go of it however this process ends,
+        elsewhere a lease expires.
 
         Raises:
             UserError: another process holds it, or nobody can.
@@ -221,10 +244,15 @@ class RunDirectory:
         if not rows:
             return
         with writing_to(self / name):
-            Location.parse(self / name).append("".join(json.dumps(finite(row)) + "\n" for row in rows))
+            Location.parse(self / name).append(
+                "".join(json.dumps(finite(row)) + "\n" for row in rows)
+            )
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines of a file; lines that a kill cut off are passed over. No file is no lines."""
+        """The JSON lines of a file; lines that a kill cut off are passed over.
+
+        No file is no lines.
+        """
         rows = []
         for line in Location.parse(self / name).read_appended().splitlines():
             try:
@@ -246,15 +274,22 @@ def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
             file = opened.enter_context((directory / ".lock").open("a+"))
             taken = _take(file, f"{directory} is in use by another cqlray process", say)
         except OSError as error:
-            reason = f"{error.strerror or error}; a run directory needs a disk that can be written to and has locks (flock)"
+            reason = (
+                f"{error.strerror or error}; a run directory needs a disk that can be written to"
+                " and has locks (flock)"
+            )
             raise UserError(f"{directory / '.lock'} cannot be locked: {reason}") from None
         if not taken:
-            raise UserError(f"{directory} is in use by another cqlray process; wait for it or stop it first")
+            raise UserError(
+                f"{directory} is in use by another cqlray process; wait for it or stop it first"
+            )
         yield
 
 
 def _take(file: IO[str], in_use: str, say: Callable[[str], None]) -> bool:
-    """Whether the lock could be had, within LOCK_WAIT if another machine holds it, for that may have just died."""
+    """Whether the lock could be had, within LOCK_WAIT if another machine holds it, for that may
+    have just died.
+    """
     deadline, said = time.monotonic() + LOCK_WAIT, False
     while True:
         with contextlib.suppress(BlockingIOError):

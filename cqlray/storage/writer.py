@@ -1,4 +1,6 @@
-"""Writes in the background, in order: slow storage holds up nobody, and what a kill leaves behind is a beginning."""
+"""Writes in the background, in order: slow storage holds up nobody, and what a kill leaves behind
+is a beginning.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Writer:
-    """One thread that does what it is given, one after another. After a failure nothing more is done.
+    """One thread that does what it is given, one after another. After a failure nothing more is
+    done.
 
     Every method raises what a write raised before, once it is known.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        """`check` is called again and again by whoever waits, and may raise where it is to wait no longer."""
+        """`check` is called again and again by whoever waits, and may raise where it is to wait no
+        longer.
+        """
         self.check_waiting = check
         self.waiting: deque[tuple[Callable[[], None], int]] = deque()
         self.bytes = 0
@@ -27,7 +32,9 @@ class Writer:
         self.thread: threading.Thread | None = None
 
     def submit(self, write: Callable[[], None], size: int = 0) -> None:
-        """Have it done after all that was submitted before; `size` is of the bytes that it holds on to."""
+        """Have it done after all that was submitted before; `size` is of the bytes that it holds on
+        to.
+        """
         with self.change:
             self._wait_for(lambda: self.bytes + size <= MOST_BYTES or not self.waiting)
             self.waiting.append((write, size))
@@ -54,7 +61,9 @@ class Writer:
             self._raise()
 
     def _wait_for(self, sign: Callable[[], bool]) -> None:
-        while not self.change.wait_for(lambda: self.error is not None or sign(), SECONDS_BETWEEN_LOOKS):
+        while not self.change.wait_for(
+            lambda: self.error is not None or sign(), SECONDS_BETWEEN_LOOKS
+        ):
             self.check_waiting()
         self._raise()
 

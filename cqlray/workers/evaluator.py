@@ -1,4 +1,6 @@
-"""Evaluator: tests snapshots with the deterministic policy, all members and episodes side by side."""
+"""Evaluator: tests snapshots with the deterministic policy, all members and episodes side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,14 @@ class Evaluator:
         self.envs = EnvPool(env)
 
     def evaluate(self, snapshot: bytes | None, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-        """One row for each member: returns and lengths of the episodes, and what the critics thought of them.
+        """One row for each member: returns and lengths of the episodes, and what the critics
+        thought of them.
 
-        Every member plays the same episode seeds. Without a snapshot uniform actions are tested. `value` is the mean of
-        min_i Q_i at the first state and action; `discounted_return` is what was then seen, of the rewards as trained on;
-        `tail_value` is the discounted min_i Q_i at the end of truncated episodes, which the time limit hid. `excesses` has
-        value - discounted return - tail value of each episode, `tail_weight` the mean discount of what the limit hid.
+        Every member plays the same episode seeds. Without a snapshot uniform actions are tested.
+        `value` is the mean of min_i Q_i at the first state and action; `discounted_return` is what
+        was then seen, of the rewards as trained on; `tail_value` is the discounted min_i Q_i at the
+        end of truncated episodes, which the time limit hid. `excesses` has value - discounted
+        return - tail value of each episode, `tail_weight` the mean discount of what the limit hid.
 
         Raises:
             EnvironmentFailure: the environment raised.
@@ -37,7 +41,11 @@ class Evaluator:
         arrays = None if snapshot is None else checkpoint.decode(snapshot)[0]
         policy = None if arrays is None else Policy(arrays)
         members = 1 if policy is None else policy.num_members
-        actor: Actor = UniformActor(self.spec.action_dim, seeds) if policy is None else DeterministicActor(policy)
+        actor: Actor = (
+            UniformActor(self.spec.action_dim, seeds)
+            if policy is None
+            else DeterministicActor(policy)
+        )
         envs = self.envs.take(members * len(seeds))
         episodes = rollout(actor, envs, list(seeds) * members, self.spec.scaling)
         rows = []
@@ -54,10 +62,17 @@ class Evaluator:
             row["seconds"] = time.monotonic() - started
         return rows
 
-    def _calibration(self, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]) -> dict[str, Any]:
-        discount, scale, shift = (float(arrays[name][member]) for name in ("discount", "reward_scale", "reward_shift"))
+    def _calibration(
+        self, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]
+    ) -> dict[str, Any]:
+        discount, scale, shift = (
+            float(arrays[name][member]) for name in ("discount", "reward_scale", "reward_shift")
+        )
         lengths = np.array([len(e) for e in episodes])
-        seen = [float(((e.rewards * scale + shift) * discount ** np.arange(len(e))).sum()) for e in episodes]
+        seen = [
+            float(((e.rewards * scale + shift) * discount ** np.arange(len(e))).sum())
+            for e in episodes
+        ]
         first = np.stack([e.observations[0] for e in episodes])[None]
         last = np.stack([e.observations[-1] for e in episodes])[None]
         truncated = np.array([e.truncations[-1] for e in episodes])

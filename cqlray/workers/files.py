@@ -1,4 +1,6 @@
-"""Files of a run directory that its actors write and read themselves, where the storage is shared."""
+"""Files of a run directory that its actors write and read themselves, where the storage is
+shared.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,17 @@ def round_name(index: int) -> str:
 
 def read_round(place: SharedDirectory, index: int) -> Shard:
     """The episodes of a round, as its file has them."""
-    return shard_files.from_parquet(place.read(round_name(index)), f"{place.path}/{round_name(index)}")
+    return shard_files.from_parquet(
+        place.read(round_name(index)), f"{place.path}/{round_name(index)}"
+    )
 
 
 @dataclass(frozen=True)
 class StoredData:
     """A dataset that learners read themselves.
 
-    What exceeds memory has a `file`, which the learners of one machine make of the shards and share.
+    What exceeds memory has a `file`, which the learners of one machine make of the shards and
+    share.
     """
 
     directory: AnyPath

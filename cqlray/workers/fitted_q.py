@@ -24,13 +24,16 @@ from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import finite
 from cqlray.workers.files import StoredData
 
-# Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is taken: where the fits
-# disagree on the order there is little in it. (That they agree is no assurance.)
+# Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is
+# taken: where the fits disagree on the order there is little in it. (That they agree is no
+# assurance.)
 FITS = 2
 HELD_OUT_SHARE = 0.15
-# Of a larger dataset whole episodes are drawn, about so many transitions: not many fewer than the updates look at.
+# Of a larger dataset whole episodes are drawn, about so many transitions: not many fewer than the
+# updates look at.
 MOST_TRANSITIONS = 500_000
-# Policies fitted side by side: beyond, updates no longer become cheaper for each, and what they hold grows with them.
+# Policies fitted side by side: beyond, updates no longer become cheaper for each, and what they
+# hold grows with them.
 POLICIES_AT_ONCE = 16
 ROWS_AT_A_TIME = 2**13
 
@@ -47,7 +50,9 @@ class _Subject:
 
 
 class FittedQ:
-    """Holds the data in memory; keeps nothing from one call to the next, so any of several can take any call."""
+    """Holds the data in memory; keeps nothing from one call to the next, so any of several can take
+    any call.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,8 @@ class FittedQ:
         settings: fqe.Settings,
         *data: Shard | StoredData,
     ) -> None:
-        """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all members.
+        """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all
+        members.
 
         Raises:
             NotShared: this node does not have the directory.
@@ -93,17 +99,22 @@ class FittedQ:
     def evaluate(self, *snapshots: bytes) -> list[Row]:
         """One row for each member of each snapshot, in their order. What is not finite is None.
 
-        `member` and `updates` say which. `fqe_return` is the mean of Q at the first state of the dataset's episodes: the
-        discounted return, in the environment's rewards. `fqe_fits` is the same by each of FITS fits, whose mean it is, and
-        `fqe_return_held_out` over the episodes that no Q was fitted on; `fqe_bellman_error` is the root mean squared error
-        of Q there, in rewards. `fqe_value` is `fqe_return` of the rewards as that member was trained on; None where they are
-        shifted and episodes terminate, for then it depends on how long they last. `seconds` is each row's share of the time.
+        `member` and `updates` say which. `fqe_return` is the mean of Q at the first state of the
+        dataset's episodes: the discounted return, in the environment's rewards. `fqe_fits` is the
+        same by each of FITS fits, whose mean it is, and `fqe_return_held_out` over the episodes
+        that no Q was fitted on; `fqe_bellman_error` is the root mean squared error of Q there, in
+        rewards. `fqe_value` is `fqe_return` of the rewards as that member was trained on; None
+        where they are shifted and episodes terminate, for then it depends on how long they last.
+        `seconds` is each row's share of the time.
 
         Raises:
             UserError: not a snapshot.
         """
         subjects = [subject for data in snapshots for subject in _subjects(data)]
-        parts = [subjects[start : start + POLICIES_AT_ONCE] for start in range(0, len(subjects), POLICIES_AT_ONCE)]
+        parts = [
+            subjects[start : start + POLICIES_AT_ONCE]
+            for start in range(0, len(subjects), POLICIES_AT_ONCE)
+        ]
         return [row for part in parts for row in self._evaluate(part)]
 
     def _evaluate(self, subjects: Sequence[_Subject]) -> list[Row]:
@@ -112,10 +123,19 @@ class FittedQ:
         following = self._actions(policies, self.fitted_on.rows.numpy() + 1)
         fits = []
         for seed in self.seeds:
-            fits.append(fqe.FittedQ(self.fitted_on, following, self.discount, self.units, self.settings, seed))
+            fits.append(
+                fqe.FittedQ(
+                    self.fitted_on, following, self.discount, self.units, self.settings, seed
+                )
+            )
             fits[-1].fit()
         first_actions = self._actions(policies, self.initial)
-        values = np.stack([fit.values(self.normalized[self.initial], first_actions).double().numpy() for fit in fits])
+        values = np.stack(
+            [
+                fit.values(self.normalized[self.initial], first_actions).double().numpy()
+                for fit in fits
+            ]
+        )
         errors = self._errors(policies, fits)
         rows = []
         for place, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
@@ -123,7 +143,9 @@ class FittedQ:
             numbers = {
                 "fqe_return": float(own.mean()),
                 "fqe_fits": own.mean(1).tolist(),
-                "fqe_return_held_out": float(own[:, self.held_out].mean()) if self.held_out.any() else None,
+                "fqe_return_held_out": (
+                    float(own[:, self.held_out].mean()) if self.held_out.any() else None
+                ),
                 "fqe_bellman_error": error,
                 "fqe_value": self._as_trained_on(float(own.mean()), subject.arrays),
             }
@@ -131,18 +153,31 @@ class FittedQ:
         seconds = (time.monotonic() - started) / len(rows)
         return [{**row, "seconds": seconds} for row in rows]
 
-    def _errors(self, policies: Sequence[Policy], fits: Sequence[fqe.FittedQ]) -> list[float | None]:
-        """Each policy's Bellman error on the held-out episodes, the mean of the fits'; None without such episodes."""
+    def _errors(
+        self, policies: Sequence[Policy], fits: Sequence[fqe.FittedQ]
+    ) -> list[float | None]:
+        """Each policy's Bellman error on the held-out episodes, the mean of the fits'; None without
+        such episodes.
+        """
         if self.checked_on is None:
             return [None] * len(policies)
         following = self._actions(policies, self.checked_on.rows.numpy() + 1)
-        errors: list[float | None] = torch.stack([f.bellman_errors(self.checked_on, following) for f in fits]).mean(0).tolist()
+        errors: list[float | None] = (
+            torch.stack([f.bellman_errors(self.checked_on, following) for f in fits])
+            .mean(0)
+            .tolist()
+        )
         return errors
 
     def _actions(self, policies: Sequence[Policy], rows: Array) -> torch.Tensor:
         """[M, n, A] float32: what each policy does at observation rows [n]."""
-        observations = np.split(self.observations[rows], range(ROWS_AT_A_TIME, len(rows), ROWS_AT_A_TIME))
-        acts = [np.concatenate([policy.act(block[None])[0] for block in observations]) for policy in policies]
+        observations = np.split(
+            self.observations[rows], range(ROWS_AT_A_TIME, len(rows), ROWS_AT_A_TIME)
+        )
+        acts = [
+            np.concatenate([policy.act(block[None])[0] for block in observations])
+            for policy in policies
+        ]
         return torch.from_numpy(np.stack(acts))
 
     def _as_trained_on(self, value: float, arrays: Arrays) -> float | None:
@@ -155,11 +190,16 @@ class FittedQ:
 def _subjects(snapshot: bytes) -> list[_Subject]:
     arrays, metadata = checkpoint.decode(snapshot, "snapshot")
     own = metadata["members"]
-    return [_Subject(member, metadata["updates"], select_members(arrays, [place])) for place, member in enumerate(own)]
+    return [
+        _Subject(member, metadata["updates"], select_members(arrays, [place]))
+        for place, member in enumerate(own)
+    ]
 
 
 def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
-    """The episodes to use: all, or a draw of them that holds about MOST_TRANSITIONS; one shard more is in memory."""
+    """The episodes to use: all, or a draw of them that holds about MOST_TRANSITIONS; one shard more
+    is in memory.
+    """
     shards: Iterable[Shard] = (shard for shard in data if isinstance(shard, Shard))
     total = sum(shard.num_transitions for shard in data if isinstance(shard, Shard))
     if isinstance(data[0], StoredData):
@@ -173,23 +213,31 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
     for shard in shards:
         drawn = generator.random(shard.num_episodes) * total < MOST_TRANSITIONS
         drawn[0] |= not kept  # never none
-        episodes = [episode for episode, chosen in zip(shard.episodes(), drawn, strict=True) if chosen]
+        episodes = [
+            episode for episode, chosen in zip(shard.episodes(), drawn, strict=True) if chosen
+        ]
         kept += [Shard.of(episodes, shard.tier)] if episodes else []
     return columns(kept)
 
 
 def _held_out(run_seed: int, episodes: int) -> Array:
     """[E] bool: episodes that no Q is fitted on; none of a single one."""
-    order = np.random.default_rng(seeding.stream(run_seed, "fitted-q-held-out")).permutation(episodes)
+    order = np.random.default_rng(seeding.stream(run_seed, "fitted-q-held-out")).permutation(
+        episodes
+    )
     count = min(max(1, round(HELD_OUT_SHARE * episodes)), episodes - 1)
     mask: Array = order < count
     return mask
 
 
 def _units(data: Columns, discount: float) -> fqe.Units:
-    """Mean and spread of the data's own discounted returns, and the returns of its worst and best reward for ever."""
+    """Mean and spread of the data's own discounted returns, and the returns of its worst and best
+    reward for ever.
+    """
     returns = discounted_returns(data.rewards, data.ends, discount)
     std = float(returns.std()) or 1.0
     ends = [0.0] if data.terminations.any() else []
-    forever = [float(reward) / (1.0 - discount) for reward in (data.rewards.min(), data.rewards.max())]
+    forever = [
+        float(reward) / (1.0 - discount) for reward in (data.rewards.min(), data.rewards.max())
+    ]
     return fqe.Units(float(returns.mean()), std, min(forever + ends), max(forever + ends))

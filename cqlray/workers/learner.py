@@ -1,4 +1,7 @@
-"""Learner: trains its population of members with CQL from a dataset that never changes. It knows no environment."""
+"""Learner: trains its population of members with CQL from a dataset that never changes.
+
+It knows no environment.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,14 @@ from cqlray.data import normalizer
 from cqlray.data.dataset import Columns, discounted_returns, read_description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.loading import fill_columns, iterate_shards, load_columns
-from cqlray.data.store import ColumnFile, HostColumns, data_bytes, fingerprint, where_data_lives, write_store
+from cqlray.data.store import (
+    ColumnFile,
+    HostColumns,
+    data_bytes,
+    fingerprint,
+    where_data_lives,
+    write_store,
+)
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
@@ -41,7 +51,9 @@ CHUNK = 100
 
 @dataclass(frozen=True)
 class Advance:
-    """What one call of `advance` brings back; a snapshot and its metrics only where an interval ended."""
+    """What one call of `advance` brings back; a snapshot and its metrics only where an interval
+    ended.
+    """
 
     updates: int
     seconds: float
@@ -75,10 +87,11 @@ class Learner:
         files: StudentFiles | None = None,
         *data: Shard | StoredData,
     ) -> None:
-        """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is between snapshots.
+        """`saved` is a checkpoint of the same members, or None for fresh ones; `interval` is
+        between snapshots.
 
-        With `files` it writes them itself, and goes on from the checkpoint that is there. `data` are shards, or one
-        StoredData.
+        With `files` it writes them itself, and goes on from the checkpoint that is there. `data`
+        are shards, or one StoredData.
 
         Raises:
             NotShared: this node does not have the directory of the data or of `files`.
@@ -95,14 +108,27 @@ class Learner:
         self._load(data, scaling, configs[0].observation_normalization)
         observation_dim, action_dim = len(self.mean), len(scaling.low)
         self.scalars = agents.member_scalars(configs, action_dim, self.device)
-        init_seeds = [seeding.integer_seed(run_seed, "student-init", member.seed) for member in members]
-        noise_seeds = [seeding.integer_seed(run_seed, "student-noise", member.seed) for member in members]
+        init_seeds = [
+            seeding.integer_seed(run_seed, "student-init", member.seed) for member in members
+        ]
+        noise_seeds = [
+            seeding.integer_seed(run_seed, "student-noise", member.seed) for member in members
+        ]
         dtype = product_dtype(precision)
-        agent = agents.initial_state(configs, init_seeds, observation_dim, action_dim, self.device, dtype)
+        agent = agents.initial_state(
+            configs, init_seeds, observation_dim, action_dim, self.device, dtype
+        )
         settings = cql.Settings.of(configs)
-        noise = NoiseStream(noise_seeds, cql.noise_shapes(configs[0], action_dim), configs[0].batch_size, self.device)
+        noise = NoiseStream(
+            noise_seeds,
+            cql.noise_shapes(configs[0], action_dim),
+            configs[0].batch_size,
+            self.device,
+        )
         self.population = Population(
-            agent, lambda state, batch, noise: cql.update(state, batch, noise, self.scalars, settings), noise
+            agent,
+            lambda state, batch, noise: cql.update(state, batch, noise, self.scalars, settings),
+            noise,
         )
         self.gather = self._batches(configs, noise)
         self.metric_sums: dict[str, list[float]] = {}
@@ -111,26 +137,40 @@ class Learner:
         if saved is not None:
             self._restore(saved)
 
-    def _load(self, data: Sequence[Shard | StoredData], scaling: ActionScaling, normalize: bool) -> None:
+    def _load(
+        self, data: Sequence[Shard | StoredData], scaling: ActionScaling, normalize: bool
+    ) -> None:
         """Fit the normaliser, and have the data as it is trained on, in memory or in a file."""
         self.rows: HostColumns | ColumnFile
         stored = data[0] if isinstance(data[0], StoredData) else None
         if stored is not None:
             stored.require()
         if stored is not None and stored.file is not None:
-            self.rows, (self.mean, self.std) = _from_disk(stored.directory, stored.file, scaling, normalize)
+            self.rows, (self.mean, self.std) = _from_disk(
+                stored.directory, stored.file, scaling, normalize
+            )
             return
-        columns = _joined([shard for shard in data if isinstance(shard, Shard)]) if stored is None else _read(stored)
+        columns = (
+            _joined([shard for shard in data if isinstance(shard, Shard)])
+            if stored is None
+            else _read(stored)
+        )
         width = columns.observations.shape[1]
-        self.mean, self.std = normalizer.fit([columns.observations]) if normalize else normalizer.identity(width)
+        self.mean, self.std = (
+            normalizer.fit([columns.observations]) if normalize else normalizer.identity(width)
+        )
         self.rows = HostColumns(columns, self.mean, self.std, scaling.to_unit)
 
     def _batches(self, configs: Sequence[CQLConfig], noise: NoiseStream) -> Gather:
-        """How a batch is made: looked up on the device where the data fits there, else sent there ahead of its turn."""
+        """How a batch is made: looked up on the device where the data fits there, else sent there
+        ahead of its turn.
+        """
         if isinstance(self.rows, HostColumns) and _fits(self.rows.data, self.device):
             return transition_table(self.rows.data, configs, self.device).gather(self.scalars)
         if configs[0].calibrated:
-            raise UserError("cql.calibrated needs the data in the device's memory, and it does not fit there")
+            raise UserError(
+                "cql.calibrated needs the data in the device's memory, and it does not fit there"
+            )
         return StagedBatches(noise, self.rows, self.scalars).gather
 
     def updates(self) -> int:
@@ -138,24 +178,43 @@ class Learner:
         return self.population.agent.updates
 
     def advance(self, seconds: float, save: bool) -> Advance:
-        """Make updates up to the next snapshot, or for about `seconds`; `save` asks for a checkpoint also short of one."""
+        """Make updates up to the next snapshot, or for about `seconds`; `save` asks for a
+        checkpoint also short of one.
+        """
         started = time.monotonic()
         agent = self.population.agent
         goal = min(agent.updates - agent.updates % self.interval + self.interval, self.num_updates)
         while agent.updates < goal and time.monotonic() - started < seconds:
-            # Chunks end where a fresh run's would, so that what is frozen when does not depend on who called when.
+            # Chunks end where a fresh run's would, so that what is frozen when does not depend on
+            # who called when.
             count = min(CHUNK - agent.updates % CHUNK, goal - agent.updates)
             self._accumulate(self.population.advance(count, self.gather), count)
-        frozen = {self.members[place].index: updates for place, updates in self.population.frozen.items()}
+        frozen = {
+            self.members[place].index: updates for place, updates in self.population.frozen.items()
+        }
         if agent.updates < goal:
-            return Advance(agent.updates, time.monotonic() - started, frozen, saved=self._save() if save else None)
+            return Advance(
+                agent.updates,
+                time.monotonic() - started,
+                frozen,
+                saved=self._save() if save else None,
+            )
         metrics = self._take_metrics()
-        return Advance(agent.updates, time.monotonic() - started, frozen, metrics, self._snapshot(metrics), self._save())
+        return Advance(
+            agent.updates,
+            time.monotonic() - started,
+            frozen,
+            metrics,
+            self._snapshot(metrics),
+            self._save(),
+        )
 
     def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
-        """`advance`, in three: what it says, the snapshot, and the checkpoint where somebody else is to write it.
+        """`advance`, in three: what it says, the snapshot, and the checkpoint where somebody else
+        is to write it.
 
-        With `files` of its own both are written in the background, the checkpoint last: what stands before it is then there.
+        With `files` of its own both are written in the background, the checkpoint last: what stands
+        before it is then there.
 
         Raises:
             StorageFailure: what an earlier step left could not be written.
@@ -173,7 +232,10 @@ class Learner:
         return said, result.snapshot, None
 
     def save(self) -> bytes | None:
-        """A checkpoint of now: written, or given to somebody else to write. Raises StorageFailure."""
+        """A checkpoint of now: written, or given to somebody else to write.
+
+        Raises StorageFailure.
+        """
         saved = self._save()
         if self.files is None:
             return saved
@@ -188,7 +250,9 @@ class Learner:
     def _accumulate(self, metrics: dict[str, list[float]], count: int) -> None:
         for name, values in metrics.items():
             sums = self.metric_sums.setdefault(name, [0.0] * len(values))
-            self.metric_sums[name] = [total + value * count for total, value in zip(sums, values, strict=True)]
+            self.metric_sums[name] = [
+                total + value * count for total, value in zip(sums, values, strict=True)
+            ]
 
     def _take_metrics(self) -> dict[str, list[float]]:
         count = (self.updates() - 1) % self.interval + 1
@@ -199,7 +263,11 @@ class Learner:
     def _snapshot(self, metrics: dict[str, list[float]]) -> bytes:
         agent = self.population.agent
         arrays = snapshot_arrays(agent, self.scalars, self.mean, self.std)
-        metadata = {"updates": agent.updates, "members": [m.index for m in self.members], "metrics": finite(metrics)}
+        metadata = {
+            "updates": agent.updates,
+            "members": [m.index for m in self.members],
+            "metrics": finite(metrics),
+        }
         return checkpoint.encode(arrays, metadata)
 
     def _save(self) -> bytes:
@@ -210,7 +278,9 @@ class Learner:
             "frozen": list(self.population.frozen.items()),
             "metric_sums": self.metric_sums,
         }
-        return checkpoint.encode({name: tensor.cpu().numpy() for name, tensor in agent.tensors().items()}, metadata)
+        return checkpoint.encode(
+            {name: tensor.cpu().numpy() for name, tensor in agent.tensors().items()}, metadata
+        )
 
     def _restore(self, saved: bytes) -> None:
         arrays, metadata = checkpoint.decode(saved, "student checkpoint")
@@ -221,8 +291,13 @@ class Learner:
 
 
 def _joined(shards: Sequence[Shard]) -> Columns:
-    transitions, episodes = sum(s.num_transitions for s in shards), sum(s.num_episodes for s in shards)
-    return fill_columns(shards, transitions, episodes, shards[0].observations.shape[1], shards[0].actions.shape[1])
+    transitions, episodes = (
+        sum(s.num_transitions for s in shards),
+        sum(s.num_episodes for s in shards),
+    )
+    return fill_columns(
+        shards, transitions, episodes, shards[0].observations.shape[1], shards[0].actions.shape[1]
+    )
 
 
 def _read(data: StoredData) -> Columns:
@@ -242,7 +317,9 @@ def _from_disk(
     first = next(iterate_shards(directory, description))
     mean, std = normalizer.identity(first.observations.shape[1])
     if normalize:
-        mean, std = normalizer.fit(shard.observations for shard in iterate_shards(directory, description))
+        mean, std = normalizer.fit(
+            shard.observations for shard in iterate_shards(directory, description)
+        )
     of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
     shards = iterate_shards(directory, description)
     return write_store(file, shards, of, mean, std, scaling.to_unit), (mean, std)
@@ -253,13 +330,19 @@ def _fits(data: Columns, device: torch.device) -> bool:
     if device.type == "cpu":
         return True
     episodes = int(data.ends.sum())
-    size = data_bytes(len(data.rewards), episodes, data.observations.shape[1], data.actions.shape[1])
+    size = data_bytes(
+        len(data.rewards), episodes, data.observations.shape[1], data.actions.shape[1]
+    )
     free, _ = torch.cuda.mem_get_info(device)
     return where_data_lives(size, free, sys.maxsize)[0] == "device"
 
 
-def transition_table(data: Columns, configs: Sequence[CQLConfig], device: torch.device) -> TransitionTable:
-    """The dataset, observations and actions as trained on, on the device: on a CPU in the memory where it is."""
+def transition_table(
+    data: Columns, configs: Sequence[CQLConfig], device: torch.device
+) -> TransitionTable:
+    """The dataset, observations and actions as trained on, on the device: on a CPU in the memory
+    where it is.
+    """
 
     def on_device(array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
@@ -267,7 +350,12 @@ def transition_table(data: Columns, configs: Sequence[CQLConfig], device: torch.
     returns = None
     if configs[0].calibrated:
         keys = [(c.discount, c.reward_scale, c.reward_shift) for c in configs]
-        by_key = {k: discounted_returns(data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]) for k in set(keys)}
+        by_key = {
+            k: discounted_returns(
+                data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]
+            )
+            for k in set(keys)
+        }
         returns = on_device(np.stack([by_key[key] for key in keys]))
     return TransitionTable(
         observations=on_device(data.observations),

@@ -1,4 +1,7 @@
-"""RolloutWorker: plays episodes with the teacher's policies. Loads no torch, so that it starts fast."""
+"""RolloutWorker: plays episodes with the teacher's policies.
+
+Loads no torch, so that it starts fast.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ from cqlray.workers.files import read_round
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a shard is a pure function of, beside the snapshot: made again anywhere, it is the same bytes."""
+    """What a shard is a pure function of, beside the snapshot: made again anywhere, it is the same
+    bytes.
+    """
 
     index: int
     tier: str
@@ -28,7 +33,9 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ReplayTask:
-    """A shard of what the teacher saw: `episodes` of them from `first` on, in the joined files of some rounds."""
+    """A shard of what the teacher saw: `episodes` of them from `first` on, in the joined files of
+    some rounds.
+    """
 
     index: int
     rounds: tuple[int, ...]
@@ -39,8 +46,8 @@ class ReplayTask:
 class RolloutWorker:
     """Holds environments; keeps nothing from one call to the next.
 
-    A shard comes with its summary, which is all that the driver asks for. Where the storage is shared (`place`), the
-    shard's file is written before.
+    A shard comes with its summary, which is all that the driver asks for. Where the storage is
+    shared (`place`), the shard's file is written before.
     """
 
     def __init__(self, env: EnvConfig, spec: EnvSpec) -> None:
@@ -49,7 +56,8 @@ class RolloutWorker:
         self.envs = EnvPool(env)
 
     def collect(self, task: ShardTask, snapshot: bytes | None) -> Shard:
-        """Play the task's episodes, with sampled actions of the snapshot's policy, or uniform ones without a snapshot.
+        """Play the task's episodes, with sampled actions of the snapshot's policy, or uniform ones
+        without a snapshot.
 
         Raises:
             EnvironmentFailure: the environment raised.
@@ -65,7 +73,9 @@ class RolloutWorker:
         shard = self.collect(task, snapshot)
         return ShardSummary.of(shard, self.environment), shard
 
-    def contribute(self, task: ShardTask, snapshot: bytes | None, place: SharedDirectory | None) -> tuple[ShardSummary, Shard]:
+    def contribute(
+        self, task: ShardTask, snapshot: bytes | None, place: SharedDirectory | None
+    ) -> tuple[ShardSummary, Shard]:
         """`collect` for the dataset.
 
         Raises:
@@ -73,12 +83,18 @@ class RolloutWorker:
         """
         return self._kept(task.index, self.collect(task, snapshot), place)
 
-    def replay(self, task: ReplayTask, place: SharedDirectory | None, *rounds: Shard) -> tuple[ShardSummary, Shard]:
-        """The task's episodes, from the rounds' files, or from `rounds` where the storage is not shared."""
+    def replay(
+        self, task: ReplayTask, place: SharedDirectory | None, *rounds: Shard
+    ) -> tuple[ShardSummary, Shard]:
+        """The task's episodes, from the rounds' files, or from `rounds` where the storage is not
+        shared.
+        """
         if place is not None:
             rounds = tuple(read_round(place, index) for index in task.rounds)
         episodes = [episode for shard in rounds for episode in shard.episodes()]
-        return self._kept(task.index, Shard.of(episodes[task.first : task.first + task.episodes], "replay"), place)
+        return self._kept(
+            task.index, Shard.of(episodes[task.first : task.first + task.episodes], "replay"), place
+        )
 
     def load(self, index: int, place: SharedDirectory) -> tuple[ShardSummary, Shard]:
         """A shard that an earlier session left in its file."""
@@ -86,7 +102,9 @@ class RolloutWorker:
         shard = shard_files.from_parquet(place.read(name), f"{place.path}/{name}")
         return ShardSummary.of(shard, self.environment), shard
 
-    def _kept(self, index: int, shard: Shard, place: SharedDirectory | None) -> tuple[ShardSummary, Shard]:
+    def _kept(
+        self, index: int, shard: Shard, place: SharedDirectory | None
+    ) -> tuple[ShardSummary, Shard]:
         if place is not None:
             place.write(f"dataset/{shard_name(index)}", shard_files.to_parquet(shard))
         return ShardSummary.of(shard, self.environment), shard

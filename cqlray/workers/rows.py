@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-LISTS = ("returns", "lengths", "excesses")  # a number for each episode; a row without critics has no excesses
+LISTS = (
+    "returns",
+    "lengths",
+    "excesses",
+)  # a number for each episode; a row without critics has no excesses
 MEANS = ("value", "discounted_return", "tail_value", "tail_weight")
 
 
 def merge_rows(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Parts of a test (each a row for every member, over some of the episodes) -> one row for each member.
+    """Parts of a test (each a row for every member, over some of the episodes) -> one row for each
+    member.
 
-    Returns, lengths and excesses are joined in the parts' order, means are weighted by episodes, seconds are summed.
+    Returns, lengths and excesses are joined in the parts' order, means are weighted by episodes,
+    seconds are summed.
     """
     merged = []
     for rows in zip(*parts, strict=True):
         episodes = [len(row["returns"]) for row in rows]
-        joined: dict[str, Any] = {name: [v for row in rows for v in row[name]] for name in LISTS if name in rows[0]}
+        joined: dict[str, Any] = {
+            name: [v for row in rows for v in row[name]] for name in LISTS if name in rows[0]
+        }
         for name in MEANS:
             if name in rows[0]:
                 weighted = sum(row[name] * count for row, count in zip(rows, episodes, strict=True))

@@ -1,4 +1,6 @@
-"""Batches of data that is not on the device: gathered a block of updates ahead by a thread, and copied there at once."""
+"""Batches of data that is not on the device: gathered a block of updates ahead by a thread, and
+copied there at once.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ class Rows(Protocol):
 
 
 class StagedBatches:
-    """A block's batches on the device, in tensors that stay where they are, so that a CUDA graph may read them.
+    """A block's batches on the device, in tensors that stay where they are, so that a CUDA graph
+    may read them.
 
-    The noise's positions of the block choose the transitions, as they do in a table on the device: the batches are the
-    same. Then they are overwritten by the places where those transitions now lie.
+    The noise's positions of the block choose the transitions, as they do in a table on the device:
+    the batches are the same. Then they are overwritten by the places where those transitions now
+    lie.
     """
 
     def __init__(self, noise: NoiseStream, rows: Rows, scalars: Scalars) -> None:
@@ -37,10 +41,15 @@ class StagedBatches:
         assert block == BLOCK
         self.noise, self.rows = noise, rows
         self.slots = members * block * batch
-        places = (torch.arange(self.slots, dtype=torch.float64, device=noise.device) + 0.5) / self.slots
+        places = (
+            torch.arange(self.slots, dtype=torch.float64, device=noise.device) + 0.5
+        ) / self.slots
         self.places = places.view(members, block, batch)
         self.staged: dict[str, torch.Tensor] = {}
-        self.scale, self.shift = scalars["reward_scale"].unsqueeze(1), scalars["reward_shift"].unsqueeze(1)
+        self.scale, self.shift = (
+            scalars["reward_scale"].unsqueeze(1),
+            scalars["reward_shift"].unsqueeze(1),
+        )
         self.prefetcher = Prefetcher(self._draw, rows.gather)
         noise.on_block = self._stage
 
@@ -61,6 +70,8 @@ class StagedBatches:
     def gather(self, positions: torch.Tensor) -> Batch:
         """The batch of an update; positions [M, B] as the noise now says them."""
         index = (positions * self.slots).long()
-        observations, actions, rewards, next_observations, terminations = (self.staged[name][index] for name in COLUMNS)
+        observations, actions, rewards, next_observations, terminations = (
+            self.staged[name][index] for name in COLUMNS
+        )
         scaled = rewards * self.scale + self.shift
         return Batch(observations, actions, scaled, next_observations, terminations)

@@ -38,9 +38,11 @@ class Teacher:
         place: SharedDirectory | None = None,
         *seen: Shard,
     ) -> None:
-        """`saved` is a checkpoint and `seen` the shards of the rounds before it; neither for a fresh teacher.
+        """`saved` is a checkpoint and `seen` the shards of the rounds before it; neither for a
+        fresh teacher.
 
-        Where the storage is shared (`place`), those rounds are read there, and new ones are written there.
+        Where the storage is shared (`place`), those rounds are read there, and new ones are written
+        there.
         """
         keep_freed_memory()
         torch.set_num_threads(1)
@@ -66,7 +68,10 @@ class Teacher:
         self.add(*seen)
         if saved is not None:
             arrays, metadata = checkpoint.decode(saved, "teacher checkpoint")
-            agent.load({name: torch.from_numpy(array) for name, array in arrays.items()}, metadata["updates"])
+            agent.load(
+                {name: torch.from_numpy(array) for name, array in arrays.items()},
+                metadata["updates"],
+            )
             if place is not None:
                 self.add(*(read_round(place, index) for index in range(metadata["rounds"])))
 
@@ -92,11 +97,16 @@ class Teacher:
         if num_updates and round_index + 1 >= self.config.warmup_rounds:
             metrics = self.population.advance(num_updates, self._gather)
             report |= {name: values[0] for name, values in metrics.items()}
-        return report | {"updates": self.population.agent.updates, "diverged": bool(self.population.frozen)}
+        return report | {
+            "updates": self.population.agent.updates,
+            "diverged": bool(self.population.frozen),
+        }
 
     def _gather(self, positions: torch.Tensor) -> Batch:
         index = (positions * self.pool.size).long()
-        observations, actions, rewards, next_observations, terminations = (column[index] for column in self.columns)
+        observations, actions, rewards, next_observations, terminations = (
+            column[index] for column in self.columns
+        )
         scaled = rewards * self.config.reward_scale + self.config.reward_shift
         return Batch(observations, actions, scaled, next_observations, terminations)
 
@@ -104,10 +114,14 @@ class Teacher:
         """What the rollout workers and evaluators play."""
         mean, std = identity(self.observation_dim)
         agent = self.population.agent
-        return checkpoint.encode(snapshot_arrays(agent, self.scalars, mean, std), {"updates": agent.updates})
+        return checkpoint.encode(
+            snapshot_arrays(agent, self.scalars, mean, std), {"updates": agent.updates}
+        )
 
     def save(self, progress: dict[str, Any]) -> bytes:
-        """All that goes on from here, but for the pool, which is the episodes seen; `progress` is kept beside it."""
+        """All that goes on from here, but for the pool, which is the episodes seen; `progress` is
+        kept beside it.
+        """
         agent = self.population.agent
         arrays = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
         return checkpoint.encode(arrays, {**progress, "updates": agent.updates})

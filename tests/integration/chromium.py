@@ -1,4 +1,6 @@
-"""A headless Chromium, spoken to over the DevTools protocol by a pipe: it shows a page and says what is wrong with it."""
+"""A headless Chromium, spoken to over the DevTools protocol by a pipe: it shows a page and says
+what is wrong with it.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,26 @@ from typing import Any
 
 from cqlray.storage.locations import AnyPath
 
-EXECUTABLE = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+EXECUTABLE = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 TIMEOUT = 60.0  # seconds that an answer may take
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--no-first-run",
+)
 
-BROKEN_IMAGES = """Promise.all([...document.images].map(image => image.decode().then(() => 0, () => 1)))
+BROKEN_IMAGES = """Promise.all(
+    [...document.images].map(image => image.decode().then(() => 0, () => 1)))
     .then(broken => broken.reduce((sum, one) => sum + one, 0))"""
 # It reads descriptor 3 and writes descriptor 4.
 _LAUNCHER = """import fcntl, os, sys
@@ -56,7 +73,9 @@ class Chromium:
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
         """Ask and wait for the answer; events that come before it are kept."""
         self.count += 1
-        message = {"id": self.count, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        message = {"id": self.count, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
         os.write(self.write, json.dumps(message).encode() + b"\0")
         deadline = time.monotonic() + TIMEOUT
         while (answer := self._message(deadline)).get("id") != self.count:
@@ -79,15 +98,28 @@ class Chromium:
         found: dict[str, Any] = json.loads(message)
         return found
 
-    def show(self, page: AnyPath, width: int, scheme: str = "light", scale: float = 1.0, most_height: int = 6000) -> Shown:
-        """Open a file in a window of `width` CSS pixels, as a reader with that colour scheme sees it."""
+    def show(
+        self,
+        page: AnyPath,
+        width: int,
+        scheme: str = "light",
+        scale: float = 1.0,
+        most_height: int = 6000,
+    ) -> Shown:
+        """Open a file in a window of `width` CSS pixels, as a reader with that colour scheme sees
+        it.
+        """
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         tab = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable", tab)
         screen = {"width": width, "height": 900, "deviceScaleFactor": scale, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", tab, **screen)
-        self.call("Emulation.setEmulatedMedia", tab, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            tab,
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
         self.events = []
         self.call("Page.navigate", tab, url=Path(str(page)).absolute().as_uri())
         self._wait_for("Page.loadEventFired")
@@ -108,11 +140,15 @@ class Chromium:
             self.events.append(self._message(deadline))
 
     def _evaluate(self, tab: str, expression: str) -> Any:
-        return self.call("Runtime.evaluate", tab, expression=expression, awaitPromise=True)["result"]["value"]
+        return self.call("Runtime.evaluate", tab, expression=expression, awaitPromise=True)[
+            "result"
+        ]["value"]
 
     def _screenshot(self, tab: str, width: int, height: int) -> bytes:
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        taken = self.call("Page.captureScreenshot", tab, format="png", clip=clip, captureBeyondViewport=True)
+        taken = self.call(
+            "Page.captureScreenshot", tab, format="png", clip=clip, captureBeyondViewport=True
+        )
         return base64.b64decode(taken["data"])
 
     def _complaints(self) -> list[str]:
@@ -123,7 +159,11 @@ class Chromium:
                     found.append(event["params"]["entry"]["text"])
                 case "Runtime.exceptionThrown":
                     found.append(event["params"]["exceptionDetails"]["text"])
-                case "Runtime.consoleAPICalled" if event["params"]["type"] in ("error", "warning", "assert"):
+                case "Runtime.consoleAPICalled" if event["params"]["type"] in (
+                    "error",
+                    "warning",
+                    "assert",
+                ):
                     found.append(str(event["params"]["args"]))
         return found
 
@@ -136,9 +176,22 @@ def chromium(profile: Path) -> Iterator[Chromium]:
     their_read, our_write = os.pipe()
 
     launcher = [sys.executable, "-c", _LAUNCHER, str(their_read), str(their_write)]
-    command = [*launcher, EXECUTABLE, *FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-    quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, pass_fds=(their_read, their_write), start_new_session=True, **quiet)
+    command = [
+        *launcher,
+        EXECUTABLE,
+        *FLAGS,
+        "--remote-debugging-pipe",
+        f"--user-data-dir={profile}",
+        "about:blank",
+    ]
+    quiet: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    process = subprocess.Popen(
+        command, pass_fds=(their_read, their_write), start_new_session=True, **quiet
+    )
     os.close(their_read)
     os.close(their_write)
     os.set_blocking(our_read, False)

@@ -28,10 +28,19 @@ except UserError as error:
 
 def join(**environment: str) -> str:
     """What a process that connects in this environment prints."""
-    mine = ("RAY_ADDRESS", "RAY_TMPDIR", *(name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if "HOME" in environment))
+    mine = (
+        "RAY_ADDRESS",
+        "RAY_TMPDIR",
+        *(name for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH") if "HOME" in environment),
+    )
     inherited = {name: value for name, value in os.environ.items() if name not in mine}
     done = subprocess.run(
-        [sys.executable, "-c", JOIN], env={**inherited, **environment}, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", JOIN],
+        env={**inherited, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return done.stdout.splitlines()[-1]
 
@@ -56,15 +65,23 @@ def test_a_run_never_joins_what_another_run_started_for_itself(ray_cluster: str)
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     started = time.monotonic()
     assert (
-        join(RAY_ADDRESS="127.0.0.1:9") == "refused RAY_ADDRESS '127.0.0.1:9': nothing listens there; is `ray start` running?"
+        join(RAY_ADDRESS="127.0.0.1:9")
+        == "refused RAY_ADDRESS '127.0.0.1:9': nothing listens there; is `ray start` running?"
     )
     assert time.monotonic() - started < 10
 
 
-def test_a_cluster_that_wants_a_token_which_is_not_here_is_refused_in_a_line(ray_cluster: str, temporary: Path) -> None:
+def test_a_cluster_that_wants_a_token_which_is_not_here_is_refused_in_a_line(
+    ray_cluster: str, temporary: Path
+) -> None:
     said = join(RAY_ADDRESS=ray_cluster, RAY_AUTH_MODE="token", HOME=str(temporary))
-    assert said.startswith(f"refused RAY_ADDRESS '{ray_cluster}' cannot be joined: Token authentication is enabled but no")
-    assert said.endswith("; if it is protected by a token, set RAY_AUTH_MODE=token and have the token here")
+    assert said.startswith(
+        f"refused RAY_ADDRESS '{ray_cluster}' cannot be joined: Token authentication is enabled"
+        " but no"
+    )
+    assert said.endswith(
+        "; if it is protected by a token, set RAY_AUTH_MODE=token and have the token here"
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,7 +91,9 @@ def test_a_cluster_that_wants_a_token_which_is_not_here_is_refused_in_a_line(ray
         ("ray://127.0.0.1:10001", "RAY_ADDRESS=HOST:6379"),
     ],
 )
-def test_addresses_of_other_kinds_are_refused_at_once_with_what_to_use(address: str, instead: str) -> None:
+def test_addresses_of_other_kinds_are_refused_at_once_with_what_to_use(
+    address: str, instead: str
+) -> None:
     started = time.monotonic()
     said = join(RAY_ADDRESS=address)
     assert said.startswith(f"refused RAY_ADDRESS {address!r}") and instead in said

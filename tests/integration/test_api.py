@@ -22,7 +22,9 @@ def test_a_run_as_data_frames(finished_run: Path) -> None:
     curves = run.curves()
     assert list(curves.columns) == ["member", "seed", "updates", "mean_return"]
     assert len(curves) == 9 and set(curves["updates"]) == {110, 220, 330}
-    assert not [name for name in run.members.columns if name.startswith("fqe")], "nothing was judged by the data"
+    assert not [name for name in run.members.columns if name.startswith("fqe")], (
+        "nothing was judged by the data"
+    )
     rows = RunDirectory(finished_run).rows("evaluations.jsonl")
     (row,) = [row for row in rows if row["member"] == 1 and row["updates"] == 220]
     found = curves.set_index(["member", "updates"]).loc[(1, 220), "mean_return"]
@@ -48,12 +50,22 @@ def test_before_there_are_members_or_tests_the_frames_have_their_columns(tmp_pat
     run = cqlray.load_run(collected)
     assert (run.members.index.name, len(run.members)) == ("member", 0)
     assert list(run.members.columns) == ["seed", "mean_return", "returns", "updates"]
-    assert (list(run.curves().columns), len(run.curves())) == (["member", "seed", "updates", "mean_return"], 0)
+    assert (list(run.curves().columns), len(run.curves())) == (
+        ["member", "seed", "updates", "mean_return"],
+        0,
+    )
     sweep = [{"conservative_weight": 1.0}, {"algorithm": "bc"}]
     untested = cqlray.load_run(make_run(tmp_path / "untested", sweep, 1))
     assert list(untested.members["seed"]) == [0, 0] and untested.members["mean_return"].isna().all()
     curves = untested.curves()
-    assert list(curves.columns) == ["member", "seed", "conservative_weight", "algorithm", "updates", "mean_return"]
+    assert list(curves.columns) == [
+        "member",
+        "seed",
+        "conservative_weight",
+        "algorithm",
+        "updates",
+        "mean_return",
+    ]
     assert len(curves) == 0
 
 
@@ -70,23 +82,46 @@ def test_a_figure_of_nothing_warns_of_nothing(tmp_path: Path) -> None:
 
 
 def estimate(member: int, updates: int, value: float | None) -> Row:
-    return {"member": member, "updates": updates, "fqe_value": -9.0, "fqe_return": value, "seconds": 0.5}
+    return {
+        "member": member,
+        "updates": updates,
+        "fqe_value": -9.0,
+        "fqe_return": value,
+        "seconds": 0.5,
+    }
 
 
 def test_what_fitted_q_says_stands_beside_the_tests(tmp_path: Path) -> None:
     tests = [student(0, 100, [1.0, 3.0]), student(0, 200, [5.0, 7.0]), student(1, 100, [9.0, 9.0])]
     run = make_run(tmp_path / "run", seeds=3, evaluations=tests)
-    estimates = [estimate(0, 200, -2.0), estimate(0, 100, -1.0), estimate(1, 200, None), estimate(1, 300, 7.0)]
-    write_lines(run / "fqe.jsonl", [*estimates, estimate(1, 300, -3.0)])  # judged twice: the last counts
+    estimates = [
+        estimate(0, 200, -2.0),
+        estimate(0, 100, -1.0),
+        estimate(1, 200, None),
+        estimate(1, 300, 7.0),
+    ]
+    write_lines(
+        run / "fqe.jsonl", [*estimates, estimate(1, 300, -3.0)]
+    )  # judged twice: the last counts
     members = cqlray.load_run(run).members
     assert members["fqe_return"].dropna().to_dict() == {0: -2.0, 1: -3.0}
     assert members["fqe_updates"].dropna().to_dict() == {0: 200, 1: 300}
-    assert [member["fqe_return"] for member in cqlray.load_run(run).summary["members"]] == [-2.0, -3.0, None], "and in --json"
+    assert [member["fqe_return"] for member in cqlray.load_run(run).summary["members"]] == [
+        -2.0,
+        -3.0,
+        None,
+    ], "and in --json"
     curves = cqlray.load_run(run).curves()
     assert list(curves.columns) == ["member", "seed", "updates", "mean_return", "fqe_return"]
     found = [list(row) for row in curves.drop(columns="seed").itertuples(index=False)]
     nan = float("nan")
-    expected = [[0, 100, 2.0, -1.0], [0, 200, 6.0, -2.0], [1, 100, 9.0, nan], [1, 200, nan, nan], [1, 300, nan, -3.0]]
+    expected = [
+        [0, 100, 2.0, -1.0],
+        [0, 200, 6.0, -2.0],
+        [1, 100, 9.0, nan],
+        [1, 200, nan, nan],
+        [1, 300, nan, -3.0],
+    ]
     np.testing.assert_array_equal(found, expected)
 
 

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_cql_brings(tmp_path: Path) -> None:
-    """One population holds all three; the clone acts most like the data, SAC's values are above CQL's."""
+    """One population holds all three; the clone acts most like the data, SAC's values are above
+    CQL's.
+    """
     config = small_config(tmp_path / "run", num_seeds=1, baselines=("bc", "sac"))
     collection = dataclasses.replace(config.collection, tiers=("medium",))
     result = api.run(dataclasses.replace(config, collection=collection), quiet=True)
@@ -38,8 +40,15 @@ def test_what_cql_brings(tmp_path: Path) -> None:
         apart[member["swept"]["algorithm"]] = float(np.square(own - actions).mean())
     assert apart["bc"] < min(apart["cql"], apart["sac"]), apart
 
-    assert [group["swept"]["algorithm"] for group in result.summary["groups"]] == ["cql", "bc", "sac"]
-    last = {row["member"]: row for row in map(json.loads, (result.run_dir / "evaluations.jsonl").read_text().splitlines())}
+    assert [group["swept"]["algorithm"] for group in result.summary["groups"]] == [
+        "cql",
+        "bc",
+        "sac",
+    ]
+    last = {
+        row["member"]: row
+        for row in map(json.loads, (result.run_dir / "evaluations.jsonl").read_text().splitlines())
+    }
     assert last[2]["value"] > last[0]["value"], "what CQL brings: lower values"
     report = (result.run_dir / "report.html").read_text()
     assert all(f"algorithm {name}" in report for name in ("cql", "bc", "sac"))

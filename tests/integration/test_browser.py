@@ -1,4 +1,6 @@
-"""Every kind of report in a real browser: nothing complained of, nothing wider than the screen, all figures drawn."""
+"""Every kind of report in a real browser: nothing complained of, nothing wider than the screen, all
+figures drawn.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def finished(directory: Path) -> Path:
 
 def under_way(directory: Path) -> AnyPath:
     """A process holds it, and is at its students."""
-    run = make_run(directory, evaluations=[*REFERENCES, *TESTS], finished=False, stages={"teacher": 20.0})
+    run = make_run(
+        directory, evaluations=[*REFERENCES, *TESTS], finished=False, stages={"teacher": 20.0}
+    )
     write_lines(run / "events.jsonl", events()[:6])
     with RunDirectory(run).locked():
         return write_report(run)
@@ -55,8 +59,13 @@ def long_words(directory: Path) -> Path:
     """What users name can be longer than a screen is wide."""
     config = RunConfig(env=EnvConfig("x" * 200 + "-v0", kwargs={"y" * 200: "z" * 200}))
     rows = [student(m, u, [float(u)]) for m in range(2) for u in (100, 200)]
-    run = make_run(directory, [{"w" * 200: "v" * 200}], evaluations=rows, config=config, command="c" * 300)
-    write_lines(run / "events.jsonl", [{**row, "what": "b" * 300} if row["event"] == "death" else row for row in events()])
+    run = make_run(
+        directory, [{"w" * 200: "v" * 200}], evaluations=rows, config=config, command="c" * 300
+    )
+    write_lines(
+        run / "events.jsonl",
+        [{**row, "what": "b" * 300} if row["event"] == "death" else row for row in events()],
+    )
     return run
 
 
@@ -80,13 +89,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_shown_without_complaint_at_any_width_and_scheme(name: str, browser: Chromium, tmp_path: Path) -> None:
+def test_page_is_shown_without_complaint_at_any_width_and_scheme(
+    name: str, browser: Chromium, tmp_path: Path
+) -> None:
     look_at(browser, PAGES[name](tmp_path / "run"))
 
 
 @pytest.mark.ray
-def test_a_real_run_with_its_data_and_a_video(finished_run: Path, browser: Chromium, tmp_path: Path) -> None:
-    """What no hand-made directory has: the card of shards that are there, and a GIF as wide as four panels."""
+def test_a_real_run_with_its_data_and_a_video(
+    finished_run: Path, browser: Chromium, tmp_path: Path
+) -> None:
+    """What no hand-made directory has: the card of shards that are there, and a GIF as wide as four
+    panels.
+    """
     run = shutil.copytree(finished_run, tmp_path / "run")
     frames = [Image.new("RGB", (2000, 500), colour) for colour in ("navy", "gold")]
     frames[0].save(run / "video.gif", save_all=True, append_images=frames[1:])
@@ -115,9 +130,14 @@ def test_figures_are_dark_on_dark_pages(browser: Chromium, tmp_path: Path) -> No
 
 
 def test_the_browser_does_complain(browser: Chromium, tmp_path: Path) -> None:
-    """The checks above can fail: a page with a script that the policy refuses, a load, a broken figure, too wide a box."""
+    """The checks above can fail: a page with a script that the policy refuses, a load, a broken
+    figure, too wide a box.
+    """
     text = PAGES["one member"](tmp_path / "run").read_text()
-    wrong = '<script>1</script><img alt="" src="data:image/png;base64,AAAA"><div style="width:3000px">wide</div></main>'
+    wrong = (
+        '<script>1</script><img alt="" src="data:image/png;base64,AAAA"><div'
+        ' style="width:3000px">wide</div></main>'
+    )
     (tmp_path / "wrong.html").write_text(text.replace("</main>", wrong))
     shown = browser.show(tmp_path / "wrong.html", 390)
     assert any("script" in complaint for complaint in shown.complaints)

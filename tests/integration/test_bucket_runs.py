@@ -1,4 +1,6 @@
-"""Whole runs in an object store that fails: moto's S3 behind a proxy, actors that write there themselves."""
+"""Whole runs in an object store that fails: moto's S3 behind a proxy, actors that write there
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,22 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
     proxy: Proxy,  # noqa: F811
     tmp_path: Path,
 ) -> None:
-    """One request in ten fails, nobody answers for a while as the students begin, and a learner dies: the same bits, and no
-    line lost.
+    """One request in ten fails, nobody answers for a while as the students begin, and a learner
+    dies: the same bits, and no line lost.
     """
     out = remote / "run"
     config = small_config(Path("set below"))
     (tmp_path / "c.yaml").write_text(dump_yaml(config).replace("set below", str(out)))
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "cqlray", "run", "--config", str(tmp_path / "c.yaml")]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
         while not (out / "members.json").exists():
             assert run.poll() is None, run.communicate()
             time.sleep(0.1)

@@ -36,13 +36,18 @@ LOW, HIGH = np.array([-2.0, 0.0, -1.0], np.float32), np.array([3.0, 100.0, 1e-3]
 
 
 def made_policy(sizes: list[int], layer_norm: bool = False, gain: float = 1.0) -> LoadedPolicy:
-    """A policy of random weights, with three actions of different bounds, and a normaliser far from the identity."""
+    """A policy of random weights, with three actions of different bounds, and a normaliser far from
+    the identity.
+    """
     rng = np.random.default_rng(sum(sizes))
 
     def normal(*shape: int, scale: float = 1.0) -> Array:
         return (rng.standard_normal(shape) * scale).astype(np.float32)
 
-    arrays = {"observation_mean": normal(sizes[0], scale=5.0), "observation_std": np.exp(normal(sizes[0]))}
+    arrays = {
+        "observation_mean": normal(sizes[0], scale=5.0),
+        "observation_std": np.exp(normal(sizes[0])),
+    }
     arrays["log_std_min"] = np.full(1, -5.0, np.float32)
     for index, (rows, columns) in enumerate(zip(sizes, [*sizes[1:], 2 * len(LOW)], strict=True)):
         arrays[f"policy.{index}.weight"] = normal(1, rows, columns, scale=gain / np.sqrt(rows))
@@ -55,13 +60,22 @@ def made_policy(sizes: list[int], layer_norm: bool = False, gain: float = 1.0) -
 
 def observations_of(policy: LoadedPolicy, rows: int) -> Array:
     mean, std = (policy.policy.arrays[name] for name in ("observation_mean", "observation_std"))
-    drawn: Array = np.random.default_rng(1).standard_normal((rows, len(mean)), np.float32) * std + mean
+    drawn: Array = (
+        np.random.default_rng(1).standard_normal((rows, len(mean)), np.float32) * std + mean
+    )
     return drawn
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
-    ("sizes", "layer_norm"), [([3, 64, 64], False), ([1, 8], False), ([5], False), ([17, 256, 256], True), ([376, 64], True)]
+    ("sizes", "layer_norm"),
+    [
+        ([3, 64, 64], False),
+        ([1, 8], False),
+        ([5], False),
+        ([17, 256, 256], True),
+        ([376, 64], True),
+    ],
 )
 def test_networks_of_any_shape(format: str, sizes: list[int], layer_norm: bool) -> None:
     policy = made_policy(sizes, layer_norm)
@@ -69,14 +83,18 @@ def test_networks_of_any_shape(format: str, sizes: list[int], layer_norm: bool) 
     observations = observations_of(policy, 50)
     actions = act(observations)
     assert actions.dtype == np.float32 and actions.shape == (50, 3)
-    np.testing.assert_allclose((actions - policy(observations)) / (HIGH - LOW), 0.0, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        (actions - policy(observations)) / (HIGH - LOW), 0.0, rtol=0, atol=1e-6
+    )
     assert (actions >= LOW).all() and (actions <= HIGH).all() and np.ptp(actions, axis=0).min() > 0
     assert data, "bytes to be written"
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_rounding_of_sharp_networks_is_no_difference(format: str) -> None:
-    """Where float32 itself is coarser than 1e-6 of the range, a file that is as exact as the policy is taken."""
+    """Where float32 itself is coarser than 1e-6 of the range, a file that is as exact as the policy
+    is taken.
+    """
     policy = made_policy([376, 1024, 1024, 1024], gain=2.5)
     arrays = policy_arrays(policy)
     observations = observations_of(policy, 300)
@@ -116,7 +134,9 @@ assert not [name for name in sys.modules if name.startswith("cqlray")]
 
 @pytest.mark.ray
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_cards_code_gives_the_policys_actions(finished_run: Path, tmp_path: Path, format: str) -> None:
+def test_the_cards_code_gives_the_policys_actions(
+    finished_run: Path, tmp_path: Path, format: str
+) -> None:
     exported = export(finished_run, 1, format, tmp_path / f"policy{FORMATS[format][0]}")
     policy = load_policy(finished_run, 1)
     assert (exported.member, exported.updates, exported.max_difference < 1e-6) == (1, 330, True)
@@ -127,7 +147,9 @@ def test_the_cards_code_gives_the_policys_actions(finished_run: Path, tmp_path: 
         assert actions.shape == expected.shape and actions.dtype == np.float32
         np.testing.assert_allclose(actions / 5.0, expected / 5.0, rtol=0, atol=1e-6)
     with pytest.raises(subprocess.CalledProcessError):
-        run_without_cqlray(exported, [observations[:, :1]])  # would broadcast to the right size, unseen
+        run_without_cqlray(
+            exported, [observations[:, :1]]
+        )  # would broadcast to the right size, unseen
 
 
 @pytest.mark.ray
@@ -143,12 +165,19 @@ def test_the_file_says_whose_policy_it_is(finished_run: Path, tmp_path: Path, fo
         torch.jit.load(path, _extra_files=files)  # type: ignore[no-untyped-call]
         said = json.loads(files["cqlray.json"])
     elif format == "onnx":
-        said = json.loads({prop.key: prop.value for prop in onnx.load(path).metadata_props}["cqlray"])
+        said = json.loads(
+            {prop.key: prop.value for prop in onnx.load(path).metadata_props}["cqlray"]
+        )
     else:
         with safe_open(path, "np") as file:
             said = json.loads(file.metadata()["cqlray"])
             assert {file.get_tensor(name).dtype for name in file.keys()} == {np.dtype(np.float32)}  # noqa: SIM118
-    assert (said["member"], said["updates"], said["observation"], said["action"]) == (2, 330, ["n", 2], ["n", 1])
+    assert (said["member"], said["updates"], said["observation"], said["action"]) == (
+        2,
+        330,
+        ["n", 2],
+        ["n", 1],
+    )
     assert said["environment"] == "tests.toy_envs:Point-v0" and len(said["compute"]) == 3
 
 
@@ -164,7 +193,11 @@ def with_nan(arrays: dict[str, Array]) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("damage", [with_wrong_weight, with_nan])
 def test_a_file_that_differs_is_not_written(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, damage: Callable[[dict[str, Array]], None]
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    damage: Callable[[dict[str, Array]], None],
 ) -> None:
     def damaged(policy: LoadedPolicy) -> dict[str, Array]:
         arrays = policy_arrays(policy)
@@ -172,7 +205,10 @@ def test_a_file_that_differs_is_not_written(
         return arrays
 
     monkeypatch.setattr(exporting, "policy_arrays", damaged)
-    with pytest.raises(UserError, match=rf"^the {format} file's actions differ from the policy's by \S+ of their range"):
+    with pytest.raises(
+        UserError,
+        match=rf"^the {format} file's actions differ from the policy's by \S+ of their range",
+    ):
         export(finished_run, 0, format, tmp_path / "sub" / "file")
     assert not list(tmp_path.iterdir())
 
@@ -187,7 +223,9 @@ def test_the_observations_are_the_datas_where_it_is_there(copied_run: Path) -> N
     exported = export(copied_run)
     assert exported.path == copied_run / "export" / f"member-{load_policy(copied_run).member}.onnx"
     card = Path(exported.card).read_text()
-    assert "observations of its data, to" in card and "It was chosen as the best of 3 members" in card
+    assert (
+        "observations of its data, to" in card and "It was chosen as the best of 3 members" in card
+    )
     shutil.rmtree(copied_run / "dataset")
     exported = export(copied_run, 0, "safetensors")
     card = Path(exported.card).read_text()
@@ -198,7 +236,9 @@ def test_the_observations_are_the_datas_where_it_is_there(copied_run: Path) -> N
 def means(run: Path, updates: int) -> dict[int, float]:
     """Each member's mean return in its test after so many updates."""
     rows = RunDirectory(run).rows("evaluations.jsonl")
-    return {row["member"]: float(np.mean(row["returns"])) for row in rows if row["updates"] == updates}
+    return {
+        row["member"]: float(np.mean(row["returns"])) for row in rows if row["updates"] == updates
+    }
 
 
 def card_of(exported: Exported) -> str:
@@ -208,33 +248,52 @@ def card_of(exported: Exported) -> str:
 @pytest.mark.ray
 def test_the_best_of_a_run_under_way_is_the_snapshot_that_was_tested(copied_run: Path) -> None:
     lines = (copied_run / "evaluations.jsonl").read_text().splitlines(keepends=True)
-    (copied_run / "evaluations.jsonl").write_text("".join(line for line in lines if json.loads(line)["updates"] != 330))
+    (copied_run / "evaluations.jsonl").write_text(
+        "".join(line for line in lines if json.loads(line)["updates"] != 330)
+    )
     tested = means(copied_run, 220)
     best = max(tested, key=lambda member: tested[member])
     policy = load_policy(copied_run)
     assert (policy.member, policy.updates, policy.chosen_by) == (best, 220, "return")
     observations = observations_of(policy, 50)
-    np.testing.assert_array_equal(policy(observations), load_policy(copied_run, best, updates=220)(observations))
+    np.testing.assert_array_equal(
+        policy(observations), load_policy(copied_run, best, updates=220)(observations)
+    )
     newest = load_policy(copied_run, best)
     assert newest.updates == 330 and not np.allclose(policy(observations), newest(observations))
     card = card_of(export(copied_run))
-    assert "- 220 of 330 updates;" in card and "The exported policy is the one of the first line" in card
-    assert "The exported policy is of 330 updates: the table is of other snapshots" in card_of(export(copied_run, best))
+    assert (
+        "- 220 of 330 updates;" in card
+        and "The exported policy is the one of the first line" in card
+    )
+    assert "The exported policy is of 330 updates: the table is of other snapshots" in card_of(
+        export(copied_run, best)
+    )
 
 
 @pytest.mark.ray
 def test_any_snapshot_can_be_exported_and_its_card_says_which(copied_run: Path) -> None:
     exported = export(copied_run, 1, "safetensors", updates=110)
-    assert exported.path == copied_run / "export" / "member-1-updates-110.safetensors" and exported.updates == 110
+    assert (
+        exported.path == copied_run / "export" / "member-1-updates-110.safetensors"
+        and exported.updates == 110
+    )
     policy = load_policy(copied_run, 1, updates=110)
     observations = observations_of(policy, 50)
     (actions,) = run_without_cqlray(exported, [observations])
     np.testing.assert_allclose(actions / 5.0, policy(observations) / 5.0, rtol=0, atol=1e-6)
     card = card_of(exported)
-    assert "- 110 of 330 updates;" in card and "The exported policy is the one of the first line" in card
+    assert (
+        "- 110 of 330 updates;" in card
+        and "The exported policy is the one of the first line" in card
+    )
     first = next(line for line in card.splitlines() if line.startswith("| last test"))
-    assert first.startswith(f"| last test, after 110 updates | {number(means(copied_run, 110)[1])} ")
-    assert "330 updates |" not in card and "best of 1 tests" in card, "its later tests are not its own"
+    assert first.startswith(
+        f"| last test, after 110 updates | {number(means(copied_run, 110)[1])} "
+    )
+    assert "330 updates |" not in card and "best of 1 tests" in card, (
+        "its later tests are not its own"
+    )
     tested = means(copied_run, 110)
     best = export(copied_run, format="safetensors", updates=110)
     assert (best.member, best.updates) == (max(tested, key=lambda member: tested[member]), 110)
@@ -249,21 +308,43 @@ def test_a_snapshot_that_is_not_there_is_one_line(
     with pytest.raises(UserError, match=missing):
         load_policy(finished_run, 1, updates=5)
     with pytest.raises(
-        UserError, match=r"has no test or fitted Q evaluation of its students after 5 updates, but after 110, 22"
+        UserError,
+        match=(
+            r"has no test or fitted Q evaluation of its students after 5 updates, but after 110, 22"
+        ),
     ):
         load_policy(finished_run, updates=5)
-    with pytest.raises(UserError, match=r"has no test of its students after 5 updates, but after 110, 220, 330$"):
+    with pytest.raises(
+        UserError, match=r"has no test of its students after 5 updates, but after 110, 220, 330$"
+    ):
         load_policy(finished_run, by="return", updates=5)
     assert cli.main(["export", str(finished_run), "--member", "1", "--updates", "5"]) == 2
     assert re.search(missing, capsys.readouterr().err.rstrip())
-    assert cli.main(["export", str(copied_run), "--member", "1", "--updates", "220", "--format", "torchscript", "--json"]) == 0
+    assert (
+        cli.main(
+            [
+                "export",
+                str(copied_run),
+                "--member",
+                "1",
+                "--updates",
+                "220",
+                "--format",
+                "torchscript",
+                "--json",
+            ]
+        )
+        == 0
+    )
     said = json.loads(capsys.readouterr().out)
     assert said["updates"] == 220 and said["path"].endswith("member-1-updates-220.pt")
 
 
 def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
     def layout(name: str, env_id: str) -> list[str] | None:
-        return exporting._layout(load_run(make_run(tmp_path / name, config=RunConfig(env=EnvConfig(env_id)))))
+        return exporting._layout(
+            load_run(make_run(tmp_path / name, config=RunConfig(env=EnvConfig(env_id))))
+        )
 
     assert layout("vector", "Pendulum-v1") == []
     flattened = layout("tuple", "tests.unit.envs.spaces:Seen-Tuple-v0")
@@ -272,7 +353,9 @@ def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_mistakes_are_one_line(finished_run: Path, copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_one_line(
+    finished_run: Path, copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(said: str, *arguments: object) -> None:
         with pytest.raises(UserError, match=said) as caught:
             export(*arguments)  # type: ignore[arg-type]
@@ -280,8 +363,15 @@ def test_mistakes_are_one_line(finished_run: Path, copied_run: Path, tmp_path: P
 
     refused("is not a run directory", tmp_path)
     refused("has no member 3; its members are 0 to 2", finished_run, 3)
-    refused("there is no format 'pickle'; they are torchscript, onnx, safetensors", finished_run, 0, "pickle")
-    refused("cannot be written: ", finished_run, 0, "onnx", tmp_path / "run" / "config.yaml" / "x.onnx")
+    refused(
+        "there is no format 'pickle'; they are torchscript, onnx, safetensors",
+        finished_run,
+        0,
+        "pickle",
+    )
+    refused(
+        "cannot be written: ", finished_run, 0, "onnx", tmp_path / "run" / "config.yaml" / "x.onnx"
+    )
     refused("cannot be written: Is a directory", finished_run, 0, "onnx", tmp_path)
     shutil.rmtree(copied_run / "snapshots")
     refused("has no snapshot of its students yet", copied_run, 0)
@@ -290,20 +380,28 @@ def test_mistakes_are_one_line(finished_run: Path, copied_run: Path, tmp_path: P
     for missing in ("onnx", "onnxruntime"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            refused(rf'ONNX files need {missing}, .*: pip install "cqlray\[export\]"', finished_run, 0)
+            refused(
+                rf'ONNX files need {missing}, .*: pip install "cqlray\[export\]"', finished_run, 0
+            )
             export(finished_run, 0, "torchscript", tmp_path / "file.pt")
 
 
 @pytest.mark.ray
-def test_from_an_object_store_to_an_object_store(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+def test_from_an_object_store_to_an_object_store(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     server.start()
     try:
         keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
         host, port = server.get_host_and_port()
         for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             monkeypatch.setenv(name, value)
-        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(Bucket="exports")
+        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(
+            Bucket="exports"
+        )
         run = Location.parse("s3://exports/run")
         for path in finished_run.rglob("*"):
             if path.is_file():
@@ -311,21 +409,40 @@ def test_from_an_object_store_to_an_object_store(finished_run: Path, monkeypatch
         exported = export(str(run), 2, "safetensors")
         local = export(finished_run, 2, "safetensors", finished_run.parent / "local.safetensors")
         assert str(exported.path) == "s3://exports/run/export/member-2.safetensors"
-        assert exported.path.read_bytes() == local.path.read_bytes(), "and the same run gives the same bytes"
+        assert exported.path.read_bytes() == local.path.read_bytes(), (
+            "and the same run gives the same bytes"
+        )
         assert "observations of its data" in exported.card.read_text()
     finally:
         server.stop()
 
 
 @pytest.mark.ray
-def test_the_command(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", str(finished_run), "--member", "1", "--format", "torchscript", "--out", str(tmp_path / "p.pt")]
+def test_the_command(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "export",
+        str(finished_run),
+        "--member",
+        "1",
+        "--format",
+        "torchscript",
+        "--out",
+        str(tmp_path / "p.pt"),
+    ]
     assert cli.main(words) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'p.pt'}\n"
     assert cli.main([*words, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said.pop("max_difference") < 1e-6
     card = str(tmp_path / "p.pt.md")
-    assert said == {"path": str(tmp_path / "p.pt"), "card": card, "format": "torchscript", "member": 1, "updates": 330}
+    assert said == {
+        "path": str(tmp_path / "p.pt"),
+        "card": card,
+        "format": "torchscript",
+        "member": 1,
+        "updates": 330,
+    }
     assert cli.main(["export", str(finished_run), "--format", "h5"]) == 2
     assert "there is no format 'h5'" in capsys.readouterr().err

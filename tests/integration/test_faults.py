@@ -1,4 +1,6 @@
-"""What a run meets on a bad day, on a real cluster: signals, full disks, storage that is not shared, slow workers."""
+"""What a run meets on a bad day, on a real cluster: signals, full disks, storage that is not
+shared, slow workers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,6 @@ from cqlray import UserError
 from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
-from cqlray.data import dataset as datasets
 from cqlray.data import loading
 from cqlray.errors import StorageFailure
 from cqlray.runtime.crew import Crew
@@ -36,7 +37,14 @@ def begun(config: RunConfig, tmp_path: Path, cluster: str) -> subprocess.Popen[s
     name = "run" if config.dataset is None else "train"
     command = [sys.executable, "-m", "cqlray", name, "--config", str(tmp_path / "c.yaml")]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def waited_for(sign: Path, run: subprocess.Popen[str]) -> None:
@@ -50,14 +58,22 @@ def test_the_time_line_says_what_happened(finished_run: Path) -> None:
     rows = RunDirectory(finished_run).rows("events.jsonl")
     assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
     stages = [(row["stage"], row["what"]) for row in rows if row["event"] == "stage"]
-    assert stages == [(stage, what) for stage in ("teacher", "collection", "students") for what in ("began", "ended")]
+    assert stages == [
+        (stage, what)
+        for stage in ("teacher", "collection", "students")
+        for what in ("began", "ended")
+    ]
     busy = [row for row in rows if row["event"] == "busy"]
     assert {row["role"] for row in busy} == {"rollout worker", "evaluator", "learner"}
-    assert all(0 <= row["busy_seconds"] <= row["seconds"] * row["processes"] + 0.1 for row in busy), busy
+    assert all(
+        0 <= row["busy_seconds"] <= row["seconds"] * row["processes"] + 0.1 for row in busy
+    ), busy
     assert any(row["busy_seconds"] > 0 for row in busy if row["role"] == "learner")
 
 
-def test_storage_that_only_the_drivers_machine_has(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_only_the_drivers_machine_has(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The driver writes for everybody then, and a resumed run reads for them: the same bits."""
     monkeypatch.setattr(Crew, "place", None)
     monkeypatch.setattr(Crew, "seen_by_learners", lambda self, path: False)
@@ -72,8 +88,12 @@ def test_storage_that_only_the_drivers_machine_has(finished_run: Path, tmp_path:
     assert_same(finished_run, out)
 
 
-def test_what_was_not_written_before_the_driver_died_is_made_up_for(finished_run: Path, tmp_path: Path) -> None:
-    """A learner's checkpoint can be there before the driver wrote the metrics and tests of the snapshot before it."""
+def test_what_was_not_written_before_the_driver_died_is_made_up_for(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    """A learner's checkpoint can be there before the driver wrote the metrics and tests of the
+    snapshot before it.
+    """
     out = tmp_path / "run"
     subprocess.run(["cp", "-r", str(finished_run), str(out)], check=True)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
@@ -97,7 +117,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)],
+        capture_output=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip("only root can make a small disk")
     yield place
@@ -121,7 +145,9 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
     assert_same(finished_run, out)
 
 
-def test_a_learners_write_that_fails_is_heard(ray_cluster: str, finished_run: Path, tmp_path: Path) -> None:
+def test_a_learners_write_that_fails_is_heard(
+    ray_cluster: str, finished_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     config = small_config(out, dataset=str(finished_run))
     with begun(config, tmp_path, ray_cluster) as run:
@@ -138,13 +164,21 @@ def test_data_larger_than_the_object_store_is_spilled(tmp_path: Path) -> None:
     """A cluster with the smallest store that Ray makes; the shards are three times as large."""
     code = f"""
 import ray, numpy as np
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+         object_store_memory=80 * 2**20,
          object_spilling_directory={str(tmp_path / "spilled")!r})
 from cqlray.api import runs as api
 from tests.integration.test_faults import wide_config
 print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     _, shards = loading.load(tmp_path / "run")
     assert sum(shard.observations.nbytes for shard in shards) > 200 * 2**20
@@ -158,18 +192,29 @@ def wide_config(out: str) -> RunConfig:
         config,
         env=dataclasses.replace(config.env, id="tests.toy_envs:Wide-v0"),
         teacher=dataclasses.replace(
-            config.teacher, rounds=1, warmup_rounds=0, episodes_per_round=1, evaluation_episodes=1, pool_capacity=50
+            config.teacher,
+            rounds=1,
+            warmup_rounds=0,
+            episodes_per_round=1,
+            evaluation_episodes=1,
+            pool_capacity=50,
         ),
-        collection=dataclasses.replace(config.collection, tiers=("random",), episodes=(24,), episodes_per_shard=1),
+        collection=dataclasses.replace(
+            config.collection, tiers=("random",), episodes=(24,), episodes_per_shard=1
+        ),
         cql=dataclasses.replace(config.cql, num_updates=4, batch_size=8),
         evaluation=dataclasses.replace(config.evaluation, interval=4, episodes=1),
     )
 
 
-def test_a_member_that_becomes_non_finite_can_fail_the_run(ray_cluster: str, finished_run: Path, tmp_path: Path) -> None:
+def test_a_member_that_becomes_non_finite_can_fail_the_run(
+    ray_cluster: str, finished_run: Path, tmp_path: Path
+) -> None:
     config = small_config(tmp_path / "run", dataset=str(finished_run), non_finite="fail")
     bad = dataclasses.replace(config.cql, critic_learning_rate=1e30)
-    with pytest.raises(UserError, match=r"member \d+ became non-finite \(non_finite: fail\)") as failure:
+    with pytest.raises(
+        UserError, match=r"member \d+ became non-finite \(non_finite: fail\)"
+    ) as failure:
         api.run(dataclasses.replace(config, cql=bad), quiet=True)
     for _ in range(100):
         if ray.available_resources().get("CPU") == 2:
@@ -193,8 +238,12 @@ class Sleeper:
         return number, np.full(10, number)
 
 
-def test_a_slow_worker_holds_nobody_up(ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of two actors needs a minute for each call: its call is made by the other as well."""
+def test_a_slow_worker_holds_nobody_up(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two actors needs a minute for each call: its call is made by the other as
+    well.
+    """
     from cqlray.runtime import cluster as actors
 
     monkeypatch.setattr(actors, "SLOW_SECONDS", 0.5)
@@ -210,7 +259,9 @@ def test_a_slow_worker_holds_nobody_up(ray_cluster: str, tmp_path: Path, monkeyp
     for number in range(8):
         team.call(
             lambda actor, number=number: actor.work.options(num_returns=2).remote(number),  # type: ignore[misc]
-            lambda value, references: results.__setitem__(value, int(actors.fetch(references[1])[0])),
+            lambda value, references: results.__setitem__(
+                value, int(actors.fetch(references[1])[0])
+            ),
         )
     loop.run()
     assert time.monotonic() - started < 20
@@ -231,7 +282,9 @@ class Taker:
 
 
 def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
-    """All its calls wait for what a dead process was to give: the first failure ends a stage, the next is free of them."""
+    """All its calls wait for what a dead process was to give: the first failure ends a stage, the
+    next is free of them.
+    """
     from cqlray.runtime import cluster as actors
 
     loop = actors.Loop(print)

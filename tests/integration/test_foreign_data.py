@@ -17,7 +17,14 @@ import pytest
 from cqlray import load_dataset
 from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
-from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, EvaluationConfig, ResourcesConfig, RunConfig
+from cqlray.config.schema import (
+    NO_ENVIRONMENT,
+    ColumnsConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ResourcesConfig,
+    RunConfig,
+)
 from cqlray.data import formats
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
@@ -25,14 +32,28 @@ from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
 from tests.integration.test_driver import ROOT, outcome
 from tests.unit.api.test_datasets import COLUMNS, frame
-from tests.unit.data.formats.test_foreign import collected, minari_root, replay_buffer_file  # noqa: F401
+from tests.unit.data.formats.test_foreign import (
+    collected,
+    minari_root,  # noqa: F401 (a fixture)
+    replay_buffer_file,
+)
 
 pytestmark = pytest.mark.ray
-LOG = ColumnsConfig(("sensor_*",), ("torque",), "r", "trip", terminated="crashed", action_low=(-1.0,), action_high=(1.0,))
+LOG = ColumnsConfig(
+    ("sensor_*",),
+    ("torque",),
+    "r",
+    "trip",
+    terminated="crashed",
+    action_low=(-1.0,),
+    action_high=(1.0,),
+)
 
 
 def trained(out: Path, data: str, **changes: object) -> dict[str, object]:
-    """What a run on the data ends with, but for the members of run directories that tests do not compare."""
+    """What a run on the data ends with, but for the members of run directories that tests do not
+    compare.
+    """
     config = small_config(out, dataset=data, **changes)
     return outcome(api.run(config, quiet=True).run_dir)
 
@@ -43,19 +64,32 @@ def students(result: dict[str, object]) -> dict[object, object]:
 
 
 def updates(run: Path) -> int:
-    count: int = checkpoint.decode((run / "checkpoints" / "population-0.safetensors").read_bytes())[1]["updates"]
+    count: int = checkpoint.decode((run / "checkpoints" / "population-0.safetensors").read_bytes())[
+        1
+    ]["updates"]
     return count
 
 
 def plant(out: Path, data: str, **changes: object) -> RunConfig:
     """A small run on the log of a plant that nobody can simulate."""
-    evaluation = EvaluationConfig(interval=110, episodes=12, fitted_q=False)  # that is tested in test_judges.py
+    evaluation = EvaluationConfig(
+        interval=110, episodes=12, fitted_q=False
+    )  # that is tested in test_judges.py
     return small_config(
-        out, **{"dataset": data, "columns": LOG, "env": EnvConfig(NO_ENVIRONMENT), "evaluation": evaluation} | changes
+        out,
+        **{
+            "dataset": data,
+            "columns": LOG,
+            "env": EnvConfig(NO_ENVIRONMENT),
+            "evaluation": evaluation,
+        }
+        | changes,
     )
 
 
-def test_a_log_minari_and_native_shards_train_the_same_students(finished_run: Path, tmp_path: Path) -> None:
+def test_a_log_minari_and_native_shards_train_the_same_students(
+    finished_run: Path, tmp_path: Path
+) -> None:
     """Tiers and seeds are the log's only losses, and students see neither."""
     data = load_dataset(finished_run)
     formats.write_log(data.shards(), tmp_path / "log.parquet")
@@ -70,12 +104,18 @@ def test_a_log_minari_and_native_shards_train_the_same_students(finished_run: Pa
 
 def test_data_larger_than_memory_gives_the_same_bits(finished_run: Path, tmp_path: Path) -> None:
     in_memory = trained(tmp_path / "a", str(finished_run))
-    on_disk = trained(tmp_path / "b", str(finished_run), resources=ResourcesConfig(evaluators=1, learners=2, data="disk"))
+    on_disk = trained(
+        tmp_path / "b",
+        str(finished_run),
+        resources=ResourcesConfig(evaluators=1, learners=2, data="disk"),
+    )
     assert on_disk["files"] == in_memory["files"]
     assert (tmp_path / "b" / "dataset" / "records.bin").exists()
 
 
-def test_a_log_without_an_environment_is_trained_and_not_tested(ray_cluster: str, tmp_path: Path) -> None:
+def test_a_log_without_an_environment_is_trained_and_not_tested(
+    ray_cluster: str, tmp_path: Path
+) -> None:
     frame().to_csv(tmp_path / "trips.csv", index=False)
     run = api.run(plant(tmp_path / "run", str(tmp_path / "trips.csv")), quiet=True)
     assert run.iqm is None and (run.run_dir / "report.html").is_file()
@@ -84,16 +124,35 @@ def test_a_log_without_an_environment_is_trained_and_not_tested(ray_cluster: str
     assert updates(run.run_dir) == 330
 
 
-def test_a_run_on_a_log_killed_while_converting_or_training_ends_with_the_same_bits(ray_cluster: str, tmp_path: Path) -> None:
+def test_a_run_on_a_log_killed_while_converting_or_training_ends_with_the_same_bits(
+    ray_cluster: str, tmp_path: Path
+) -> None:
     log = frame(episodes=60)
     log.to_parquet(tmp_path / "trips.parquet")
-    whole = outcome(api.run(plant(tmp_path / "whole", str(tmp_path / "trips.parquet")), quiet=True).run_dir)
-    for sign in ("config.yaml", "dataset/shard-00000.parquet", "dataset/dataset.json", "checkpoints/population-0.safetensors"):
+    whole = outcome(
+        api.run(plant(tmp_path / "whole", str(tmp_path / "trips.parquet")), quiet=True).run_dir
+    )
+    for sign in (
+        "config.yaml",
+        "dataset/shard-00000.parquet",
+        "dataset/dataset.json",
+        "checkpoints/population-0.safetensors",
+    ):
         out = tmp_path / sign.replace("/", "-")
         (tmp_path / "c.yaml").write_text(dump_yaml(plant(out, str(tmp_path / "trips.parquet"))))
-        command = [sys.executable, "-m", "cqlray", "train", "--config", str(tmp_path / "c.yaml"), "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "cqlray",
+            "train",
+            "--config",
+            str(tmp_path / "c.yaml"),
+            "--quiet",
+        ]
         environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as run:
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        ) as run:
             while not (out / sign).exists():
                 assert run.poll() is None, run.stderr.read().decode() if run.stderr else ""
                 time.sleep(0.001)
@@ -136,10 +195,15 @@ def test_a_dataset_that_changed_is_not_gone_on_with(finished_run: Path, tmp_path
     config = plant(tmp_path / "run", str(tmp_path / "data"))
     run = api.run(config, quiet=True).run_dir
     (run / "checkpoints" / "population-0.safetensors").unlink()
-    load_dataset(frame(seed=1), COLUMNS | {"action_low": -1, "action_high": 1}).save(tmp_path / "data", append=True)
+    load_dataset(frame(seed=1), COLUMNS | {"action_low": -1, "action_high": 1}).save(
+        tmp_path / "data", append=True
+    )
     with pytest.raises(UserError, match="has changed since the run began"):
         api.resume(run, quiet=True)
-    assert json.loads((run / "manifest.json").read_text())["dataset_digest"] == data.description["digest"]
+    assert (
+        json.loads((run / "manifest.json").read_text())["dataset_digest"]
+        == data.description["digest"]
+    )
     assert dataclasses.asdict(config)["columns"]["action_low"] == (-1.0,)
 
 
@@ -151,9 +215,13 @@ def test_what_minari_and_stable_baselines3_recorded_trains(
     made, _ = collected(gymnasium.make("Pendulum-v1", max_episode_steps=30), "hdf5", 12)
     replay_buffer_file(tmp_path / "buffer.h5")
     for number, data in enumerate((f"minari:{made.spec.dataset_id}", str(tmp_path / "buffer.h5"))):
-        config = small_config(tmp_path / f"run-{number}", dataset=data, env=EnvConfig("Pendulum-v1"))
+        config = small_config(
+            tmp_path / f"run-{number}", dataset=data, env=EnvConfig("Pendulum-v1")
+        )
         run = api.run(config, quiet=True)
         assert run.iqm is not None and np.isfinite(run.iqm)
         assert updates(run.run_dir) == 330
         described = read_json(run.run_dir / "dataset" / "dataset.json")
-        assert described["environment"]["id"] == "Pendulum-v1" and described["environment"]["action_high"] == [2.0]
+        assert described["environment"]["id"] == "Pendulum-v1" and described["environment"][
+            "action_high"
+        ] == [2.0]

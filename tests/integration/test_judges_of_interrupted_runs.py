@@ -1,4 +1,6 @@
-"""Fitted Q afterwards, of a run that did not come to its end: what there is, is judged, and harms nothing later."""
+"""Fitted Q afterwards, of a run that did not come to its end: what there is, is judged, and harms
+nothing later.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def quick() -> Iterator[None]:
 def estimates(run: Path) -> dict[Key, dict[str, Any]]:
     """The last row of each snapshot, without the seconds it took."""
     rows = RunDirectory(run).rows("fqe.jsonl")
-    return {(row["member"], row["updates"]): {k: v for k, v in row.items() if k != "seconds"} for row in rows}
+    return {
+        (row["member"], row["updates"]): {k: v for k, v in row.items() if k != "seconds"}
+        for row in rows
+    }
 
 
 def rewrite(run: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -66,15 +71,25 @@ def cut_short(quick: None, finished_run: Path, tmp_path_factory: pytest.TempPath
     return out
 
 
-def test_the_snapshots_of_a_block_that_is_not_full_are_judged(cut_short: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert estimates(cut_short).keys() == {(member, updates) for member in range(3) for updates in (110, 220)}
+def test_the_snapshots_of_a_block_that_is_not_full_are_judged(
+    cut_short: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert estimates(cut_short).keys() == {
+        (member, updates) for member in range(3) for updates in (110, 220)
+    }
     before = (cut_short / "fqe.jsonl").read_bytes()
     assert fit(cut_short) == 0
     assert (cut_short / "fqe.jsonl").read_bytes() == before, "nothing is judged twice"
     printed = capsys.readouterr().out
     assert printed.count("      220  ") == 3 and f"cqlray export {cut_short} --by fqe" in printed
-    last = {member: row["fqe_return"] for (member, updates), row in estimates(cut_short).items() if updates == 220}
-    assert load_policy(cut_short, by="fqe").member == max(last, key=lambda member: last[member]), "what it points to works"
+    last = {
+        member: row["fqe_return"]
+        for (member, updates), row in estimates(cut_short).items()
+        if updates == 220
+    }
+    assert load_policy(cut_short, by="fqe").member == max(last, key=lambda member: last[member]), (
+        "what it points to works"
+    )
 
 
 def test_a_population_without_snapshots_does_not_keep_the_others_from_being_judged(
@@ -90,7 +105,9 @@ def test_a_population_without_snapshots_does_not_keep_the_others_from_being_judg
     shutil.rmtree(out / "snapshots" / "population-0")
     capsys.readouterr()
     assert fit(out) == 2
-    assert "has no snapshot of its students yet; go on with: cqlray resume" in capsys.readouterr().err
+    assert (
+        "has no snapshot of its students yet; go on with: cqlray resume" in capsys.readouterr().err
+    )
 
 
 def test_once_the_block_is_full_it_is_judged_as_if_nothing_had_been(
@@ -99,25 +116,37 @@ def test_once_the_block_is_full_it_is_judged_as_if_nothing_had_been(
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     shutil.copytree(cut_short, out)
     shutil.copytree(finished_run, undisturbed)
-    rewrite(out, lambda row: {**row, "fqe_return": 1e6})  # rows of a part differ by rounding alone, which need not show
+    rewrite(
+        out, lambda row: {**row, "fqe_return": 1e6}
+    )  # rows of a part differ by rounding alone, which need not show
     for path in finished_run.glob("snapshots/*/*330.safetensors"):
         shutil.copy(path, out / path.relative_to(finished_run))
     assert fit(out) == fit(undisturbed) == 0
     assert estimates(out) == estimates(undisturbed)
     record = load_run(out)
-    assert all(snapshot.estimate < 1e6 for snapshot in judged_snapshots(record, lines(record, "fqe.jsonl")))
+    assert all(
+        snapshot.estimate < 1e6 for snapshot in judged_snapshots(record, lines(record, "fqe.jsonl"))
+    )
     assert load_policy(out, by="fqe").member == load_policy(undisturbed, by="fqe").member
 
 
 def one_population(out: Path, dataset: Path) -> RunConfig:
-    config = small_config(out, dataset=str(dataset), resources=ResourcesConfig(rollout_workers=2, evaluators=1, learners=1))
-    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True))
+    config = small_config(
+        out,
+        dataset=str(dataset),
+        resources=ResourcesConfig(rollout_workers=2, evaluators=1, learners=1),
+    )
+    return dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True)
+    )
 
 
 def test_a_run_that_was_stopped_is_judged_and_ends_with_the_same_bits(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = api.run(one_population(tmp_path / "undisturbed", finished_run), quiet=True).run_dir
+    undisturbed = api.run(
+        one_population(tmp_path / "undisturbed", finished_run), quiet=True
+    ).run_dir
     out, judge = tmp_path / "stopped", Judges.judge
 
     def stopping(self: Judges, population: int, updates: int, snapshot: Any) -> None:
@@ -153,8 +182,14 @@ def test_where_nothing_can_be_judged_one_line_says_so(
     without_numbers(out)
     assert fit(out) == 2
     captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and "no finite estimate of any member's newest snapshot" in captured.err
+    assert (
+        captured.err.count("\n") == 1
+        and "no finite estimate of any member's newest snapshot" in captured.err
+    )
     assert "--by fqe" not in captured.out + captured.err
-    assert all(row["fqe_return"] is None for row in estimates(out).values()) and len(estimates(out)) == 9
+    assert (
+        all(row["fqe_return"] is None for row in estimates(out).values())
+        and len(estimates(out)) == 9
+    )
     record = load_run(out)
     assert time_line(lines(record, "events.jsonl"), False).sessions[-1].ending == "finished"

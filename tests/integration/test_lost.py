@@ -1,4 +1,6 @@
-"""What is lost, and what merely looks so: Ray's errors, actors that cannot start, files that went with a node."""
+"""What is lost, and what merely looks so: Ray's errors, actors that cannot start, files that went
+with a node.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,16 @@ from tests.unit.storage.test_locations import Proxy, proxy, remote, server  # no
 
 pytestmark = pytest.mark.ray
 
-# -- Ray's errors ------------------------------------------------------------------------------------------------------
+# -- Ray's errors ----------------------------------------------------------------------------------
 
 OUT_OF_MEMORY = """
 import time, ray
 from cqlray.runtime import cluster as actors
 # Ray's memory monitor takes any use of memory for too much.
-monitor = {"memory_usage_threshold": 0.0, "memory_monitor_refresh_ms": 200, "min_memory_free_bytes": -1}
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20,
+monitor = {"memory_usage_threshold": 0.0, "memory_monitor_refresh_ms": 200,
+           "min_memory_free_bytes": -1}
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+         object_store_memory=80 * 2**20,
          _system_config=monitor)
 
 class Large:
@@ -72,10 +76,18 @@ print(type(seen[0]).__name__, actors.describe(seen[0]))
 
 def test_an_actor_that_the_memory_monitor_killed_is_lost_as_any_other() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", OUT_OF_MEMORY],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "OutOfMemoryError 1 worker(s) were killed due to the node running low on memory" in done.stdout.splitlines()[-1]
+    assert (
+        "OutOfMemoryError 1 worker(s) were killed due to the node running low on memory"
+        in done.stdout.splitlines()[-1]
+    )
 
 
 class Fragile:
@@ -102,7 +114,11 @@ def loop(ray_cluster: str) -> Iterator[Loop]:
 @pytest.mark.parametrize(
     ("failure", "kind", "said"),
     [
-        (ValueError("no such card: 7"), ActorLost, "Fragile cannot be started: ValueError: no such card: 7"),
+        (
+            ValueError("no such card: 7"),
+            ActorLost,
+            "Fragile cannot be started: ValueError: no such card: 7",
+        ),
         (UserError("disk: cannot be written"), UserError, "disk: cannot be written"),
         (StorageFailure("no answer: 300 s"), StorageFailure, "no answer: 300 s"),
     ],
@@ -113,7 +129,10 @@ def test_what_an_actors_init_raised_is_said_and_not_taken_for_a_death(
     lost: list[actors.Lost] = []
     broken = loop.create(Fragile, failure, cpus=0.1)
     user = loop.create(Fragile, cpus=0.1)
-    for call in (broken.work.remote(None), user.work.remote(broken.work.remote(None))):  # and what waits for it
+    for call in (
+        broken.work.remote(None),
+        user.work.remote(broken.work.remote(None)),
+    ):  # and what waits for it
         loop.on(call, print, lost.append)
         with pytest.raises(kind) as raised:
             loop.run()
@@ -158,13 +177,18 @@ def test_a_learner_that_cannot_start_ends_the_run_at_once_with_the_reason(
     out = tmp_path / "run"
     with pytest.raises(ActorLost) as raised:
         api.run(small_config(out, dataset=str(finished_run)), quiet=True)
-    said = r"^learner of population \d cannot be started: ValueError: no such card; go on with: cqlray resume "
+    said = (
+        r"^learner of population \d cannot be started: ValueError: no such card; go on with: cqlray"
+        r" resume "
+    )
     assert re.match(f"{said}{out}$", str(raised.value)), str(raised.value)
     assert not [row for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "death"]
 
 
 class Mortal(Learner):
-    """Makes some updates in its first call and dies of its second, once its checkpoint is written if it made one."""
+    """Makes some updates in its first call and dies of its second, once its checkpoint is written
+    if it made one.
+    """
 
     calls = 0
 
@@ -180,7 +204,9 @@ class Mortal(Learner):
 def test_a_learner_is_replaced_for_as_long_as_checkpoints_rise(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
-    """Two lives end after a checkpoint, the third before one: what its call returned is gone and is no progress."""
+    """Two lives end after a checkpoint, the third before one: what its call returned is gone and is
+    no progress.
+    """
     lives, start = [], Students._start_learner
 
     def started(self: Students, population: int) -> None:
@@ -223,7 +249,10 @@ def test_whatever_else_ray_says_is_one_line(
         assert cli.main(["resume", "X", *["--debug"] * debug]) == 1
         said.append(capsys.readouterr().err)
     ending = " (--debug shows the traceback); go on with: cqlray resume X"
-    lines = [f"cqlray: RaySystemError: System error: the raylet is away{ending}", f"cqlray: KeyError: 'loss'{ending}"]
+    lines = [
+        f"cqlray: RaySystemError: System error: the raylet is away{ending}",
+        f"cqlray: KeyError: 'loss'{ending}",
+    ]
     assert [text.splitlines()[-1] for text in said] == lines
     assert [len(text.splitlines()) > 1 for text in said] == [debug, debug]
     assert all(("Traceback" in text) == debug for text in said)
@@ -245,7 +274,9 @@ class Sleeper:
 
 
 def test_a_drain_is_one_request_to_stop(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also for as long as what was begun is seen out, and where a signal comes with it or has come before."""
+    """Also for as long as what was begun is seen out, and where a signal comes with it or has come
+    before.
+    """
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -268,7 +299,9 @@ def test_a_drain_is_one_request_to_stop(ray_cluster: str, monkeypatch: pytest.Mo
         assert said.count("the driver's node is being drained") == (0 if before else 1)
 
 
-def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steady = loop.create(Steady, cpus=0.1)
     loop.get(steady.work.remote())
     monkeypatch.setattr(actors, "SECONDS_BETWEEN_COMPLAINTS", 1.0)
@@ -284,10 +317,13 @@ def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(loop: Lo
     again(None)
     loop.run()
     assert 2 <= len(said) <= 5, said
-    assert all(line.startswith("waiting for 1 processes to start (") and "of 2 CPUs free" in line for line in said)
+    assert all(
+        line.startswith("waiting for 1 processes to start (") and "of 2 CPUs free" in line
+        for line in said
+    )
 
 
-# -- the teacher -------------------------------------------------------------------------------------------------------
+# -- the teacher -----------------------------------------------------------------------------------
 
 
 def alone(out: Path, nodes: int = 1, **changes: Any) -> Driver:
@@ -315,7 +351,9 @@ def test_deaths_count_only_in_a_row(tmp_path: Path, progress: bool) -> None:
         run._replacing_the_dead(stage)
         assert len(attempts) == 10
     else:
-        with pytest.raises(ActorLost, match="an actor died 4 times in a row: The actor died unexpectedly"):
+        with pytest.raises(
+            ActorLost, match="an actor died 4 times in a row: The actor died unexpectedly"
+        ):
             run._replacing_the_dead(stage)
         assert len(attempts) == 4
     run.crew.writer.flush()
@@ -323,18 +361,22 @@ def test_deaths_count_only_in_a_row(tmp_path: Path, progress: bool) -> None:
     assert len(deaths) == (9 if progress else 4)
 
 
-# -- files that one machine has ----------------------------------------------------------------------------------------
+# -- files that one machine has --------------------------------------------------------------------
 
 
 def test_a_last_checkpoint_that_went_with_its_node_is_made_again(
     loop: Loop, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The learner is done and its node dies before the driver, which alone has the run directory, fetched what it left."""
+    """The learner is done and its node dies before the driver, which alone has the run directory,
+    fetched what it left.
+    """
     out, relay = tmp_path / "run", Students._relay
     gone: list[Any] = []
     dead = dead_reference(loop)
 
-    def relayed(self: Students, population: int, name: str | None, snapshot: Any, saved: Any) -> None:
+    def relayed(
+        self: Students, population: int, name: str | None, snapshot: Any, saved: Any
+    ) -> None:
         if name == snapshot_name(0, 330) and not gone:
             gone.append(1)
             snapshot = saved = dead
@@ -370,7 +412,9 @@ def test_data_on_disk_is_refused_where_learners_do_not_see_it(
         assert [stored.directory for stored in run.data] == [data]
         assert run._data_again() is run.data, "no node takes it along"
         return
-    with pytest.raises(UserError, match=rf"^{data} is not on every node, .*as resources\.data asks.* s3://"):
+    with pytest.raises(
+        UserError, match=rf"^{data} is not on every node, .*as resources\.data asks.* s3://"
+    ):
         run._provide(data, {"digest": "d"})
     with pytest.raises(UserError, match=r"run/dataset is not on every node"):
         run.run()
@@ -389,7 +433,9 @@ def test_a_bucket_that_is_away_is_a_failure_of_storage(
     proxy: Proxy,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Which a run can be resumed after: no answer, and credentials that are refused, whether it reads or writes."""
+    """Which a run can be resumed after: no answer, and credentials that are refused, whether it
+    reads or writes.
+    """
     from cqlray.storage import object_store
 
     monkeypatch.setattr(object_store, "GIVE_UP_AFTER", 0.5)
@@ -398,15 +444,20 @@ def test_a_bucket_that_is_away_is_a_failure_of_storage(
     for status, said in ((503, "no answer for"), (403, "ACCESS_DENIED")):
         proxy.status, proxy.share = status, 1.0
         for work in (read, write, partial(RunDirectory(remote).append, "rows.jsonl", [{}])):
-            with pytest.raises(StorageFailure, match=said) as raised, session._saying_how_to_go_on(f"cqlray resume {remote}"):
+            with (
+                pytest.raises(StorageFailure, match=said) as raised,
+                session._saying_how_to_go_on(f"cqlray resume {remote}"),
+            ):
                 work()
             assert str(raised.value).endswith(f"; go on with: cqlray resume {remote}")
         proxy.calm()
-    with pytest.raises(UserError, match=r"^out 's3://no-such-bucket/run' cannot be written: NO_SUCH_BUCKET"):
+    with pytest.raises(
+        UserError, match=r"^out 's3://no-such-bucket/run' cannot be written: NO_SUCH_BUCKET"
+    ):
         RunDirectory.create(Location.parse("s3://no-such-bucket/run"), {})
 
 
-# -- judgements ---------------------------------------------------------------------------------------------------------
+# -- judgements ------------------------------------------------------------------------------------
 
 
 class Dying(Evaluator):
@@ -444,8 +495,13 @@ def test_a_run_whose_snapshots_nobody_could_test_is_not_finished(
     evaluation = dataclasses.replace(config.evaluation, interval=330, episodes=1)
     with pytest.raises(ActorLost) as raised:
         api.run(dataclasses.replace(config, evaluation=evaluation), quiet=True)
-    said = r"^judgements missing: 1, the first in evaluations\.jsonl of population 0 after 330 updates; the processes that were"
-    assert re.match(said + r" to judge died: The actor .*; go on with: cqlray resume ", str(raised.value)), str(raised.value)
+    said = (
+        r"^judgements missing: 1, the first in evaluations\.jsonl of population 0 after 330"
+        r" updates; the processes that were"
+    )
+    assert re.match(
+        said + r" to judge died: The actor .*; go on with: cqlray resume ", str(raised.value)
+    ), str(raised.value)
     assert not read_json(tmp_path / "run" / "manifest.json")["finished"]
     dying.undo()
     out = api.resume(tmp_path / "run", quiet=True).run_dir
@@ -453,7 +509,10 @@ def test_a_run_whose_snapshots_nobody_could_test_is_not_finished(
 
 
 def test_commands_whose_judges_die_say_so_in_a_line(
-    dying: pytest.MonkeyPatch, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dying: pytest.MonkeyPatch,
+    finished_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = Path(shutil.copytree(finished_run, tmp_path / "run"))
     said = []
@@ -466,7 +525,7 @@ def test_commands_whose_judges_die_say_so_in_a_line(
     assert [text.count("\n") for text in said] == [1, 1]
 
 
-# -- what is one cluster's, or another's -------------------------------------------------------------------------------
+# -- what is one cluster's, or another's -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -477,10 +536,18 @@ def test_commands_whose_judges_die_say_so_in_a_line(
         (["ray.head.default", "cpu"], True),
     ],
 )
-def test_which_clusters_grow(monkeypatch: pytest.MonkeyPatch, types: list[str], grows: bool) -> None:
-    status = {"autoscaler_report": {"node_type_mapping": {f"10.0.0.{place}": name for place, name in enumerate(types)}}}
+def test_which_clusters_grow(
+    monkeypatch: pytest.MonkeyPatch, types: list[str], grows: bool
+) -> None:
+    status = {
+        "autoscaler_report": {
+            "node_type_mapping": {f"10.0.0.{place}": name for place, name in enumerate(types)}
+        }
+    }
     monkeypatch.setattr(actors.state, "get_max_resources_from_cluster_config", lambda: None)
-    monkeypatch.setattr(actors.internal_kv, "_internal_kv_get", lambda key: json.dumps(status).encode())
+    monkeypatch.setattr(
+        actors.internal_kv, "_internal_kv_get", lambda key: json.dumps(status).encode()
+    )
     assert actors._autoscaler() == (grows, None)
 
 
@@ -488,14 +555,18 @@ def test_one_learner_and_two_train_the_same_members(finished_run: Path, tmp_path
     """To float tolerance: how many share a set of tensors changes the order of sums."""
     config = small_config(tmp_path / "run", dataset=str(finished_run))
     alone = api.run(
-        dataclasses.replace(config, resources=dataclasses.replace(config.resources, learners=1)), quiet=True
+        dataclasses.replace(config, resources=dataclasses.replace(config.resources, learners=1)),
+        quiet=True,
     ).run_dir
-    (together, apart) = (parameters(run) for run in (alone, finished_run))
+    together, apart = (parameters(run) for run in (alone, finished_run))
     assert len(read_json(alone / "manifest.json")["plan"]["populations"]) == 1
     assert together.keys() == apart.keys() == {0, 1, 2}
     for member, arrays in apart.items():
         for name, array in arrays.items():
-            assert together[member][name] == pytest.approx(array, rel=1e-3, abs=1e-4), (member, name)
+            assert together[member][name] == pytest.approx(array, rel=1e-3, abs=1e-4), (
+                member,
+                name,
+            )
     ours, theirs = of_students(alone)[1], of_students(finished_run)[1]
     assert ours.keys() == theirs.keys()
     for key, row in theirs.items():
@@ -506,7 +577,9 @@ def parameters(run: Path) -> dict[int, dict[str, Any]]:
     """The members' last networks."""
     found = {}
     for population, own in enumerate(read_json(run / "manifest.json")["plan"]["populations"]):
-        arrays, _ = checkpoint.decode((run / "checkpoints" / f"population-{population}.safetensors").read_bytes())
+        arrays, _ = checkpoint.decode(
+            (run / "checkpoints" / f"population-{population}.safetensors").read_bytes()
+        )
         for place, member in enumerate(own):
             names = ("policy", "critics", "targets", "log_temperature")
             found[member] = {name: arrays[name].reshape(len(own), -1)[place] for name in names}

@@ -1,4 +1,6 @@
-"""Requests to stop, and who hears them: signals, the loop, the writer, a teacher and learners in the middle of their work."""
+"""Requests to stop, and who hears them: signals, the loop, the writer, a teacher and learners in
+the middle of their work.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ from tests.integration.test_driver import ROOT, assert_same
 
 pytestmark = pytest.mark.ray
 
-# What a cqlray process of these tests begins with. `sys.argv[1]` is a file that appears with a learner's first answer.
+# What a cqlray process of these tests begins with. `sys.argv[1]` is a file that appears with a
+# learner's first answer.
 PROLOGUE = """
 import sys, time
 from pathlib import Path
@@ -75,8 +78,12 @@ class Run:
         command = [sys.executable, "-c", f"{PROLOGUE}{code}\nsys.exit(main())", str(self.sign)]
         self.process = subprocess.Popen(
             [*command, "train", "--config", str(folder / "c.yaml")],
-            cwd=ROOT, env={**os.environ, "RAY_ADDRESS": cluster}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": cluster},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def wait_for_answer(self) -> None:
         """Until a learner has answered its first call."""
@@ -125,26 +132,34 @@ def begin(ray_cluster: str, finished_run: Path, tmp_path: Path) -> Iterator[Any]
         run.process.communicate()
 
 
-# -- whole runs --------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 def test_sigterm_leaves_a_last_checkpoint_from_which_the_same_bits_follow(
     begin: Any, finished_run: Path, tmp_path: Path
 ) -> None:
     """Also when it comes twice, as `ray job stop` sends it where a script passes it on."""
-    patient = "from cqlray import actors\nactors.SECONDS_OF_ONE_REQUEST = 20.0"  # on a busy machine two do not come together
+    patient = (  # on a busy machine two do not come together
+        "from cqlray import actors\nactors.SECONDS_OF_ONE_REQUEST = 20.0"
+    )
     run = begin(SLOW_SAVE.format(seconds=1.5) + patient)
     run.wait_for_answer()
     run.process.terminate()
     run.wait_for_line("stopping after a last checkpoint")
     run.process.terminate()
     run.end(within=20)
-    done = [checkpoint.read_metadata(path)["updates"] for path in (run.out / "checkpoints").glob("*")]
+    done = [
+        checkpoint.read_metadata(path)["updates"] for path in (run.out / "checkpoints").glob("*")
+    ]
     assert done and all(0 < updates < 1_500 for updates in done), done
     api.resume(run.out, quiet=True)
     undisturbed = api.run(long_config(tmp_path / "undisturbed", finished_run), quiet=True).run_dir
     assert_same(undisturbed, run.out)
-    sessions = [row["what"] for row in RunDirectory(run.out).rows("events.jsonl") if row["event"] == "session"]
+    sessions = [
+        row["what"]
+        for row in RunDirectory(run.out).rows("events.jsonl")
+        if row["event"] == "session"
+    ]
     assert sessions == ["began", "stopped", "resumed", "finished"]
 
 
@@ -201,7 +216,7 @@ def test_sigterm_in_the_midst_of_the_teachers_updates_keeps_them(
     assert_same(finished_run, out)
 
 
-# -- its parts ---------------------------------------------------------------------------------------------------------
+# -- its parts -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -245,7 +260,9 @@ class Busy:
         return seconds
 
 
-def test_calls_are_seen_out_once_asked_and_left_when_asked_again(ray_cluster: str, loop: Loop) -> None:
+def test_calls_are_seen_out_once_asked_and_left_when_asked_again(
+    ray_cluster: str, loop: Loop
+) -> None:
     actor = loop.create(Busy, cpus=0.1)
     kept, results = actor.work.remote(1.0), []
     loop.on(kept, results.append)
@@ -282,8 +299,12 @@ def test_whoever_waits_for_the_writer_can_be_told_not_to() -> None:
     background.close()
 
 
-def test_ctrl_c_at_any_place_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The third Ctrl-C is a KeyboardInterrupt: within a run, or as the run's lease is given back after it was stopped."""
+def test_ctrl_c_at_any_place_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third Ctrl-C is a KeyboardInterrupt: within a run, or as the run's lease is given back
+    after it was stopped.
+    """
 
     def within(_: Any) -> int:
         with session._saying_how_to_go_on("cqlray resume X"):

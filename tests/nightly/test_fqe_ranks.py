@@ -1,4 +1,6 @@
-"""How well fitted Q evaluation ranks real policies: real runs, of minutes, whose snapshots are tested in many episodes."""
+"""How well fitted Q evaluation ranks real policies: real runs, of minutes, whose snapshots are
+tested in many episodes.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +32,26 @@ without_mujoco = pytest.mark.skipif(find_spec("mujoco") is None, reason="mujoco 
 
 
 def pendulum() -> RunConfig:
-    """A short teacher, and students that are seen from their first updates until they are about as good as it."""
+    """A short teacher, and students that are seen from their first updates until they are about as
+    good as it.
+    """
     preset = PRESETS["pendulum"]
     return dataclasses.replace(
         preset,
         num_seeds=MEMBERS,
         teacher=dataclasses.replace(preset.teacher, rounds=14),
         cql=dataclasses.replace(preset.cql, num_updates=UPDATES),
-        evaluation=EvaluationConfig(interval=UPDATES // SNAPSHOTS, episodes=EPISODES, fitted_q=True),
+        evaluation=EvaluationConfig(
+            interval=UPDATES // SNAPSHOTS, episodes=EPISODES, fitted_q=True
+        ),
     )
 
 
 def reacher() -> RunConfig:
-    """As pendulum, with episodes of a quarter its length. Students are soon equally good here: these learn slower."""
+    """As pendulum, with episodes of a quarter its length.
+
+    Students are soon equally good here: these learn slower.
+    """
     config = pendulum()
     rates = {"policy_learning_rate": 5e-5, "critic_learning_rate": 5e-5}
     return dataclasses.replace(
@@ -56,32 +65,53 @@ def reacher() -> RunConfig:
 
 @slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("config", [pendulum(), pytest.param(reacher(), marks=without_mujoco)], ids=lambda c: c.env.id)
+@pytest.mark.parametrize(
+    "config", [pendulum(), pytest.param(reacher(), marks=without_mujoco)], ids=lambda c: c.env.id
+)
 def test_estimates_rank_snapshots_as_their_returns_do(
     ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], config: RunConfig
 ) -> None:
-    """The README's claim: a rank correlation of at least 0.7 with true returns, over snapshots of different quality."""
+    """The README's claim: a rank correlation of at least 0.7 with true returns, over snapshots of
+    different quality.
+    """
     run = api.run(dataclasses.replace(config, out=str(tmp_path / "run")), quiet=True).run_dir
     record = load_run(run)
     judged = judged_snapshots(record, lines(record, "fqe.jsonl"))
     assert len(judged) == MEMBERS * SNAPSHOTS
-    episodes = np.array([row["returns"] for row in record.evaluations if row["policy"] == "student"])
+    episodes = np.array(
+        [row["returns"] for row in record.evaluations if row["policy"] == "student"]
+    )
     assert episodes.shape == (MEMBERS * SNAPSHOTS, EPISODES)
     found = trust(judged, 2000, 0)
     with capsys.disabled():
-        print(f"\n{config.env.id}, mean returns of {episodes.mean(1).min():.1f} to {episodes.mean(1).max():.1f}")
-        print(*trust_sentences(judged, found), *agreement_sentences(judged), *chosen_sentences(judged), sep="\n")
+        print(
+            f"\n{config.env.id}, mean returns of {episodes.mean(1).min():.1f} to"
+            f" {episodes.mean(1).max():.1f}"
+        )
+        print(
+            *trust_sentences(judged, found),
+            *agreement_sentences(judged),
+            *chosen_sentences(judged),
+            sep="\n",
+        )
         print(*_costs(record), sep="\n")
     teacher, random = (reference_return(record, name) for name in ("teacher", "random"))
     assert teacher is not None and random is not None
-    assert episodes.mean(1).std() > 0.05 * (teacher - random), "of different quality: near equals nobody can rank"
+    assert episodes.mean(1).std() > 0.05 * (teacher - random), (
+        "of different quality: near equals nobody can rank"
+    )
     assert found.overall.rho >= 0.7
 
 
 def _costs(record: RunRecord) -> Iterator[str]:
-    """Seconds of fitted Q and of training, as the run's own files have them; of processes of one thread each."""
+    """Seconds of fitted Q and of training, as the run's own files have them; of processes of one
+    thread each.
+    """
     fits = sum(row["seconds"] for row in lines(record, "fqe.jsonl"))
-    yield f"fits took {fits:.1f} s, {fits / MEMBERS / SNAPSHOTS:.2f} s for each policy; stages {record.manifest['stages']}"
+    yield (
+        f"fits took {fits:.1f} s, {fits / MEMBERS / SNAPSHOTS:.2f} s for each policy; stages"
+        f" {record.manifest['stages']}"
+    )
     for (stage, role), busy in time_line(lines(record, "events.jsonl"), False).busy.items():
         if stage == "students":
             yield f"{role}: {busy.processes} processes at work for {busy.busy_seconds:.1f} s in all"

@@ -1,4 +1,6 @@
-"""Who may import whom (DESIGN section 2): read from the source, so that a wrong arrow fails here."""
+"""Who may import whom (DESIGN section 2): read from the source, so that a wrong arrow fails
+here.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "driver": BASE | {"storage", "data", "envs", "workers", "runtime", "stages"},
     "results": BASE | {"storage", "algorithms", "data", "envs"},
     "api": BASE | {"storage", "data", "envs", "runtime", "driver", "results"},
-    "benchmarks": BASE | {"storage", "algorithms", "data", "envs", "workers", "runtime", "stages", "driver"},
-    "cli": BASE | {"storage", "algorithms", "data", "envs", "runtime", "results", "benchmarks", "api"},
+    "benchmarks": (
+        BASE | {"storage", "algorithms", "data", "envs", "workers", "runtime", "stages", "driver"}
+    ),
+    "cli": (
+        BASE | {"storage", "algorithms", "data", "envs", "runtime", "results", "benchmarks", "api"}
+    ),
 }
 # Arrows that still go up; none may be added.
 NOT_YET = {
@@ -53,7 +59,9 @@ def imports(path: Path) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             own = node.module.startswith("cqlray")
-            names += [f"{node.module}.{alias.name}" for alias in node.names] if own else [node.module]
+            names += (
+                [f"{node.module}.{alias.name}" for alias in node.names] if own else [node.module]
+            )
     return names
 
 
@@ -91,7 +99,9 @@ def module_of(name: str) -> Path | None:
 
 
 def test_no_file_imports_itself_by_a_circle() -> None:
-    arrows = {path: {module_of(n) for n in imports(path) if n.startswith("cqlray.")} for path in FILES}
+    arrows = {
+        path: {module_of(n) for n in imports(path) if n.startswith("cqlray.")} for path in FILES
+    }
     done: set[Path] = set()
 
     def visit(path: Path, trail: tuple[Path, ...]) -> None:
@@ -123,5 +133,7 @@ def test_no_file_imports_itself_by_a_circle() -> None:
 )
 def test_importing_does_not_load(module: str, forbidden: list[str]) -> None:
     code = f"import sys, {module}; print([m for m in {forbidden!r} if m in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.strip() == "[]"

@@ -1,4 +1,6 @@
-"""What validation finds: the list of everything it looks for, each with what would be right, and the report."""
+"""What validation finds: the list of everything it looks for, each with what would be right, and
+the report.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,18 @@ from typing import Any
 
 from cqlray.errors import UserError
 
-# Lines printed for one code, and findings kept for one code; of the others only the number is known.
+# Lines printed for one code, and findings kept for one code; of the others only the number is
+# known.
 LINES_PER_CODE = 3
 KEPT_PER_CODE = 100
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands, as far as it is known. Row, episode and step count from 0, as the reader counts them."""
+    """Where something stands, as far as it is known.
+
+    Row, episode and step count from 0, as the reader counts them.
+    """
 
     file: str = ""
     row: int | None = None
@@ -27,13 +33,17 @@ class Place:
         if self.row is not None:
             parts.append(f"row {self.row}")
         elif self.episode is not None:
-            parts.append(f"episode {self.episode}" + (f", step {self.step}" if self.step is not None else ""))
+            parts.append(
+                f"episode {self.episode}" + (f", step {self.step}" if self.step is not None else "")
+            )
         return ", ".join(part for part in [*parts, self.column] if part)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that validation looks for; `text` and `right` are filled in with the details of the first case."""
+    """One thing that validation looks for; `text` and `right` are filled in with the details of the
+    first case.
+    """
 
     severity: str  # error or warning
     unit: str  # what is counted; nothing where it is found once for the whole data
@@ -44,7 +54,9 @@ class Kind:
 KINDS = {
     # The data as a whole
     "unreadable": Kind("error", "", "{message}", ""),
-    "empty": Kind("error", "", "there is not one transition", "record or name at least one whole episode"),
+    "empty": Kind(
+        "error", "", "there is not one transition", "record or name at least one whole episode"
+    ),
     "too_few": Kind(
         "error",
         "",
@@ -57,7 +69,9 @@ KINDS = {
         "{found}, but {first}: more than one environment",
         "make one data set for each environment",
     ),
-    "bounds": Kind("error", "", "{found}", "give one finite low and one higher high for each action"),
+    "bounds": Kind(
+        "error", "", "{found}", "give one finite low and one higher high for each action"
+    ),
     # Types and shapes
     "shape": Kind("error", "part", "shape {found}", "it should be {expected}"),
     "dtype": Kind("error", "part", "the values are {found}", "they should be {expected}"),
@@ -78,7 +92,8 @@ KINDS = {
         "error",
         "row",
         "actions outside [{low:g}, {high:g}] by up to {worst:.3g}",
-        "record what was executed, or correct the bounds; --fix clips what is outside by at most 1 % of the range",
+        "record what was executed, or correct the bounds; --fix clips what is outside by at most 1"
+        " % of the range",
     ),
     "next_observation": Kind(
         "error",
@@ -87,7 +102,10 @@ KINDS = {
         "within an episode they must be equal: check the order of the rows and where episodes end",
     ),
     "constant_reward": Kind(
-        "error", "", "every reward is {value:g}: there is nothing to learn", "name the column of the reward"
+        "error",
+        "",
+        "every reward is {value:g}: there is nothing to learn",
+        "name the column of the reward",
     ),
     # Episodes
     "both_ends": Kind(
@@ -106,11 +124,15 @@ KINDS = {
         "error",
         "episode",
         "no episode ends: neither a termination nor a truncation is set anywhere",
-        "name the columns of both; if every end is a time limit, --fix marks the last steps as truncated",
+        "name the columns of both; if every end is a time limit, --fix marks the last steps as"
+        " truncated",
     ),
     "zero_length": Kind("error", "episode", "an episode without a step", "drop it (--fix)"),
     "duplicate_episode": Kind(
-        "error", "episode", "the same episode, to the bit, as {first}", "keep one; --fix drops the later ones"
+        "error",
+        "episode",
+        "the same episode, to the bit, as {first}",
+        "keep one; --fix drops the later ones",
     ),
     # Warnings
     "open_episode": Kind(
@@ -131,11 +153,14 @@ KINDS = {
         "every reward is {value:g}: only the time until the termination can be learnt",
         "if that is not the task, name the column of the reward",
     ),
-    "constant_observation": Kind("warning", "", "the value is always {value:g}", "leave out columns that never change"),
+    "constant_observation": Kind(
+        "warning", "", "the value is always {value:g}", "leave out columns that never change"
+    ),
     "unscaled": Kind(
         "warning",
         "",
-        "standard deviations from {smallest:.3g} ({smallest_column}) to {largest:.3g} ({largest_column})",
+        "standard deviations from {smallest:.3g} ({smallest_column}) to {largest:.3g}"
+        " ({largest_column})",
         "bring the columns to like units, or leave cql.observation_normalization on",
     ),
     "offset": Kind(
@@ -153,13 +178,15 @@ KINDS = {
     "narrow": Kind(
         "warning",
         "",
-        "actions from {smallest:.3g} to {largest:.3g} use {share:.1%} of the bounds [{low:g}, {high:g}]",
+        "actions from {smallest:.3g} to {largest:.3g} use {share:.1%} of the bounds [{low:g},"
+        " {high:g}]",
         "check the unit of the actions; the policy is trained over the whole bounds",
     ),
     "reward_tail": Kind(
         "warning",
         "",
-        "the largest reward is {largest:.3g}, the median of those that are not 0 is {median:.3g} (absolute values)",
+        "the largest reward is {largest:.3g}, the median of those that are not 0 is {median:.3g}"
+        " (absolute values)",
         "look for a unit or a marker value among the rewards; scale or clip them",
     ),
 }
@@ -167,7 +194,9 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong (error) or worth a look (warning), at its first place in one column of one file."""
+    """One thing that is wrong (error) or worth a look (warning), at its first place in one column
+    of one file.
+    """
 
     severity: str
     code: str
@@ -191,7 +220,9 @@ class Report:
     episodes: int
     transitions: int
     findings: tuple[Finding, ...]
-    unlisted: dict[str, tuple[int, int]]  # code -> further findings that were not kept, and the sum of their counts
+    unlisted: dict[
+        str, tuple[int, int]
+    ]  # code -> further findings that were not kept, and the sum of their counts
 
     @property
     def errors(self) -> list[Finding]:
@@ -209,10 +240,14 @@ class Report:
     @property
     def num_errors(self) -> int:
         """Errors found, those that were not kept included."""
-        return len(self.errors) + sum(n for code, (n, _) in self.unlisted.items() if KINDS[code].severity == "error")
+        return len(self.errors) + sum(
+            n for code, (n, _) in self.unlisted.items() if KINDS[code].severity == "error"
+        )
 
     def lines(self) -> list[str]:
-        """One line each, errors first; at most LINES_PER_CODE of one code, then how many more there are."""
+        """One line each, errors first; at most LINES_PER_CODE of one code, then how many more there
+        are.
+        """
         lines = []
         for code in dict.fromkeys(finding.code for finding in self.findings):
             found = [finding for finding in self.findings if finding.code == code]
@@ -222,7 +257,9 @@ class Report:
             count += sum(finding.count for finding in found[LINES_PER_CODE:])
             if places:
                 unit = KINDS[code].unit or "column"
-                lines.append(f"{found[0].severity}: and {count:,} more {unit}{'s' * (count != 1)} like these")
+                lines.append(
+                    f"{found[0].severity}: and {count:,} more {unit}{'s' * (count != 1)} like these"
+                )
         return lines
 
 
@@ -237,7 +274,9 @@ def require_valid(report: Report, name: str) -> None:
             raise UserError(errors[0].text)
         total = report.num_errors
         shows = "it" if total == 1 else f"all {total:,} errors"
-        raise UserError(f"dataset {name!r}: {errors[0]} (cqlray dataset validate {name} shows {shows})")
+        raise UserError(
+            f"dataset {name!r}: {errors[0]} (cqlray dataset validate {name} shows {shows})"
+        )
 
 
 @dataclass
@@ -255,7 +294,9 @@ class Tally:
     entries: dict[str, dict[tuple[str, str], _Entry]] = field(default_factory=dict)
     unlisted: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def add(self, code: str, place: Place, count: int = 1, worst: float = 0.0, **details: Any) -> None:
+    def add(
+        self, code: str, place: Place, count: int = 1, worst: float = 0.0, **details: Any
+    ) -> None:
         """Note `count` more cases, the first of them at `place`, the largest amount `worst`."""
         of_code = self.entries.setdefault(code, {})
         known = of_code.get((place.file, place.column))

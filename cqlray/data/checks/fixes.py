@@ -1,9 +1,11 @@
-"""Mistakes that can be mended safely: a new source that mends each piece as it is read. Files are never changed.
+"""Mistakes that can be mended safely: a new source that mends each piece as it is read. Files are
+never changed.
 
-Mended is only what the report names. An episode with a value that is not finite is left out, as is an episode without
-steps and the later of two equal ones; where both flags are set, the termination wins; the last step of an episode that
-has no end becomes truncated; actions outside their bounds by at most CLIPPED_SHARE of the range are clipped. What is
-further outside stays, and stays an error: no clip would make it what was executed.
+Mended is only what the report names. An episode with a value that is not finite is left out, as is
+an episode without steps and the later of two equal ones; where both flags are set, the termination
+wins; the last step of an episode that has no end becomes truncated; actions outside their bounds by
+at most CLIPPED_SHARE of the range are clipped. What is further outside stays, and stays an error:
+no clip would make it what was executed.
 """
 
 from __future__ import annotations
@@ -28,16 +30,20 @@ _DONE = {
     "duplicate_episode": "left out {n} equal to an earlier one",
     "both_ends": "cleared the truncation of {n} where termination was set too",
     "open_episode": "marked the last step of {n} without an end as truncated",
-    "out_of_bounds": f"clipped the actions of {{n}}, outside their bounds by at most {CLIPPED_SHARE:.0%} of the range",
+    "out_of_bounds": (
+        f"clipped the actions of {{n}}, outside their bounds by at most {CLIPPED_SHARE:.0%} of the"
+        " range"
+    ),
 }
 _UNITS = {"both_ends": "step", "out_of_bounds": "step"}
 
 
 def fix(source: Source, report: Report) -> tuple[Source, list[str]]:
-    """The source with what `report` (made of it) names mended as far as it can be, and a line for each thing done.
+    """The source with what `report` (made of it) names mended as far as it can be, and a line for
+    each thing done.
 
-    To count what is done, the source is read once here; each later reading mends anew, in bounded memory. Validate the
-    result: what cannot be mended is still in it.
+    To count what is done, the source is read once here; each later reading mends anew, in bounded
+    memory. Validate the result: what cannot be mended is still in it.
 
     Raises:
         UserError: from the reader, where the source cannot be read to its end.
@@ -48,7 +54,11 @@ def fix(source: Source, report: Report) -> tuple[Source, list[str]]:
     done: Counter[str] = Counter()
     for _ in _mended(source, codes, done):
         pass
-    lines = [text.format(n=_counted(done[code], _UNITS.get(code, "episode"))) for code, text in _DONE.items() if done[code]]
+    lines = [
+        text.format(n=_counted(done[code], _UNITS.get(code, "episode")))
+        for code, text in _DONE.items()
+        if done[code]
+    ]
     mended = dataclasses.replace(
         source,
         pieces=lambda: _mended(source, codes, Counter()),
@@ -144,7 +154,9 @@ def _kept(piece: Piece, keep: Array) -> Piece:
 def _one_end(shard: Shard, done: Counter[str]) -> Shard:
     both = shard.terminations & shard.truncations
     done["both_ends"] += int(both.sum())
-    return dataclasses.replace(shard, truncations=shard.truncations & ~both) if both.any() else shard
+    return (
+        dataclasses.replace(shard, truncations=shard.truncations & ~both) if both.any() else shard
+    )
 
 
 def _closed(shard: Shard, done: Counter[str]) -> Shard:
@@ -164,9 +176,13 @@ def _clipped(shard: Shard, source: Source, done: Counter[str]) -> Shard:
         return shard
     low, high = bounds
     excess = np.maximum(low - shard.actions, shard.actions - high)
-    mendable = (excess > rounding_of(low, high)) & (excess <= np.float32(CLIPPED_SHARE) * (high - low))
+    mendable = (excess > rounding_of(low, high)) & (
+        excess <= np.float32(CLIPPED_SHARE) * (high - low)
+    )
     done["out_of_bounds"] += int(mendable.any(axis=1).sum())
     if not mendable.any():
         return shard
-    actions = np.where(mendable, np.clip(shard.actions, low, high), shard.actions).astype(shard.actions.dtype)
+    actions = np.where(mendable, np.clip(shard.actions, low, high), shard.actions).astype(
+        shard.actions.dtype
+    )
     return dataclasses.replace(shard, actions=actions)

@@ -1,4 +1,6 @@
-"""What validation checks in one piece: pure functions from the piece to findings, vectorised over its steps."""
+"""What validation checks in one piece: pure functions from the piece to findings, vectorised over
+its steps.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from cqlray.data.moments import blocks, fits
 from cqlray.data.source import Piece
 from cqlray.errors import UserError
 
-# What float32 arithmetic and a trip through text may add, relative to the size of the numbers, and for those near 0.
+# What float32 arithmetic and a trip through text may add, relative to the size of the numbers, and
+# for those near 0.
 ROUNDING = 1e-5
 ABSOLUTE_ROUNDING = 1e-6
 
@@ -41,13 +44,17 @@ def action_bounds(environment: dict[str, Any]) -> tuple[Array, Array] | None:
     if not np.isfinite(bounds).all():
         return None
     if (bounds[0] >= bounds[1]).any():
-        raise UserError(f"the lower bounds of the actions, {low}, are not all below the upper ones, {high}")
+        raise UserError(
+            f"the lower bounds of the actions, {low}, are not all below the upper ones, {high}"
+        )
     return bounds[0], bounds[1]
 
 
 def rounding_of(low: Array, high: Array) -> Array:
     """[A] float32: by how much an action may be outside for no other reason than rounding."""
-    allowed: Array = np.float32(ROUNDING) * np.maximum(high - low, np.maximum(np.abs(low), np.abs(high)))
+    allowed: Array = np.float32(ROUNDING) * np.maximum(
+        high - low, np.maximum(np.abs(low), np.abs(high))
+    )
     return allowed
 
 
@@ -61,7 +68,9 @@ def episode_hashes(shard: Shard) -> Iterator[bytes]:
 
 
 def is_whole(shard: Shard) -> bool:
-    """Whether lengths, shapes and kinds of dtype belong together, so that episodes can be taken from the shard."""
+    """Whether lengths, shapes and kinds of dtype belong together, so that episodes can be taken
+    from the shard.
+    """
     return not any(shape_mistakes(shard)) and not any(dtype_mistakes(shard))
 
 
@@ -78,7 +87,11 @@ def shape_mistakes(shard: Shard) -> Iterator[tuple[str, str, str]]:
         shape = getattr(shard, name).shape
         if len(shape) != len(expected) or shape[0] != expected[0]:
             expected_text = f"({', '.join(str(size) for size in expected)})"
-            yield name, str(shape), f"{expected_text} for {episodes:,} episodes with {steps:,} steps in all"
+            yield (
+                name,
+                str(shape),
+                f"{expected_text} for {episodes:,} episodes with {steps:,} steps in all",
+            )
 
 
 def dtype_mistakes(shard: Shard) -> Iterator[tuple[str, str, str]]:
@@ -98,28 +111,46 @@ class Steps:
         self.shard = piece.shard
         self.first_episode = first_episode  # number of the piece's first episode in its file
         self.starts = piece.shard.starts
-        self.last = (self.starts + lengths - 1)[lengths > 0]  # the last step of each episode that has one
+        self.last = (self.starts + lengths - 1)[
+            lengths > 0
+        ]  # the last step of each episode that has one
         self.is_last = np.zeros(piece.shard.num_transitions, bool)
         self.is_last[self.last] = True
-        self.observation_rows = np.arange(len(self.is_last)) + np.repeat(np.arange(len(lengths)), lengths)
+        self.observation_rows = np.arange(len(self.is_last)) + np.repeat(
+            np.arange(len(lengths)), lengths
+        )
 
     def place(self, step: int, column: str = "") -> Place:
         """The place of a step of the piece."""
         episode = int(np.searchsorted(self.starts, step, side="right")) - 1
         row = None if self.piece.rows is None else int(self.piece.rows[step])
-        return Place(self.piece.file, row, column, self.first_episode + episode, step - int(self.starts[episode]))
+        return Place(
+            self.piece.file,
+            row,
+            column,
+            self.first_episode + episode,
+            step - int(self.starts[episode]),
+        )
 
     def observation_place(self, row: int, column: str) -> Place:
-        """The place of a row of the observations; an episode's final one is placed at its last step."""
+        """The place of a row of the observations; an episode's final one is placed at its last
+        step.
+        """
         step = int(np.searchsorted(self.observation_rows, row, side="right")) - 1
-        if step < 0:  # the only observation of an episode without steps, which is an error of its own
+        if (
+            step < 0
+        ):  # the only observation of an episode without steps, which is an error of its own
             return dataclasses.replace(self.episode_place(0), column=column)
         return self.place(step, column if self.observation_rows[step] == row else f"next {column}")
 
     def episode_place(self, episode: int) -> Place:
         """The place of an episode of the piece: its first row, where it has one."""
         rows = self.piece.rows
-        row = int(rows[self.starts[episode]]) if rows is not None and self.shard.lengths[episode] else None
+        row = (
+            int(rows[self.starts[episode]])
+            if rows is not None and self.shard.lengths[episode]
+            else None
+        )
         return Place(self.piece.file, row, episode=self.first_episode + episode)
 
 
@@ -134,29 +165,44 @@ def check_finite(steps: Steps, tally: Tally) -> None:
                 row = int(wrong[:, column].argmax())
                 label = "reward" if values.ndim == 1 else f"{name[:-1]}[{column}]"
                 value = float(block[row, column])
-                tally.add("not_finite", at(start + row, label), int(wrong[:, column].sum()), value=value)
+                tally.add(
+                    "not_finite", at(start + row, label), int(wrong[:, column].sum()), value=value
+                )
 
 
 def check_bounds(steps: Steps, low: Array, high: Array, tally: Tally) -> Array:
-    """Actions out of bounds, by column. Returns how many actions stand at a bound or beyond, [A] int64."""
+    """Actions out of bounds, by column.
+
+    Returns how many actions stand at a bound or beyond, [A] int64.
+    """
     at_bound = np.zeros(len(low), np.int64)
     allowed = rounding_of(low, high)
     for start, block in blocks(steps.shard.actions):
-        excess = np.maximum(low - block, block - high)  # how far outside; what is not finite is told elsewhere
+        excess = np.maximum(
+            low - block, block - high
+        )  # how far outside; what is not finite is told elsewhere
         at_bound += (excess >= -allowed).sum(axis=0)
         wrong = (excess > allowed) & fits(block)
         for column in np.flatnonzero(wrong.any(axis=0)):
-            count, worst = int(wrong[:, column].sum()), float(excess[wrong[:, column], column].max())
+            count, worst = (
+                int(wrong[:, column].sum()),
+                float(excess[wrong[:, column], column].max()),
+            )
             place = steps.place(start + int(wrong[:, column].argmax()), f"action[{column}]")
             tally.add("out_of_bounds", place, count, worst, low=low[column], high=high[column])
     return at_bound
 
 
 def check_ends(steps: Steps, tally: Tally) -> None:
-    """Flags that are both set or stand inside an episode, episodes without an end or without a step."""
+    """Flags that are both set or stand inside an episode, episodes without an end or without a
+    step.
+    """
     shard = steps.shard
     ends = shard.terminations | shard.truncations
-    marked = {"both_ends": shard.terminations & shard.truncations, "end_inside": ends & ~steps.is_last}
+    marked = {
+        "both_ends": shard.terminations & shard.truncations,
+        "end_inside": ends & ~steps.is_last,
+    }
     for code, wrong in marked.items():
         if wrong.any():
             tally.add(code, steps.place(int(wrong.argmax())), int(wrong.sum()))
@@ -185,14 +231,22 @@ def check_next_observations(steps: Steps, tally: Tally) -> None:
         for column in np.flatnonzero(wrong.any(axis=0)):
             row = int(wrong[:, column].argmax())
             place = steps.place(start + row, f"next observation[{column}]")
-            values: dict[str, Any] = {"found": found[row, column], "expected": expected[row, column]}
+            values: dict[str, Any] = {
+                "found": found[row, column],
+                "expected": expected[row, column],
+            }
             tally.add("next_observation", place, int(wrong[:, column].sum()), **values)
 
 
 def _differs(found: Array, expected: Array) -> Array:
-    """Where the values differ by more than rounding; the shape of both. Two NaN are equal: they are told elsewhere."""
+    """Where the values differ by more than rounding; the shape of both.
+
+    Two NaN are equal: they are told elsewhere.
+    """
     differs: Array = found != expected
     if differs.any():
         a, b = found.astype(np.float64), expected.astype(np.float64)
-        differs &= ~(np.abs(a - b) <= ABSOLUTE_ROUNDING + ROUNDING * np.abs(b)) & ~(np.isnan(a) & np.isnan(b))
+        differs &= ~(np.abs(a - b) <= ABSOLUTE_ROUNDING + ROUNDING * np.abs(b)) & ~(
+            np.isnan(a) & np.isnan(b)
+        )
     return differs

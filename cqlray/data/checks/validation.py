@@ -1,11 +1,13 @@
 """Data checked before it is trained on: one pass over a source, piece by piece, in bounded memory.
 
-Beside the piece at hand only sums for each column are kept, and 16 bytes and a place for each episode. What is looked
-for, and what would be right, is listed in findings.KINDS; the thresholds are the constants below.
+Beside the piece at hand only sums for each column are kept, and 16 bytes and a place for each
+episode. What is looked for, and what would be right, is listed in findings.KINDS; the thresholds
+are the constants below.
 
-An episode whose last step has neither flag is a warning, because training bootstraps from its last observation exactly as
-at a truncation, and recordings that were stopped look so (D4RL's files end so, Minari and d3rlpy take it as truncated).
-Where no episode at all has an end, the flags were most likely not read, and it is an error.
+An episode whose last step has neither flag is a warning, because training bootstraps from its last
+observation exactly as at a truncation, and recordings that were stopped look so (D4RL's files end
+so, Minari and d3rlpy take it as truncated). Where no episode at all has an end, the flags were most
+likely not read, and it is an error.
 """
 
 from __future__ import annotations
@@ -36,20 +38,24 @@ from cqlray.errors import UserError
 
 __all__ = ["Finding", "Place", "Report", "require_valid", "validate"]
 
-# Ratio of the largest to the smallest standard deviation of observation columns; beyond it a network that is not fed
-# normalised values hardly sees the small ones.
+# Ratio of the largest to the smallest standard deviation of observation columns; beyond it a
+# network that is not fed normalised values hardly sees the small ones.
 SCALE_SPREAD = 1e4
-# Ratio of |mean| to standard deviation: beyond it three of float32's seven digits are left for what changes.
+# Ratio of |mean| to standard deviation: beyond it three of float32's seven digits are left for what
+# changes.
 OFFSET_RATIO = 1e4
 # Share of actions at a bound, and share of the bounds that actions use.
 SATURATED_SHARE = 0.5
 NARROW_SHARE = 0.1
-# Ratio of the largest to the median reward, absolute values; sparse rewards (0 and one other value) have 1.
+# Ratio of the largest to the median reward, absolute values; sparse rewards (0 and one other value)
+# have 1.
 REWARD_TAIL = 1e4
 
 
 def validate(source: Source, batch_size: int = 256) -> Report:
-    """Check everything; raises nothing for wrong data, what the reader refuses is an error in the report too."""
+    """Check everything; raises nothing for wrong data, what the reader refuses is an error in the
+    report too.
+    """
     checks = _Checks(source)
     try:
         for piece in source.pieces():
@@ -57,7 +63,13 @@ def validate(source: Source, batch_size: int = 256) -> Report:
     except UserError as error:
         checks.tally.add("unreadable", Place(), message=str(error))
     checks.whole(batch_size)
-    return Report(source.name, checks.episodes, checks.transitions, checks.tally.findings(), checks.tally.unlisted)
+    return Report(
+        source.name,
+        checks.episodes,
+        checks.transitions,
+        checks.tally.findings(),
+        checks.tally.unlisted,
+    )
 
 
 @dataclass(frozen=True)
@@ -128,10 +140,20 @@ class _Checks:
         for name, key in (("observations", "observation_dim"), ("actions", "action_dim")):
             columns, of_environment = layout.columns[name], self.environment.get(key)
             if of_environment is not None and columns != of_environment:
-                tally.add("dimension", Place(piece.file, column=name), found=columns, expected=of_environment)
+                tally.add(
+                    "dimension",
+                    Place(piece.file, column=name),
+                    found=columns,
+                    expected=of_environment,
+                )
             if columns != first.columns[name]:
                 seen = f"those of {first.file} have {first.columns[name]}"
-                tally.add("mixture", Place(piece.file, column=name), found=f"{columns} numbers a row", first=seen)
+                tally.add(
+                    "mixture",
+                    Place(piece.file, column=name),
+                    found=f"{columns} numbers a row",
+                    first=seen,
+                )
         for name, dtype in layout.dtypes.items():
             if dtype != first.dtypes[name]:
                 right = f"{first.dtypes[name]} as in {first.file}; float32 everywhere is best"
@@ -177,11 +199,18 @@ class _Checks:
                 tally.add("empty", Place(self.source.name))
             return
         if self.transitions < batch_size:
-            tally.add("too_few", Place(self.source.name), transitions=self.transitions, batch=batch_size)
+            tally.add(
+                "too_few", Place(self.source.name), transitions=self.transitions, batch=batch_size
+            )
         environments = list(dict.fromkeys(self.source.provenance.get("environments", ())))
         if len(environments) > 1:
             first = f"it also names {', '.join(map(str, environments[1:]))}"
-            tally.add("mixture", Place(self.source.name), found=f"the data names {environments[0]}", first=first)
+            tally.add(
+                "mixture",
+                Place(self.source.name),
+                found=f"the data names {environments[0]}",
+                first=first,
+            )
         if self.ended == 0 and "open_episode" in tally.entries:
             tally.rename("open_episode", "no_ends")
         if self.bounds is None and "bounds" not in tally.entries:
@@ -194,8 +223,13 @@ class _Checks:
         rewards, place = self.rewards, Place(column="reward")
         if rewards.count > 1 and rewards.minimum[0] == rewards.maximum[0]:
             value = rewards.minimum[0]
-            # A cost for each step until the goal is a task; a constant without terminations, or 0, is none.
-            told = "constant_reward_with_ends" if value != 0 and self.terminations else "constant_reward"
+            # A cost for each step until the goal is a task; a constant without terminations, or 0,
+            # is none.
+            told = (
+                "constant_reward_with_ends"
+                if value != 0 and self.terminations
+                else "constant_reward"
+            )
             self.tally.add(told, place, value=value)
         largest, median = self.magnitudes.largest, self.magnitudes.median
         if largest > REWARD_TAIL * median:
@@ -208,7 +242,11 @@ class _Checks:
         std = moments.std
         constant = moments.minimum == moments.maximum
         for column in np.flatnonzero(constant):
-            self.tally.add("constant_observation", Place(column=f"observation[{column}]"), value=moments.mean[column])
+            self.tally.add(
+                "constant_observation",
+                Place(column=f"observation[{column}]"),
+                value=moments.mean[column],
+            )
         varying = np.flatnonzero(~constant & (std > 0))
         for column in varying[np.abs(moments.mean[varying]) > OFFSET_RATIO * std[varying]]:
             place = Place(column=f"observation[{column}]")
@@ -216,8 +254,17 @@ class _Checks:
         if len(varying):
             small, large = varying[std[varying].argmin()], varying[std[varying].argmax()]
             if std[large] > SCALE_SPREAD * std[small]:
-                names: dict[str, Any] = {"smallest_column": f"observation[{small}]", "largest_column": f"observation[{large}]"}
-                self.tally.add("unscaled", Place(column="observation"), smallest=std[small], largest=std[large], **names)
+                names: dict[str, Any] = {
+                    "smallest_column": f"observation[{small}]",
+                    "largest_column": f"observation[{large}]",
+                }
+                self.tally.add(
+                    "unscaled",
+                    Place(column="observation"),
+                    smallest=std[small],
+                    largest=std[large],
+                    **names,
+                )
 
     def _whole_actions(self) -> None:
         moments = self.actions
@@ -233,4 +280,11 @@ class _Checks:
                 self.tally.add("saturated", place, share=saturated[column], **limits)
             if used[column] < NARROW_SHARE:
                 smallest, largest = moments.minimum[column], moments.maximum[column]
-                self.tally.add("narrow", place, share=used[column], smallest=smallest, largest=largest, **limits)
+                self.tally.add(
+                    "narrow",
+                    place,
+                    share=used[column],
+                    smallest=smallest,
+                    largest=largest,
+                    **limits,
+                )

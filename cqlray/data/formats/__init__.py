@@ -1,4 +1,6 @@
-"""Readers that make a Source of data from anywhere, and writers: importing this loads numpy and pyarrow alone."""
+"""Readers that make a Source of data from anywhere, and writers: importing this loads numpy and
+pyarrow alone.
+"""
 
 from cqlray.data.formats.detect import open_source
 from cqlray.data.formats.log_columns import ColumnNames

@@ -1,18 +1,24 @@
-"""D4RL's HDF5 files: observations, actions, rewards, terminals, timeouts, with or without next_observations.
+"""D4RL's HDF5 files: observations, actions, rewards, terminals, timeouts, with or without
+next_observations.
 
-An episode ends at a row with `terminals` or `timeouts`. What a transition is follows `d4rl.qlearning_dataset` where there
-are no next_observations: row i with the observation of row i + 1 as its next one, so that
+An episode ends at a row with `terminals` or `timeouts`. What a transition is follows
+`d4rl.qlearning_dataset` where there are no next_observations: row i with the observation of row i +
+1 as its next one, so that
 
-- a row with `timeouts` is none, as the row behind it is another episode's (with `terminals` set as well it is none either);
+- a row with `timeouts` is none, as the row behind it is another episode's (with `terminals` set as
+  well it is none either);
 - the last row of the file is none, as nothing follows it;
-- a row with `terminals` is one; its next observation is the next episode's first, which no target looks at.
+- a row with `terminals` is one; its next observation is the next episode's first, which no target
+  looks at.
 
-The step before a row with `timeouts` is then the last of its episode, is marked truncated, and has that row's observation
-for its final one. An episode of which nothing is left is left out. A recording that was stopped has no end.
+The step before a row with `timeouts` is then the last of its episode, is marked truncated, and has
+that row's observation for its final one. An episode of which nothing is left is left out. A
+recording that was stopped has no end.
 
-Where there are next_observations they are used: every row is a transition, rows with `timeouts` and the last one too.
-Where there are no `timeouts`, an episode also ends where a row's next observation is not the row behind it; where there
-are no next_observations either, max_episode_steps must be given, and ends it. infos/ and all else is passed over.
+Where there are next_observations they are used: every row is a transition, rows with `timeouts` and
+the last one too. Where there are no `timeouts`, an episode also ends where a row's next observation
+is not the row behind it; where there are no next_observations either, max_episode_steps must be
+given, and ends it. infos/ and all else is passed over.
 """
 
 from __future__ import annotations
@@ -43,7 +49,8 @@ _NEEDED = ("observations", "actions", "rewards", "terminals")
 
 
 def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None = None) -> Source:
-    """A D4RL file, local or remote. Two flags for each row are held in memory; all else is read piece by piece.
+    """A D4RL file, local or remote. Two flags for each row are held in memory; all else is read
+    piece by piece.
 
     Raises:
         UserError: it is not one, h5py is missing, or where episodes end cannot be known.
@@ -62,7 +69,9 @@ def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None =
     def pieces() -> Iterator[Piece]:
         with _opened(file) as arrays:
             for first, last in _groups(terminals | timeouts):
-                yield from _piece(arrays, (first, last, rows), (terminals, timeouts), has_next, file, tier)
+                yield from _piece(
+                    arrays, (first, last, rows), (terminals, timeouts), has_next, file, tier
+                )
 
     return Source(name, "d4rl", known, pieces, provenance)
 
@@ -85,7 +94,10 @@ def _check(arrays: Any, file: Location) -> None:
         raise UserError(f"{file.name} is the data of a Minari dataset; name its directory")
     missing = [key for key in _NEEDED if key not in arrays]
     if missing:
-        raise UserError(f"{file.name}: no {', '.join(missing)}; a D4RL file has {', '.join(_NEEDED)} and timeouts")
+        raise UserError(
+            f"{file.name}: no {', '.join(missing)}; a D4RL file has {', '.join(_NEEDED)} and"
+            " timeouts"
+        )
     rows = len(arrays["rewards"])
     if rows == 0:
         raise UserError(f"{file.name} has no rows")
@@ -95,19 +107,30 @@ def _check(arrays: Any, file: Location) -> None:
         shape, dtype = tuple(arrays[key].shape), arrays[key].dtype
         if shape[0] != rows:
             raise UserError(f"{file.name}, {key}: {shape[0]} rows; rewards has {rows}")
-        flat = shape[1:] in ((), (1,)) if key in ("rewards", "terminals", "timeouts") else len(shape) <= 2
+        flat = (
+            shape[1:] in ((), (1,))
+            if key in ("rewards", "terminals", "timeouts")
+            else len(shape) <= 2
+        )
         if not flat or dtype.kind not in "fiub":
             right = (
-                "one number a row" if "observation" not in key and key != "actions" else "flat vectors of numbers (no images)"
+                "one number a row"
+                if "observation" not in key and key != "actions"
+                else "flat vectors of numbers (no images)"
             )
             raise UserError(f"{file.name}, {key}: shape {shape} of {dtype}; it should be {right}")
-    if "next_observations" in arrays and arrays["next_observations"].shape != arrays["observations"].shape:
+    if (
+        "next_observations" in arrays
+        and arrays["next_observations"].shape != arrays["observations"].shape
+    ):
         found, right = arrays["next_observations"].shape, arrays["observations"].shape
         raise UserError(f"{file.name}, next_observations: shape {found}; observations have {right}")
 
 
 def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array]:
-    """terminals and timeouts, [rows] bool each; timeouts found by the rules above where the file has none."""
+    """terminals and timeouts, [rows] bool each; timeouts found by the rules above where the file
+    has none.
+    """
     terminals = _flag(arrays, "terminals", file)
     if "timeouts" in arrays:
         return terminals, _flag(arrays, "timeouts", file)
@@ -115,14 +138,19 @@ def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array
         return terminals, _at_limit(terminals, limit)
     if "next_observations" not in arrays:
         raise UserError(
-            f"{file.name}: neither timeouts nor next_observations, so where a time limit ended an episode cannot be known;"
-            " name the limit with --max-episode-steps (in train --env.max-episode-steps), or add timeouts"
+            f"{file.name}: neither timeouts nor next_observations, so where a time limit ended an"
+            " episode cannot be known; name the limit with --max-episode-steps (in train"
+            " --env.max-episode-steps), or add timeouts"
         )
     timeouts = np.zeros(len(terminals), bool)
     for start in range(0, len(terminals) - 1, TRANSITIONS):
         stop = min(start + TRANSITIONS, len(terminals) - 1)
         following = arrays["observations"][start + 1 : stop + 1]
-        breaks = (arrays["next_observations"][start:stop] != following).reshape(stop - start, -1).any(axis=1)
+        breaks = (
+            (arrays["next_observations"][start:stop] != following)
+            .reshape(stop - start, -1)
+            .any(axis=1)
+        )
         timeouts[start:stop] = breaks & ~terminals[start:stop]
     return terminals, timeouts
 
@@ -131,7 +159,9 @@ def _flag(arrays: Any, key: str, file: Location) -> Array:
     values = arrays[key][()].reshape(-1)
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if len(wrong):
-        raise UserError(f"{file.name}, row {wrong[0]}, {key}: {values[wrong[0]]}; it should be true or false")
+        raise UserError(
+            f"{file.name}, row {wrong[0]}, {key}: {values[wrong[0]]}; it should be true or false"
+        )
     flags: Array = values.astype(bool)
     return flags
 
@@ -158,7 +188,12 @@ def _groups(ends: Array) -> Iterator[tuple[int, int]]:
 
 
 def _piece(
-    arrays: Any, span: tuple[int, int, int], flags: tuple[Array, Array], has_next: bool, file: Location, tier: str
+    arrays: Any,
+    span: tuple[int, int, int],
+    flags: tuple[Array, Array],
+    has_next: bool,
+    file: Location,
+    tier: str,
 ) -> Iterator[Piece]:
     """The transitions of the rows of a span of whole episodes; none where no row of it is one."""
     first, last, rows = span
@@ -175,12 +210,16 @@ def _piece(
     else:
         keep[lasts] = terminations[lasts] & ~truncations[lasts]
         keep[rows - 1 - first :] = False  # nothing follows the file's last row
-        observations, final = observations[: last - first], observations[np.minimum(lasts + 1, len(observations) - 1)]
+        observations, final = (
+            observations[: last - first],
+            observations[np.minimum(lasts + 1, len(observations) - 1)],
+        )
     lengths = np.add.reduceat(keep.astype(np.int64), np.concatenate([[0], lasts[:-1] + 1]))
     stays = keep[lasts]
     carried = lasts[~stays & (lengths > 0)]
     truncations[carried - 1] |= truncations[carried]
-    # A dropped row's observation is its episode's final one; behind a last row that stays, a row is put in.
+    # A dropped row's observation is its episode's final one; behind a last row that stays, a row is
+    # put in.
     row_kept = np.ones(last - first, bool)
     row_kept[lasts[lengths == 0]] = False
     whole = np.insert(observations, lasts[stays] + 1, final[stays], axis=0)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import pandas
 
 _MAY_BE = (
-    "a dataset is a cqlray dataset or run directory, minari:ID or a Minari directory, a D4RL file (.hdf5), Parquet or CSV"
-    " log rows (a file or a directory of them), or an RLlib recording; local or s3://, gs://"
+    "a dataset is a cqlray dataset or run directory, minari:ID or a Minari directory, a D4RL file"
+    " (.hdf5), Parquet or CSV log rows (a file or a directory of them), or an RLlib recording;"
+    " local or s3://, gs://"
 )
 _MAGIC = {b"PAR1": PARQUET[0], b"\x89HDF": HDF5[0]}
 
@@ -33,25 +34,36 @@ def open_source(
     columns: ColumnNames | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Open a data set from anywhere; nothing is read of it but what tells its format and dimensions.
+    """Open a data set from anywhere; nothing is read of it but what tells its format and
+    dimensions.
 
     Args:
-        name: a path or URI (s3://bucket/key?region=... too), `minari:ID`, or a pandas DataFrame of log rows.
+        name: a path or URI (s3://bucket/key?region=... too), `minari:ID`, or a pandas DataFrame of
+            log rows.
         columns: what the columns of log rows are.
-        environment: id, action_low, action_high, max_episode_steps ..., where the data does not say them.
+        environment: id, action_low, action_high, max_episode_steps ..., where the data does not say
+            them.
 
     Raises:
-        UserError: there is no such data, it is damaged, of no known format, or contradicts `environment`.
+        UserError: there is no such data, it is damaged, of no known format, or contradicts
+            `environment`.
     """
     names = columns or ColumnNames()
-    source = _open_name(name, names, environment) if isinstance(name, str) else _open_object(name, names)
-    return dataclasses.replace(source, environment=complete_environment(source.name, source.environment, environment))
+    source = (
+        _open_name(name, names, environment) if isinstance(name, str) else _open_object(name, names)
+    )
+    return dataclasses.replace(
+        source, environment=complete_environment(source.name, source.environment, environment)
+    )
 
 
 def _open_object(value: Any, names: ColumnNames) -> Source:
     if type(value).__name__ == "DataFrame" and type(value).__module__.partition(".")[0] == "pandas":
         return open_frame(value, names)
-    raise UserError(f"dataset is a {type(value).__name__}; it should be a path, a URI, minari:ID or a pandas DataFrame")
+    raise UserError(
+        f"dataset is a {type(value).__name__}; it should be a path, a URI, minari:ID or a pandas"
+        " DataFrame"
+    )
 
 
 def _open_name(name: str, names: ColumnNames, environment: Mapping[str, Any] | None) -> Source:
@@ -87,11 +99,19 @@ def _open_directory(name: str, directory: Location, names: ColumnNames) -> Sourc
     files = directory.files()
     found = {kind: [file for file in files if file.suffix in kind] for kind in (PARQUET, CSV, HDF5)}
     if found[HDF5]:
-        raise UserError(f"dataset {name!r} is a directory of HDF5 files; name one of them, such as {found[HDF5][0].name}")
+        raise UserError(
+            f"dataset {name!r} is a directory of HDF5 files; name one of them, such as"
+            f" {found[HDF5][0].name}"
+        )
     if found[PARQUET] and found[CSV]:
-        raise UserError(f"dataset {name!r} holds Parquet and CSV files; keep one kind in a directory, or name a file")
+        raise UserError(
+            f"dataset {name!r} holds Parquet and CSV files; keep one kind in a directory, or name a"
+            " file"
+        )
     if found[PARQUET]:
-        return open_if_rllib(name, found[PARQUET]) or open_log(name, "parquet", found[PARQUET], names)
+        return open_if_rllib(name, found[PARQUET]) or open_log(
+            name, "parquet", found[PARQUET], names
+        )
     if found[CSV]:
         return open_log(name, "csv", found[CSV], names)
     if not files:

@@ -19,7 +19,8 @@ from pyarrow import fs
 from cqlray.data.episode import Array
 from cqlray.errors import UserError
 
-# Transitions in a piece, about: large enough that the work for each piece vanishes, small enough that several fit in memory.
+# Transitions in a piece, about: large enough that the work for each piece vanishes, small enough
+# that several fit in memory.
 TRANSITIONS = 65_536
 # The tier of data that says none.
 TIER = "logged"
@@ -44,7 +45,9 @@ class Location:
     path: str
 
     def __truediv__(self, child: str) -> Location:
-        return Location(f"{self.name.rstrip('/')}/{child}", self.filesystem, f"{self.path.rstrip('/')}/{child}")
+        return Location(
+            f"{self.name.rstrip('/')}/{child}", self.filesystem, f"{self.path.rstrip('/')}/{child}"
+        )
 
     @property
     def suffix(self) -> str:
@@ -69,12 +72,18 @@ class Location:
             return self.filesystem.get_file_info(self.path).type
 
     def files(self, recursive: bool = True) -> list[Location]:
-        """The directory's files in natural order of their paths, those in folders too; without hidden ones and _SUCCESS."""
+        """The directory's files in natural order of their paths, those in folders too; without
+        hidden ones and _SUCCESS.
+        """
         with unreachable(self.name):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
         start = len(self.path.rstrip("/")) + 1
         below = [info.path[start:] for info in infos if info.type == fs.FileType.File]
-        shown = [path for path in below if not any(part.startswith((".", "_")) for part in path.split("/"))]
+        shown = [
+            path
+            for path in below
+            if not any(part.startswith((".", "_")) for part in path.split("/"))
+        ]
         return [self / path for path in sorted(shown, key=natural_key)]
 
     def open(self) -> pa.NativeFile:
@@ -148,13 +157,16 @@ def load_h5py() -> ModuleType:
     try:
         import h5py
     except ImportError:
-        raise UserError('HDF5 files need h5py, which is not installed: pip install "cqlray[minari]"') from None
+        raise UserError(
+            'HDF5 files need h5py, which is not installed: pip install "cqlray[minari]"'
+        ) from None
     module: ModuleType = h5py
     return module
 
 
 def probe_hdf5(file: Location) -> None:
-    """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C library finds no end.
+    """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C
+    library finds no end.
 
     Raises:
         UserError: it found none, or crashed. What it merely complains of is left to the reader.
@@ -164,16 +176,27 @@ def probe_hdf5(file: Location) -> None:
         return
     patience = SECONDS_TO_WALK + Path(file.path).stat().st_size / BYTES_WALKED_PER_SECOND
     try:
-        walked = subprocess.run([sys.executable, "-c", _WALK, file.path], capture_output=True, timeout=patience, check=False)
+        walked = subprocess.run(
+            [sys.executable, "-c", _WALK, file.path],
+            capture_output=True,
+            timeout=patience,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged") from None
+        raise UserError(
+            f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged"
+        ) from None
     if walked.returncode < 0:
-        raise UserError(f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged")
+        raise UserError(
+            f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged"
+        )
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Key for sorting: sensor_2 before sensor_10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)
+    ]
 
 
 def tier_of(name: str) -> str:
@@ -183,7 +206,9 @@ def tier_of(name: str) -> str:
 
 
 def narrow(values: Array) -> Array:
-    """Numbers as float32, rounded; as they are where that would lose more (beyond its range) or where they are none."""
+    """Numbers as float32, rounded; as they are where that would lose more (beyond its range) or
+    where they are none.
+    """
     if values.dtype == np.float32 or values.dtype.kind not in "fiu":
         return values
     with np.errstate(over="ignore"):
@@ -195,10 +220,18 @@ def narrow(values: Array) -> Array:
 def describe_environment(observation_dim: int, action_dim: int, **known: Any) -> dict[str, Any]:
     """A source's environment: what is not in `known` is None."""
     unknown = dict.fromkeys(("id", "action_low", "action_high", "max_episode_steps"))
-    return {**unknown, "observation_dim": observation_dim, "action_dim": action_dim, "kwargs": {}, **known}
+    return {
+        **unknown,
+        "observation_dim": observation_dim,
+        "action_dim": action_dim,
+        "kwargs": {},
+        **known,
+    }
 
 
-def complete_environment(name: str, said: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+def complete_environment(
+    name: str, said: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """What the data says of its environment, and where it says nothing, what was given.
 
     Raises:
@@ -209,7 +242,10 @@ def complete_environment(name: str, said: Mapping[str, Any], given: Mapping[str,
         if complete.get(key) in (None, {}):
             complete[key] = value
         elif value is not None and not _same(complete[key], value):
-            raise UserError(f"dataset {name!r}: its {key} is {complete[key]}, but {value} was given; they must agree")
+            raise UserError(
+                f"dataset {name!r}: its {key} is {complete[key]}, but {value} was given; they must"
+                " agree"
+            )
     return complete
 
 

@@ -1,17 +1,24 @@
-"""Plain log rows: Parquet, CSV or a DataFrame, one row for each step, as people's own recorders write them.
+"""Plain log rows: Parquet, CSV or a DataFrame, one row for each step, as people's own recorders
+write them.
 
-A row holds an observation, the action taken at it, the reward for it, the episode it belongs to, and flags. The rows of an
-episode stand together, in order; several files are one log in the natural order of their paths, and an episode may go on
-from one to the next. What follows an episode's last action is found so:
+A row holds an observation, the action taken at it, the reward for it, the episode it belongs to,
+and flags. The rows of an episode stand together, in order; several files are one log in the natural
+order of their paths, and an episode may go on from one to the next. What follows an episode's last
+action is found so:
 
-1. A last row whose action is null in every column is a closing row: it holds the final observation alone.
-2. Otherwise, where there are columns of the next observation, the last row's next observation is the final one.
-3. Otherwise a last row that is marked terminated stays a step, and its own observation stands in for the final one, which
-   no target ever looks at behind a termination. (Dropping the row would lose the last reward: in sparse tasks, the only one.)
-4. Otherwise the last row serves as the final observation of the row before it; its action and reward are left out.
+1. A last row whose action is null in every column is a closing row: it holds the final observation
+  alone.
+2. Otherwise, where there are columns of the next observation, the last row's next observation is
+  the final one.
+3. Otherwise a last row that is marked terminated stays a step, and its own observation stands in
+  for the final one, which
+   no target ever looks at behind a termination. (Dropping the row would lose the last reward: in
+   sparse tasks, the only one.)
+4. Otherwise the last row serves as the final observation of the row before it; its action and
+  reward are left out.
 
-A flag that a row dropped by 1 or 4 carries is the end of its episode: it is set at the last step that is kept. An episode
-of which no step is left has length 0, which validation reports.
+A flag that a row dropped by 1 or 4 carries is the end of its episode: it is set at the last step
+that is kept. An episode of which no step is left has length 0, which validation reports.
 """
 
 from __future__ import annotations
@@ -68,7 +75,11 @@ class _Rows:
         return self._map(lambda values: values[:at]), self._map(lambda values: values[at:])
 
     def _map(self, change: Callable[[Array], Array]) -> _Rows:
-        arrays = {name: change(value) for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays = {
+            name: change(value)
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray)
+        }
         return dataclasses.replace(self, **cast(Any, arrays))
 
     @staticmethod
@@ -76,19 +87,25 @@ class _Rows:
         if len(parts) == 1:
             return parts[0]
         names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
-        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        }
         files = tuple(dict.fromkeys(file for part in parts for file in part.files))
         return dataclasses.replace(parts[0], files=files, **arrays)
 
 
-def open_log(name: str, data_format: str, files: list[Location], names: ColumnNames, rejoining: bool = False) -> Source:
+def open_log(
+    name: str, data_format: str, files: list[Location], names: ColumnNames, rejoining: bool = False
+) -> Source:
     """Parquet or CSV files as one log.
 
     Args:
-        rejoining: an episode's name may come again further on; those rows are then an episode of their own.
+        rejoining: an episode's name may come again further on; those rows are then an episode of
+            their own.
 
     Raises:
-        UserError: the first file cannot be read, or has not these columns. Iterating raises it for what comes later.
+        UserError: the first file cannot be read, or has not these columns. Iterating raises it for
+            what comes later.
     """
     order = column_names(files[0])
     columns = log_columns.resolve(names, order, files[0].name)
@@ -107,7 +124,9 @@ def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
     return _source("DataFrame", "dataframe", openers, columns, False)
 
 
-def _source(name: str, data_format: str, files: Files, columns: LogColumns, rejoining: bool) -> Source:
+def _source(
+    name: str, data_format: str, files: Files, columns: LogColumns, rejoining: bool
+) -> Source:
     first = next(_rows(files, {}, rejoining), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no rows")
@@ -115,7 +134,8 @@ def _source(name: str, data_format: str, files: Files, columns: LogColumns, rejo
     if first.next_observations is not None and first.next_observations.shape[1] != observation_dim:
         found = first.next_observations.shape[1]
         raise UserError(
-            f"dataset {name!r}: next observations have {found} numbers, observations {observation_dim}; name them alike"
+            f"dataset {name!r}: next observations have {found} numbers, observations"
+            f" {observation_dim}; name them alike"
         )
     environment = describe_environment(observation_dim, action_dim)
 
@@ -137,7 +157,14 @@ def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_Ro
             row += batch.num_rows
 
 
-def _of_batch(columns: LogColumns, batch: Any, widths: dict[str, int], episodes: _Episodes, file: str, row: int) -> _Rows:
+def _of_batch(
+    columns: LogColumns,
+    batch: Any,
+    widths: dict[str, int],
+    episodes: _Episodes,
+    file: str,
+    row: int,
+) -> _Rows:
     def vectors(names: tuple[str, ...]) -> Array:
         return log_columns.matrix(batch, names, widths, file, row)
 
@@ -186,8 +213,9 @@ class _Episodes:
                 continue
             if name in self.seen and not self.rejoining:
                 raise UserError(
-                    f"{file}, row {row + start}: episode {name!r} comes again after {self.current!r}; the rows of an episode"
-                    " must stand together (files in the order of their names): sort by episode, or give each its own name"
+                    f"{file}, row {row + start}: episode {name!r} comes again after"
+                    f" {self.current!r}; the rows of an episode must stand together (files in the"
+                    " order of their names): sort by episode, or give each its own name"
                 )
             first[start] = True
             self.seen.add(name)
@@ -205,14 +233,16 @@ class _Episodes:
         if len(wrong):
             at = int(wrong[0])
             raise UserError(
-                f"{file}, row {row + at}, column {column}: {steps[at]:g} follows {before[at]:g}; it should be"
-                f" {before[at] + 1:g}: rows are missing or not in order"
+                f"{file}, row {row + at}, column {column}: {steps[at]:g} follows {before[at]:g}; it"
+                f" should be {before[at] + 1:g}: rows are missing or not in order"
             )
         self.step = float(steps[-1])
 
 
 def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
-    """The same rows cut at episodes' beginnings, about TRANSITIONS at a time; an episode that runs over files by itself."""
+    """The same rows cut at episodes' beginnings, about TRANSITIONS at a time; an episode that runs
+    over files by itself.
+    """
     held: list[_Rows] = []
     for part in blocks:
         block = part
@@ -272,5 +302,8 @@ def _piece(rows: _Rows) -> Piece:
     one_file = len(rows.files) == 1
     following = None if rows.next_observations is None else rows.next_observations[is_step]
     return Piece(
-        shard, " to ".join(rows.files[:: max(1, len(rows.files) - 1)]), rows.row[is_step] if one_file else None, following
+        shard,
+        " to ".join(rows.files[:: max(1, len(rows.files) - 1)]),
+        rows.row[is_step] if one_file else None,
+        following,
     )

@@ -1,7 +1,8 @@
 """The columns of a log: which they are, and Arrow's values as numpy arrays.
 
-A name may be a pattern (`sensor_*`); what it matches is taken in the order of the file's columns, of several files the
-first one's. A column may hold numbers or vectors (lists of numbers, all of one length). A number that is null is NaN.
+A name may be a pattern (`sensor_*`); what it matches is taken in the order of the file's columns,
+of several files the first one's. A column may hold numbers or vectors (lists of numbers, all of one
+length). A number that is null is NaN.
 """
 
 from __future__ import annotations
@@ -23,19 +24,27 @@ from cqlray.errors import UserError
 
 _TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0", "")
 # Where the flags' columns are not named.
-_DEFAULT_FLAGS = {"terminated": ("terminated", "termination"), "truncated": ("truncated", "truncation")}
+_DEFAULT_FLAGS = {
+    "terminated": ("terminated", "termination"),
+    "truncated": ("truncated", "truncation"),
+}
 
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """What the columns of a log are. Names, or patterns such as `sensor_*` for the first two and next_observation."""
+    """What the columns of a log are.
+
+    Names, or patterns such as `sensor_*` for the first two and next_observation.
+    """
 
     observation: tuple[str, ...] = ("observation*",)
     action: tuple[str, ...] = ("action*",)
     reward: str = "reward"
     episode: str = "episode"  # tells episodes apart; its rows stand together
     step: str | None = None  # counts 1 up from row to row of an episode; only checked
-    terminated: str | None = None  # None: the column of that name (or `termination`) where there is one
+    terminated: str | None = (
+        None  # None: the column of that name (or `termination`) where there is one
+    )
     truncated: str | None = None  # likewise
     next_observation: tuple[str, ...] = ()
 
@@ -56,7 +65,9 @@ class LogColumns:
     @property
     def numbers(self) -> tuple[str, ...]:
         """Those that hold numbers or vectors."""
-        return tuple(dict.fromkeys((*self.observation, *self.action, self.reward, *self.next_observation)))
+        return tuple(
+            dict.fromkeys((*self.observation, *self.action, self.reward, *self.next_observation))
+        )
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -66,7 +77,11 @@ class LogColumns:
 
     def described(self) -> dict[str, str | list[str]]:
         """What dataset.json says of them, under `columns`: those of each option that has some."""
-        return {option: list(named) if isinstance(named, tuple) else named for option, named in vars(self).items() if named}
+        return {
+            option: list(named) if isinstance(named, tuple) else named
+            for option, named in vars(self).items()
+            if named
+        }
 
 
 def resolve(
@@ -93,7 +108,9 @@ def resolve(
 
     for kind, patterns in (("observation", names.observation), ("action", names.action)):
         if not patterns:
-            raise UserError(f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}")
+            raise UserError(
+                f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}"
+            )
     flags_named = (names.terminated, names.truncated)
     free = [name for name in available if name not in flags_named]
     columns = LogColumns(
@@ -102,13 +119,20 @@ def resolve(
         reward=one(names.reward),
         episode=one(names.episode),
         step=None if names.step is None else one(names.step),
-        terminated=_default_flag("terminated", free) if names.terminated is None else one(names.terminated),
-        truncated=_default_flag("truncated", free) if names.truncated is None else one(names.truncated),
+        terminated=(
+            _default_flag("terminated", free) if names.terminated is None else one(names.terminated)
+        ),
+        truncated=(
+            _default_flag("truncated", free) if names.truncated is None else one(names.truncated)
+        ),
         next_observation=several(names.next_observation),
     )
     doubled = [column for column in columns.needed if list(available).count(column) > 1]
     if doubled:
-        raise UserError(f"{file}: more than one column is called {doubled[0]!r}; each name must stand there once")
+        raise UserError(
+            f"{file}: more than one column is called {doubled[0]!r}; each name must stand there"
+            " once"
+        )
     _require_named_once(columns, file)
     return columns
 
@@ -119,8 +143,12 @@ def _one(name: str, available: Sequence[str], file: str) -> str:
     return name
 
 
-def _several(patterns: Sequence[str], available: Sequence[str], file: str, order: Sequence[str]) -> tuple[str, ...]:
-    """Those that each pattern matches in their order; what `order` does not have comes last, and validation tells of it."""
+def _several(
+    patterns: Sequence[str], available: Sequence[str], file: str, order: Sequence[str]
+) -> tuple[str, ...]:
+    """Those that each pattern matches in their order; what `order` does not have comes last, and
+    validation tells of it.
+    """
     found: list[str] = []
     for pattern in patterns:
         if pattern in available or not any(sign in pattern for sign in "*?["):
@@ -150,7 +178,8 @@ def _require_named_once(columns: LogColumns, file: str) -> None:
                 before = option_of[column]
                 twice = "twice by" if before == option else f"by columns.{before} and by"
                 raise UserError(
-                    f"{file}: column {column!r} is named {twice} columns.{option} (patterns included); name each column once"
+                    f"{file}: column {column!r} is named {twice} columns.{option} (patterns"
+                    " included); name each column once"
                 )
             option_of[column] = option
 
@@ -162,11 +191,14 @@ def _nearest(name: str, available: Sequence[str]) -> str:
     return f"{meant} It has {listed(available) or 'no columns'}".replace("; It has", "; it has")
 
 
-def matrix(batch: pa.RecordBatch, columns: Sequence[str], widths: dict[str, int], file: str, row: int) -> Array:
+def matrix(
+    batch: pa.RecordBatch, columns: Sequence[str], widths: dict[str, int], file: str, row: int
+) -> Array:
     """[n, width of all columns] of numbers; what is null is NaN.
 
     Args:
-        widths: each column's numbers in a row; a column that it does not have is entered, from the first vector met.
+        widths: each column's numbers in a row; a column that it does not have is entered, from the
+            first vector met.
         row: row in the file of the batch's first row, for messages.
 
     Raises:
@@ -180,7 +212,9 @@ def _column(values: pa.Array, name: str, widths: dict[str, int], file: str, row:
     if isinstance(values, pa.ExtensionArray):  # Ray's tensors are lists within
         values = values.storage
     kind = values.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
         widths.setdefault(name, 1)
         return numbers(values, name, file)[:, None]
     lengths = pc.list_value_length(values)
@@ -191,11 +225,16 @@ def _column(values: pa.Array, name: str, widths: dict[str, int], file: str, row:
     other = pc.indices_nonzero(pc.fill_null(pc.not_equal(lengths, width), False)).to_numpy()
     if len(other):
         found = lengths[int(other[0])]
-        raise UserError(f"{file}, row {row + other[0]}, column {name}: {found} numbers; the first row has {width}")
+        raise UserError(
+            f"{file}, row {row + other[0]}, column {name}: {found} numbers; the first row has"
+            f" {width}"
+        )
     flat = numbers(pc.list_flatten(values), name, file)
     if values.null_count == 0:
         return flat.reshape(-1, width)
-    whole = np.full((len(values), width), np.nan, flat.dtype if flat.dtype.kind == "f" else np.float32)
+    whole = np.full(
+        (len(values), width), np.nan, flat.dtype if flat.dtype.kind == "f" else np.float32
+    )
     whole[values.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(-1, width)
     return whole
 
@@ -211,9 +250,15 @@ def numbers(values: pa.Array, name: str, file: str) -> Array:
         return np.full(len(values), np.nan, np.float32)
     is_number = pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_boolean(kind)
     if is_number:
-        values = pc.cast(values, pa.float64(), safe=False) if not pa.types.is_boolean(kind) else pc.cast(values, pa.uint8())
+        values = (
+            pc.cast(values, pa.float64(), safe=False)
+            if not pa.types.is_boolean(kind)
+            else pc.cast(values, pa.uint8())
+        )
     elif not pa.types.is_floating(kind):
-        raise UserError(f"{file}: column {name} holds {kind}; it should hold numbers, or vectors of one length")
+        raise UserError(
+            f"{file}: column {name} holds {kind}; it should hold numbers, or vectors of one length"
+        )
     found: Array = values.to_numpy(zero_copy_only=False)
     return narrow(found)
 
@@ -242,12 +287,17 @@ def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
         found: Array = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
         return found
     with readable(f"{file}, column {name}", "column of flags"):
-        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(pc.cast(values, pa.string()), "")))
+        words = pc.utf8_lower(
+            pc.utf8_trim_whitespace(pc.fill_null(pc.cast(values, pa.string()), ""))
+        )
         true = pc.is_in(words, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
         known: Array = true | pc.is_in(words, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
     if not known.all():
         wrong = int(known.argmin())
-        raise UserError(f"{file}, row {row + wrong}, column {name}: {values[wrong]} is neither true nor false (nor 1 nor 0)")
+        raise UserError(
+            f"{file}, row {row + wrong}, column {name}: {values[wrong]} is neither true nor false"
+            " (nor 1 nor 0)"
+        )
     result: Array = true
     return result
 
@@ -268,7 +318,10 @@ def runs(values: pa.Array, file: str, row: int) -> tuple[Array, list[Any]]:
     """
     if values.null_count:
         at = pc.indices_nonzero(values.is_null())[0].as_py()
-        raise UserError(f"{file}, row {row + at}: the episode's column is empty; every row belongs to an episode")
+        raise UserError(
+            f"{file}, row {row + at}: the episode's column is empty; every row belongs to an"
+            " episode"
+        )
     with readable(file, "log: its episode column should hold names or numbers"):
         coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     codes = coded.indices.to_numpy(zero_copy_only=False)

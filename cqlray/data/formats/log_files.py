@@ -1,4 +1,6 @@
-"""The files of a log as Arrow record batches, in bounded memory: Parquet by row groups, CSV block by block, a data frame."""
+"""The files of a log as Arrow record batches, in bounded memory: Parquet by row groups, CSV block
+by block, a data frame.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 PARQUET, CSV = (".parquet", ".parq", ".pq"), (".csv", ".tsv")
 FRAME = "the DataFrame"  # what messages call it
 _CSV_BLOCK = 8 * 2**20  # bytes; a row must fit in
-# What stands for no value in a CSV file. `nan` is not among them: it is a number that is wrong, and is read as one.
+# What stands for no value in a CSV file. `nan` is not among them: it is a number that is wrong, and
+# is read as one.
 _NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
 
 Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
@@ -66,20 +69,31 @@ def _parquet(file: Location, names: ColumnNames, order: Sequence[str]) -> Batche
 
 
 def _csv(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
-    """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as text."""
+    """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as
+    text.
+    """
     with readable(file.name, "CSV file"):
         header, delimiter = _header(file)
         columns = resolve(names, header, file.name, order)
-        types = {name: pa.float64() if name in columns.numbers else pa.string() for name in columns.needed}
+        types = {
+            name: pa.float64() if name in columns.numbers else pa.string()
+            for name in columns.needed
+        }
         convert: Any = pyarrow.csv.ConvertOptions(
-            column_types=types, include_columns=list(columns.needed), null_values=_NULLS, strings_can_be_null=True
+            column_types=types,
+            include_columns=list(columns.needed),
+            null_values=_NULLS,
+            strings_can_be_null=True,
         )
         options: dict[str, Any] = {
             "read_options": pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK),
             "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter),
             "convert_options": convert,
         }
-        with file.filesystem.open_input_stream(file.path) as stream, pyarrow.csv.open_csv(stream, **options) as reader:
+        with (
+            file.filesystem.open_input_stream(file.path) as stream,
+            pyarrow.csv.open_csv(stream, **options) as reader,
+        ):
             for batch in reader:
                 yield columns, batch
 

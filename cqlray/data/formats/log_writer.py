@@ -1,8 +1,10 @@
-"""Episodes as plain log rows, Parquet or CSV, that the log reader takes with its default column names.
+"""Episodes as plain log rows, Parquet or CSV, that the log reader takes with its default column
+names.
 
-Columns: observation_0 ..., action_0 ..., reward, episode, step, terminated, truncated. Each episode has one closing row
-with its final observation, in which action, reward and flags are null. float32 is written so that the same bits are read
-again: CSV has the shortest digits that name them. Seeds and tiers are not written.
+Columns: observation_0 ..., action_0 ..., reward, episode, step, terminated, truncated. Each episode
+has one closing row with its final observation, in which action, reward and flags are null. float32
+is written so that the same bits are read again: CSV has the shortest digits that name them. Seeds
+and tiers are not written.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from cqlray.errors import UserError
 
 
 def write_log(shards: Iterable[Shard], path: str | Path) -> int:
-    """Write the episodes, numbered from 0; the number of rows. The file appears whole or not at all.
+    """Write the episodes, numbered from 0; the number of rows. The file appears whole or not at
+    all.
 
     Raises:
-        UserError: the file exists, its name ends in neither .parquet nor .csv, there are no episodes, or it cannot be written.
+        UserError: the file exists, its name ends in neither .parquet nor .csv, there are no
+            episodes, or it cannot be written.
     """
     file = Path(path)
     if "://" in str(path):
@@ -67,7 +71,9 @@ def _write(shards: Iterable[Shard], path: Path, suffix: str) -> int:
 def _writer(path: Path, schema: pa.Schema, suffix: str) -> Any:
     if suffix == ".parquet":
         return pq.ParquetWriter(path, schema, compression="zstd")
-    return pyarrow.csv.CSVWriter(path, schema, write_options=pyarrow.csv.WriteOptions(quoting_style="none"))
+    return pyarrow.csv.CSVWriter(
+        path, schema, write_options=pyarrow.csv.WriteOptions(quoting_style="none")
+    )
 
 
 def log_table(shard: Shard, first_episode: int = 0) -> pa.Table:
@@ -82,10 +88,18 @@ def log_table(shard: Shard, first_episode: int = 0) -> pa.Table:
         return pa.array(wide, mask=closing)
 
     step = np.arange(len(closing)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    columns = {f"observation_{i}": pa.array(shard.observations[:, i]) for i in range(shard.observations.shape[1])}
+    columns = {
+        f"observation_{i}": pa.array(shard.observations[:, i])
+        for i in range(shard.observations.shape[1])
+    }
     columns |= {f"action_{i}": steps(shard.actions[:, i]) for i in range(shard.actions.shape[1])}
     columns["reward"] = steps(shard.rewards)
-    columns["episode"] = pa.array(np.repeat(np.arange(first_episode, first_episode + len(sizes)), sizes))
+    columns["episode"] = pa.array(
+        np.repeat(np.arange(first_episode, first_episode + len(sizes)), sizes)
+    )
     columns["step"] = pa.array(step)
-    columns["terminated"], columns["truncated"] = steps(shard.terminations), steps(shard.truncations)
+    columns["terminated"], columns["truncated"] = (
+        steps(shard.terminations),
+        steps(shard.truncations),
+    )
     return pa.table(columns)

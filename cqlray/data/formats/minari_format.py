@@ -1,7 +1,8 @@
 """Minari's datasets: HDF5, Arrow and Parquet storage, read without Minari.
 
-metadata.json is read as data: its environment is named, never made, and nothing of it is imported. Dict, Tuple and discrete
-observations are flattened (minari_spaces.py). Episodes stand in the order of their numbers.
+metadata.json is read as data: its environment is named, never made, and nothing of it is imported.
+Dict, Tuple and discrete observations are flattened (minari_spaces.py). Episodes stand in the order
+of their numbers.
 """
 
 from __future__ import annotations
@@ -66,12 +67,16 @@ def open_minari_id(name: str) -> Source:
         raise UserError(f"dataset {name!r}: a Minari id looks like minari:namespace/name-v0")
     data = locate(str(local_root() / dataset_id)) / "data"
     if not (data / "metadata.json").is_file:
-        raise UserError(f"dataset {name!r} is not in {local_root()}; get it with: minari download {dataset_id}")
+        raise UserError(
+            f"dataset {name!r} is not in {local_root()}; get it with: minari download {dataset_id}"
+        )
     return open_minari(name, data)
 
 
 def data_directory(directory: Location) -> Location | None:
-    """The folder with Minari's metadata.json: the directory, or data/ in it; None where it is no Minari dataset."""
+    """The folder with Minari's metadata.json: the directory, or data/ in it; None where it is no
+    Minari dataset.
+    """
     for candidate in (directory / "data", directory):
         if (candidate / "metadata.json").is_file:
             return candidate
@@ -88,11 +93,18 @@ def open_minari(name: str, data: Location) -> Source:
     with readable(file.name, "JSON file"):
         metadata = json.loads(file.read())
     if not isinstance(metadata, dict):
-        raise UserError(f"{file.name}: holds {type(metadata).__name__}; it should be as Minari wrote it")
+        raise UserError(
+            f"{file.name}: holds {type(metadata).__name__}; it should be as Minari wrote it"
+        )
     for key in ("observation_space", "action_space"):
         if key not in metadata:
-            raise UserError(f"{file.name}: no {key}; load and save the dataset with a newer Minari, which writes it")
-    observation = minari_spaces.parse(metadata["observation_space"], f"{file.name}, observation_space")
+            raise UserError(
+                f"{file.name}: no {key}; load and save the dataset with a newer Minari, which"
+                " writes it"
+            )
+    observation = minari_spaces.parse(
+        metadata["observation_space"], f"{file.name}, observation_space"
+    )
     action = minari_spaces.parse(metadata["action_space"], f"{file.name}, action_space")
     with readable(f"{file.name}, action_space", "space as Minari writes it"):
         known = minari_spaces.action_bounds(action, f"{file.name}, action_space")
@@ -102,7 +114,9 @@ def open_minari(name: str, data: Location) -> Source:
 
     storage = metadata.get("data_format", "hdf5")
     if not isinstance(storage, str) or storage not in _READERS:
-        raise UserError(f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}")
+        raise UserError(
+            f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}"
+        )
     if storage == "hdf5":
         with readable(file.name, "HDF5 file"):
             probe_hdf5(data / "main_data.hdf5")
@@ -132,8 +146,15 @@ def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
 
 
 def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
-    said = {ours: metadata[theirs] for theirs, ours in PROVENANCE.items() if metadata.get(theirs) not in (None, "", [])}
-    scores = {ours: metadata.get(theirs) for theirs, ours in (("ref_min_score", "random"), ("ref_max_score", "expert"))}
+    said = {
+        ours: metadata[theirs]
+        for theirs, ours in PROVENANCE.items()
+        if metadata.get(theirs) not in (None, "", [])
+    }
+    scores = {
+        ours: metadata.get(theirs)
+        for theirs, ours in (("ref_min_score", "random"), ("ref_max_score", "expert"))
+    }
     if all(isinstance(score, int | float) for score in scores.values()):
         said["reference_scores"] = scores
     return said
@@ -150,7 +171,8 @@ def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) ->
         count += 1
     if count != metadata.get("total_episodes", count):
         raise UserError(
-            f"{file}: total_episodes is {metadata['total_episodes']}, but there are {count}; the dataset is not whole"
+            f"{file}: total_episodes is {metadata['total_episodes']}, but there are {count}; the"
+            " dataset is not whole"
         )
 
 
@@ -168,7 +190,9 @@ def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
         yield Piece(Shard.of(held, tier), file)
 
 
-def _hdf5(data: Location, observation: dict[str, Any], action_dim: int, tier: str) -> Iterator[_Found]:
+def _hdf5(
+    data: Location, observation: dict[str, Any], action_dim: int, tier: str
+) -> Iterator[_Found]:
     h5py = load_h5py()
     file = data / "main_data.hdf5"
     dims = (minari_spaces.width(observation, file.name), action_dim)
@@ -180,14 +204,19 @@ def _hdf5(data: Location, observation: dict[str, Any], action_dim: int, tier: st
         for key in sorted((key for key in opened if key.startswith("episode_")), key=natural_key):
             group, place = opened[key], f"{file.name}, {key}"
             rows = len(group["rewards"])
-            arrays = {name: group[name][()] for name in ("actions", "rewards", "terminations", "truncations")}
+            arrays = {
+                name: group[name][()]
+                for name in ("actions", "rewards", "terminations", "truncations")
+            }
             flat = minari_spaces.flatten(observation, group["observations"], rows + 1, _hdf5_part)
             episode = _episode(place, flat, arrays, group.attrs.get("seed"), dims)
             yield episode, _tier(group, tier)
 
 
 def _tier(group: Any, default: str) -> str:
-    """The tier that cqlray's writer left beside an episode, bytes of fixed length: HDF5 hangs in damaged texts of others."""
+    """The tier that cqlray's writer left beside an episode, bytes of fixed length: HDF5 hangs in
+    damaged texts of others.
+    """
     is_ours = "tier" in group.attrs and group.attrs.get_id("tier").dtype.kind == "S"
     return bytes(group.attrs["tier"]).decode() if is_ours else default
 
@@ -196,7 +225,9 @@ def _hdf5_part(group: Any, key: str) -> Any:
     return group[key] if key in group else group[f"_index_{key}"]
 
 
-def _folders(data: Location, observation: dict[str, Any], action_dim: int, tier: str) -> Iterator[_Found]:
+def _folders(
+    data: Location, observation: dict[str, Any], action_dim: int, tier: str
+) -> Iterator[_Found]:
     """Arrow and Parquet storage: a folder for each episode, its arrays with one row of padding."""
     dims = (minari_spaces.width(observation, data.name), action_dim)
     folders: dict[str, list[Location]] = {}
@@ -210,8 +241,13 @@ def _folders(data: Location, observation: dict[str, Any], action_dim: int, tier:
             table = pa.concat_tables([_table(file) for file in files]).combine_chunks()
             columns = {name: table[name].combine_chunks() for name in table.column_names}
             rows = table.num_rows - 1
-            arrays = {name: _values(columns[name])[:rows] for name in ("actions", "rewards", "terminations", "truncations")}
-            flat = minari_spaces.flatten(observation, _leaf(columns["observations"]), rows + 1, _arrow_part)
+            arrays = {
+                name: _values(columns[name])[:rows]
+                for name in ("actions", "rewards", "terminations", "truncations")
+            }
+            flat = minari_spaces.flatten(
+                observation, _leaf(columns["observations"]), rows + 1, _arrow_part
+            )
             details = data / folder / "metadata.json"
             seed = json.loads(details.read()).get("seed") if details.is_file else None
         yield _episode(place, flat, arrays, seed, dims), tier
@@ -219,7 +255,11 @@ def _folders(data: Location, observation: dict[str, Any], action_dim: int, tier:
 
 def _table(file: Location) -> pa.Table:
     with file.open() as stream:
-        return pq.read_table(stream, partitioning=None) if file.suffix == ".parquet" else pa.ipc.open_file(stream).read_all()
+        return (
+            pq.read_table(stream, partitioning=None)
+            if file.suffix == ".parquet"
+            else pa.ipc.open_file(stream).read_all()
+        )
 
 
 def _arrow_part(values: Any, key: str) -> Any:
@@ -240,24 +280,44 @@ def _values(values: Any) -> Array:
     return plain
 
 
-def _episode(place: str, observations: Array, arrays: dict[str, Array], seed: Any, dims: tuple[int, int]) -> Episode:
-    """The arrays of one episode as they belong together; `dims` are those of an observation and an action.
+def _episode(
+    place: str, observations: Array, arrays: dict[str, Array], seed: Any, dims: tuple[int, int]
+) -> Episode:
+    """The arrays of one episode as they belong together; `dims` are those of an observation and an
+    action.
 
     Raises:
         UserError: they are of other shapes, or the flags are no flags.
     """
     rows = len(arrays["rewards"])
-    flat = {name: values.reshape(rows, -1) if values.size else values for name, values in arrays.items() if len(values) == rows}
+    flat = {
+        name: values.reshape(rows, -1) if values.size else values
+        for name, values in arrays.items()
+        if len(values) == rows
+    }
     widths = {"actions": dims[1], "rewards": 1, "terminations": 1, "truncations": 1}
     for name, width in widths.items():
         if name not in flat:
-            raise UserError(f"{place}: {len(arrays[name])} {name} for {rows} rewards; there should be one for each step")
+            raise UserError(
+                f"{place}: {len(arrays[name])} {name} for {rows} rewards; there should be one for"
+                " each step"
+            )
         if rows and flat[name].shape[1:] != (width,):
-            raise UserError(f"{place}: {name} of shape {arrays[name].shape}; there should be {width} numbers for each step")
+            raise UserError(
+                f"{place}: {name} of shape {arrays[name].shape}; there should be {width} numbers"
+                " for each step"
+            )
     if observations.shape[1] != dims[0]:
-        raise UserError(f"{place}: observations of {observations.shape[1]} numbers; metadata.json says {dims[0]}")
+        raise UserError(
+            f"{place}: observations of {observations.shape[1]} numbers; metadata.json says"
+            f" {dims[0]}"
+        )
     for name, values in (("observations", observations), *arrays.items()):
-        kinds, right = ("b", "true or false") if name in ("terminations", "truncations") else ("fiub", "numbers")
+        kinds, right = (
+            ("b", "true or false")
+            if name in ("terminations", "truncations")
+            else ("fiub", "numbers")
+        )
         if values.dtype.kind not in kinds:
             raise UserError(f"{place}: {name} are {values.dtype}; they should be {right}")
     is_seed = isinstance(seed, int | np.integer) and -_SEED_LIMIT <= seed < _SEED_LIMIT

@@ -1,7 +1,8 @@
 """Minari's spaces, from the JSON in metadata.json, and values in them as flat vectors.
 
-Flattened as gymnasium.spaces.flatten does it: the parts of a Dict (in the order that metadata.json has them) and of a
-Tuple one behind the other, Discrete and MultiDiscrete one-hot. Images and texts are refused.
+Flattened as gymnasium.spaces.flatten does it: the parts of a Dict (in the order that metadata.json
+has them) and of a Tuple one behind the other, Discrete and MultiDiscrete one-hot. Images and texts
+are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ def parse(text: Any, what: str) -> dict[str, Any]:
     try:
         space = json.loads(text)
         width(space, what)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise UserError(f"{what}: not a space as Minari writes it ({first_line(error)})") from None
     parsed: dict[str, Any] = space
     return parsed
@@ -45,7 +53,10 @@ def width(space: dict[str, Any], what: str) -> int:
     if kind == "Box":
         shape = space["shape"]
         if len(shape) > 1 and space["dtype"] == "uint8":
-            raise UserError(f"{what}: images, {tuple(shape)} of uint8, are not supported yet; record vectors instead")
+            raise UserError(
+                f"{what}: images, {tuple(shape)} of uint8, are not supported yet; record vectors"
+                " instead"
+            )
         return math.prod(int(size) for size in shape)
     if kind == "Discrete":
         return int(space["n"])
@@ -55,11 +66,16 @@ def width(space: dict[str, Any], what: str) -> int:
         return int(np.prod(space["n"]))
     if kind in ("Dict", "Tuple"):
         return sum(width(part, what) for _, part in _parts(space))
-    raise UserError(f"{what}: {kind} spaces are not supported; Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple are")
+    raise UserError(
+        f"{what}: {kind} spaces are not supported; Box, Discrete, MultiDiscrete, MultiBinary, Dict"
+        " and Tuple are"
+    )
 
 
 def flatten(space: dict[str, Any], values: Any, rows: int, part: Part) -> Array:
-    """[rows, width] of so many values of a space; NaN and values out of range stay as they are, or become NaN."""
+    """[rows, width] of so many values of a space; NaN and values out of range stay as they are, or
+    become NaN.
+    """
     kind = space["type"]
     if kind in ("Dict", "Tuple"):
         flat = [flatten(below, part(values, key), rows, part) for key, below in _parts(space)]
@@ -70,12 +86,16 @@ def flatten(space: dict[str, Any], values: Any, rows: int, part: Part) -> Array:
     if kind == "MultiDiscrete":
         sizes = np.ravel(space["nvec"])
         moved = array - np.ravel(space.get("start", 0))
-        return np.concatenate([_one_hot(moved[:, i], int(size)) for i, size in enumerate(sizes)], axis=1)
+        return np.concatenate(
+            [_one_hot(moved[:, i], int(size)) for i, size in enumerate(sizes)], axis=1
+        )
     return array
 
 
 def _one_hot(values: Array, size: int) -> Array:
-    """[rows, size] float32; a row of NaN where the value is not one of the space's, so that validation finds it."""
+    """[rows, size] float32; a row of NaN where the value is not one of the space's, so that
+    validation finds it.
+    """
     flat: Array = (values[:, None] == np.arange(size)).astype(np.float32)
     flat[flat.sum(axis=1) != 1] = np.nan
     return flat
@@ -83,7 +103,11 @@ def _one_hot(values: Array, size: int) -> Array:
 
 def _parts(space: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     below = space["subspaces"]
-    return list(below.items()) if space["type"] == "Dict" else [(str(index), part) for index, part in enumerate(below)]
+    return (
+        list(below.items())
+        if space["type"] == "Dict"
+        else [(str(index), part) for index, part in enumerate(below)]
+    )
 
 
 def action_bounds(space: dict[str, Any], what: str) -> dict[str, Any]:
@@ -95,7 +119,8 @@ def action_bounds(space: dict[str, Any], what: str) -> dict[str, Any]:
     if space["type"] != "Box" or len(space["shape"]) != 1:
         shape = f" of shape {tuple(space['shape'])}" if space["type"] == "Box" else ""
         raise UserError(
-            f"{what}: actions are a {space['type']}{shape}; cqlray needs a one-dimensional Box (continuous actions)"
+            f"{what}: actions are a {space['type']}{shape}; cqlray needs a one-dimensional Box"
+            " (continuous actions)"
         )
     bounds = {key: np.asarray(space[key], np.float64).reshape(-1) for key in ("low", "high")}
     if any(bound.shape != (space["shape"][0],) for bound in bounds.values()):

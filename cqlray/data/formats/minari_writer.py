@@ -1,7 +1,8 @@
-"""Any source as a Minari dataset, HDF5 storage, written without Minari: it opens with minari.load_dataset.
+"""Any source as a Minari dataset, HDF5 storage, written without Minari: it opens with
+minari.load_dataset.
 
-Each episode keeps its seed and its tier as attributes of its group, beside what Minari writes itself. The directory
-appears whole or not at all.
+Each episode keeps its seed and its tier as attributes of its group, beside what Minari writes
+itself. The directory appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ def write_minari(source: Source, target: str | Path, environment_spec: str | Non
     """Write all episodes; float32, in their order. Returns the dataset's id.
 
     Args:
-        target: `minari:namespace/name-v0` to put it among Minari's datasets on this machine, or a directory to make.
-        environment_spec: gymnasium's EnvSpec as its to_json gives it, so that Minari's recover_environment can make the
-            environment. Without it the environment's id, time limit and arguments are written.
+        target: `minari:namespace/name-v0` to put it among Minari's datasets on this machine, or a
+            directory to make.
+        environment_spec: gymnasium's EnvSpec as its to_json gives it, so that Minari's
+            recover_environment can make the environment. Without it the environment's id, time
+            limit and arguments are written.
 
     Raises:
-        UserError: the target exists, its name is no Minari id, h5py is missing, or the source cannot be read.
+        UserError: the target exists, its name is no Minari id, h5py is missing, or the source
+            cannot be read.
     """
     directory, dataset_id = _place(str(target))
     load_h5py()
@@ -67,11 +71,20 @@ def _place(target: str) -> tuple[Path, str]:
             raise UserError(f"{target}: a Minari id looks like minari:namespace/name-v0")
         return local_root() / dataset_id, dataset_id
     if "://" in target:
-        raise UserError(f"{target}: Minari datasets are written to local disk; write there and copy")
+        raise UserError(
+            f"{target}: Minari datasets are written to local disk; write there and copy"
+        )
     directory = Path(target)
-    dataset_id = directory.name if directory.name[-1:].isdigit() and "-v" in directory.name else f"{directory.name}-v0"
+    dataset_id = (
+        directory.name
+        if directory.name[-1:].isdigit() and "-v" in directory.name
+        else f"{directory.name}-v0"
+    )
     if not DATASET_ID.fullmatch(dataset_id):
-        raise UserError(f"{target}: {directory.name!r} is no name for a Minari dataset; letters, digits, - and _ are")
+        raise UserError(
+            f"{target}: {directory.name!r} is no name for a Minari dataset; letters, digits, - and"
+            " _ are"
+        )
     return directory, dataset_id
 
 
@@ -82,18 +95,29 @@ def _write_episodes(source: Source, path: Path) -> tuple[int, int]:
     with h5py.File(path, "w", track_order=True) as file:
         for shard in native_shards(source):
             for episode in shard.episodes():
-                _write_episode(file.create_group(f"episode_{episodes}"), episode, episodes, shard.tier)
+                _write_episode(
+                    file.create_group(f"episode_{episodes}"), episode, episodes, shard.tier
+                )
                 episodes += 1
                 steps += len(episode)
     return episodes, steps
 
 
 def _write_episode(group: Any, episode: Episode, number: int, tier: str) -> None:
-    group.attrs.update({"id": number, "seed": episode.seed, "total_steps": len(episode), "tier": np.bytes_(tier.encode())})
+    group.attrs.update(
+        {
+            "id": number,
+            "seed": episode.seed,
+            "total_steps": len(episode),
+            "tier": np.bytes_(tier.encode()),
+        }
+    )
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         values = getattr(episode, name)
         # Minari goes on with an episode by making these longer, so they must be able to grow.
-        group.create_dataset(name, data=values, chunks=values.shape, maxshape=(None, *values.shape[1:]))
+        group.create_dataset(
+            name, data=values, chunks=values.shape, maxshape=(None, *values.shape[1:])
+        )
 
 
 def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> dict[str, Any]:
@@ -118,16 +142,27 @@ def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> 
         if isinstance(metadata.get(key), str):
             metadata[key] = [metadata[key]]
     scores = provenance.get("reference_scores") or provenance.get("reference_returns") or {}
-    ends = {"ref_min_score": scores.get("random"), "ref_max_score": scores.get("expert", scores.get("teacher"))}
+    ends = {
+        "ref_min_score": scores.get("random"),
+        "ref_max_score": scores.get("expert", scores.get("teacher")),
+    }
     if all(isinstance(score, int | float) for score in ends.values()):
         metadata.update(ends)
     return metadata
 
 
 def _environment_spec(said: dict[str, Any]) -> str | None:
-    """What is known of the environment in the form of gymnasium's EnvSpec, without the place of its code."""
+    """What is known of the environment in the form of gymnasium's EnvSpec, without the place of its
+    code.
+    """
     name = (said.get("id") or "none").rpartition(":")[2]
     if name == "none":
         return None
     known: dict[str, Any] = {"id": name, "entry_point": None, "additional_wrappers": []}
-    return json.dumps({**known, "max_episode_steps": said.get("max_episode_steps"), "kwargs": said.get("kwargs") or {}})
+    return json.dumps(
+        {
+            **known,
+            "max_episode_steps": said.get("max_episode_steps"),
+            "kwargs": said.get("kwargs") or {},
+        }
+    )

@@ -1,4 +1,6 @@
-"""cqlray's own datasets, from local disk or a URI: shard by shard, each checked against its digest."""
+"""cqlray's own datasets, from local disk or a URI: shard by shard, each checked against its
+digest.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,27 @@ def open_native(name: str, directory: Location) -> Source:
     """A directory that holds dataset.json.
 
     Raises:
-        UserError: dataset.json is damaged. Iterating raises it where a shard is missing, damaged or another one.
+        UserError: dataset.json is damaged. Iterating raises it where a shard is missing, damaged or
+            another one.
     """
     file = directory / "dataset.json"
     with readable(file.name, "JSON file"):
         description = json.loads(file.read())
     if wrong := list(wrong_keys(description)):
-        raise UserError(f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray wrote it")
+        raise UserError(
+            f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray"
+            " wrote it"
+        )
     environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
     for key, array in (("observation_dim", "observations"), ("action_dim", "actions")):
         if key not in environment and description["shards"]:
-            environment[key] = getattr(_piece(directory, description["shards"][0]).shard, array).shape[1]
+            environment[key] = getattr(
+                _piece(directory, description["shards"][0]).shard, array
+            ).shape[1]
         if not isinstance(environment.get(key), int):
-            raise UserError(f"{file.name}: environment.{key} should be a number, as cqlray wrote it")
+            raise UserError(
+                f"{file.name}: environment.{key} should be a number, as cqlray wrote it"
+            )
     provenance = {key: description[key] for key in _OF_DESCRIPTION if key in description}
     if isinstance(description.get("provenance"), list):
         provenance["sources"] = description["provenance"]
@@ -49,5 +59,8 @@ def _piece(directory: Location, entry: dict[str, Any]) -> Piece:
         data = file.read()
     shard = from_parquet(data, file.name)
     if shard.digest() != entry["digest"]:
-        raise UserError(f"{file.name}: its content is not what dataset.json says; the file was changed or damaged")
+        raise UserError(
+            f"{file.name}: its content is not what dataset.json says; the file was changed or"
+            " damaged"
+        )
     return Piece(shard, file.name)

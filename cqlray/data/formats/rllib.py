@@ -1,13 +1,16 @@
-"""RLlib's recordings (new API stack), read without RLlib: a folder of Parquet files, one for each call of its writer.
+"""RLlib's recordings (new API stack), read without RLlib: a folder of Parquet files, one for each
+call of its writer.
 
-With `output_write_episodes=True` (RLlib's default) each row is one SingleAgentEpisode, packed by msgpack and
-msgpack_numpy; with False there is a row for each step. Arrays are taken from their bytes, and only where they are plain
-numbers: what RLlib pickles (columns in `output_compress_columns`, arrays of objects) is refused, since unpickling runs
-code. msgpack comes with Ray.
+With `output_write_episodes=True` (RLlib's default) each row is one SingleAgentEpisode, packed by
+msgpack and msgpack_numpy; with False there is a row for each step. Arrays are taken from their
+bytes, and only where they are plain numbers: what RLlib pickles (columns in
+`output_compress_columns`, arrays of objects) is refused, since unpickling runs code. msgpack comes
+with Ray.
 
-RLlib records a long episode in several parts; each part is an episode of its own here, with its own final observation, and
-without an end where the episode went on. Actions are those of RLlib's module: with `normalize_actions` (its default)
-in [-1, 1] and not in the environment's bounds, which the files do not tell; so their bounds are not known.
+RLlib records a long episode in several parts; each part is an episode of its own here, with its own
+final observation, and without an end where the episode went on. Actions are those of RLlib's
+module: with `normalize_actions` (its default) in [-1, 1] and not in the environment's bounds, which
+the files do not tell; so their bounds are not known.
 """
 
 from __future__ import annotations
@@ -20,7 +23,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
-from cqlray.data.formats.files import TIER, TRANSITIONS, Location, describe_environment, narrow, readable
+from cqlray.data.formats.files import (
+    TIER,
+    TRANSITIONS,
+    Location,
+    describe_environment,
+    narrow,
+    readable,
+)
 from cqlray.data.formats.log import open_log
 from cqlray.data.formats.log_columns import ColumnNames
 from cqlray.data.source import Piece, Source
@@ -50,11 +60,14 @@ def open_if_rllib(name: str, files: list[Location]) -> Source | None:
         return _open_episodes(name, files)
     if not _NEEDED.issubset(schema.names):
         return None
-    packed = [key for key in ("obs", "new_obs", "actions") if "string" in str(schema.field(key).type)]
+    packed = [
+        key for key in ("obs", "new_obs", "actions") if "string" in str(schema.field(key).type)
+    ]
     if packed:
         raise UserError(
-            f"dataset {name!r}: RLlib pickled the columns {', '.join(packed)}, and unpickling would run what the file says;"
-            " record again with output_compress_columns=[], or with output_write_episodes=True"
+            f"dataset {name!r}: RLlib pickled the columns {', '.join(packed)}, and unpickling would"
+            " run what the file says; record again with output_compress_columns=[], or with"
+            " output_write_episodes=True"
         )
     return open_log(name, "rllib", files, COLUMNS, rejoining=True)
 
@@ -98,32 +111,53 @@ def _episode(packed: bytes, place: str) -> Episode:
     try:
         import msgpack
     except ImportError:
-        raise UserError("RLlib's episodes need msgpack, which is not installed: pip install msgpack") from None
+        raise UserError(
+            "RLlib's episodes need msgpack, which is not installed: pip install msgpack"
+        ) from None
     with readable(place, "RLlib episode"):
         state = msgpack.unpackb(packed, object_hook=_array, strict_map_key=False)
-        arrays = {key: _series(state[key], place, key) for key in ("observations", "actions", "rewards")}
+        arrays = {
+            key: _series(state[key], place, key) for key in ("observations", "actions", "rewards")
+        }
         ends = [bool(state["is_terminated"]), bool(state["is_truncated"])]
     steps = len(arrays["rewards"])
     if len(arrays["observations"]) != steps + 1 or len(arrays["actions"]) != steps or not steps:
-        found = f"{len(arrays['observations'])} observations, {len(arrays['actions'])} actions and {steps} rewards"
-        raise UserError(f"{place}: {found}; an episode of T steps, one at least, has T + 1, T and T")
+        found = (
+            f"{len(arrays['observations'])} observations, {len(arrays['actions'])} actions and"
+            f" {steps} rewards"
+        )
+        raise UserError(
+            f"{place}: {found}; an episode of T steps, one at least, has T + 1, T and T"
+        )
     flags = np.zeros((2, steps), bool)
     flags[:, -1] = ends
-    return Episode(arrays["observations"], arrays["actions"], arrays["rewards"][:, 0], flags[0], flags[1])
+    return Episode(
+        arrays["observations"], arrays["actions"], arrays["rewards"][:, 0], flags[0], flags[1]
+    )
 
 
 def _series(buffer: dict[str, Any], place: str, key: str) -> Array:
-    """[n, width] of one of the state's buffers, without what it looks back on from the part before."""
+    """[n, width] of one of the state's buffers, without what it looks back on from the part
+    before.
+    """
     values = np.asarray(buffer["data"])[int(buffer["lookback"]) :]
     if values.dtype.kind not in "fiub":
-        raise UserError(f"{place}: {key} are no flat vectors of numbers; cqlray reads Box spaces of RLlib's recordings")
+        raise UserError(
+            f"{place}: {key} are no flat vectors of numbers; cqlray reads Box spaces of RLlib's"
+            " recordings"
+        )
     if values.ndim > 2:
-        raise UserError(f"{place}: {key} have shape {values.shape[1:]}; images are not supported yet")
+        raise UserError(
+            f"{place}: {key} have shape {values.shape[1:]}; images are not supported yet"
+        )
     return narrow(values.reshape(len(values), math.prod(values.shape[1:])))
 
 
 def _array(value: dict[Any, Any]) -> Any:
-    """msgpack_numpy's arrays and numbers from their bytes. Its kinds V and O stay as they are: O is a pickle."""
+    """msgpack_numpy's arrays and numbers from their bytes.
+
+    Its kinds V and O stay as they are: O is a pickle.
+    """
     if b"nd" not in value or value.get(b"kind", b"") not in (b"", None):
         return value
     dtype = value[b"type"]

@@ -31,7 +31,8 @@ def write_comparison(directories: Sequence[AnyPath], path: AnyPath) -> AnyPath:
     """Write one HTML file that compares runs, and return its path.
 
     Raises:
-        UserError: as load_run; fewer than two runs, one given twice, runs of different environments, one without tests.
+        UserError: as load_run; fewer than two runs, one given twice, runs of different
+            environments, one without tests.
     """
     write_bytes(path, render([load_run(directory) for directory in directories]).encode())
     return path
@@ -44,15 +45,25 @@ def render(runs: Sequence[RunRecord]) -> str:
         UserError: as write_comparison.
     """
     require_comparable(runs)
-    samples, seed = max(run.config["evaluation"]["bootstrap_samples"] for run in runs), runs[0].config["seed"]
+    samples, seed = (
+        max(run.config["evaluation"]["bootstrap_samples"] for run in runs),
+        runs[0].config["seed"],
+    )
     names = run_names(runs)
-    groups = [_named(group, name) for run, name in zip(runs, names, strict=True) for group in groups_of(run)]
+    groups = [
+        _named(group, name)
+        for run, name in zip(runs, names, strict=True)
+        for group in groups_of(run)
+    ]
     groups = [group for group in groups if group.returns is not None]
     environment = environment_name(runs[0].config["env"]["id"])
     parts = [
         f"<h1>{escape(environment)}: {len(runs)} runs compared</h1>",
         paragraph(", ".join(str(run.directory) for run in runs), "soft"),
-        "\n".join(f'<p class="warn" role="status">{escape(line)}</p>' for line in _differences(runs, names)),
+        "\n".join(
+            f'<p class="warn" role="status">{escape(line)}</p>'
+            for line in _differences(runs, names)
+        ),
         paragraph(_sentence(groups), "lead"),
         _scores(runs, names, samples),
         _figures(groups, _references(runs), samples, seed),
@@ -62,34 +73,46 @@ def render(runs: Sequence[RunRecord]) -> str:
 
 
 def require_environment(run: RunRecord) -> None:
-    """Raises UserError where a run has none, so that its policies can never be tested: what can be done instead."""
+    """Raises UserError where a run has none, so that its policies can never be tested: what can be
+    done instead.
+    """
     if run.config["env"]["id"] == NO_ENVIRONMENT:
         raise UserError(
-            f"{run.directory} has no environment (env.id none), so no episode can be played with its policies; "
-            f"what its data says of them: cqlray evaluate {run.directory} --fitted-q, then cqlray report {run.directory}"
+            f"{run.directory} has no environment (env.id none), so no episode can be played with"
+            f" its policies; what its data says of them: cqlray evaluate {run.directory}"
+            f" --fitted-q, then cqlray report {run.directory}"
         )
 
 
 def require_comparable(runs: Sequence[RunRecord]) -> None:
-    """Raises UserError unless there are two runs or more, of one environment, each with a test of its members."""
+    """Raises UserError unless there are two runs or more, of one environment, each with a test of
+    its members.
+    """
     if len(runs) < 2:
         raise UserError("a comparison needs at least two runs")
     places = [str(run.directory) for run in runs]
     if len(set(places)) < len(places):
-        raise UserError(f"{max(places, key=places.count)} is given twice; a comparison needs different runs")
+        raise UserError(
+            f"{max(places, key=places.count)} is given twice; a comparison needs different runs"
+        )
     for run in runs:
         require_environment(run)
     for run in runs[1:]:
         if _environment(run) != _environment(runs[0]):
             raise UserError(
-                f"runs of different environments have no returns to compare: {places[0]} is of {_environment(runs[0])}, "
-                f"{run.directory} is of {_environment(run)}"
+                f"runs of different environments have no returns to compare: {places[0]} is of"
+                f" {_environment(runs[0])}, {run.directory} is of {_environment(run)}"
             )
     for run in runs:
         if not run.members:
-            raise UserError(f"{run.directory} holds collected data and no students; it has nothing to compare")
+            raise UserError(
+                f"{run.directory} holds collected data and no students; it has nothing to compare"
+            )
         if all(group.returns is None for group in groups_of(run)):
-            raise UserError(f"{run.directory} has no evaluations of its members yet; it can be compared once they were tested")
+            raise UserError(
+                f"{run.directory} has no evaluations of its members yet; it can be compared once"
+                " they were tested"
+            )
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
@@ -101,7 +124,9 @@ def run_names(runs: Sequence[RunRecord]) -> list[str]:
 def _environment(run: RunRecord) -> str:
     """All that an environment is made by, in words."""
     env, made = run.config["env"], run.manifest.get("environment") or {}
-    steps = made.get("max_episode_steps") or env.get("max_episode_steps")  # what was made knows its own limit
+    steps = made.get("max_episode_steps") or env.get(
+        "max_episode_steps"
+    )  # what was made knows its own limit
     limit = f", at most {steps} steps" if steps else ""
     options = f", {json.dumps(env['kwargs'], sort_keys=True)}" if env.get("kwargs") else ""
     return f"{environment_name(env['id'])}{limit}{options}"
@@ -117,12 +142,20 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     lines = []
     digests = [None if run.dataset is None else run.dataset["digest"] for run in runs]
     if len(set(digests)) > 1:
-        told = ", ".join(f"{name} {(digest or 'none')[:12]}" for name, digest in zip(names, digests, strict=True))
-        lines.append(f"The runs' datasets differ, so more than the training is compared. Digests: {told}.")
+        told = ", ".join(
+            f"{name} {(digest or 'none')[:12]}" for name, digest in zip(names, digests, strict=True)
+        )
+        lines.append(
+            f"The runs' datasets differ, so more than the training is compared. Digests: {told}."
+        )
     tests = [(run.config["seed"], run.config["evaluation"]["episodes"]) for run in runs]
     if len(set(tests)) > 1:
-        told = ", ".join(f"{name} {e} episodes of seed {s}" for name, (s, e) in zip(names, tests, strict=True))
-        lines.append(f"The runs were tested on different episodes, which may differ in difficulty: {told}.")
+        told = ", ".join(
+            f"{name} {e} episodes of seed {s}" for name, (s, e) in zip(names, tests, strict=True)
+        )
+        lines.append(
+            f"The runs were tested on different episodes, which may differ in difficulty: {told}."
+        )
     for run, name in zip(runs, names, strict=True):
         if not run.manifest.get("finished"):
             lines.append(f"{name} is not finished: its numbers are those of its tests so far.")
@@ -130,11 +163,17 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
 
 
 def _sentence(groups: Sequence[Group]) -> str:
-    scores = [iqm_of_members(group.returns) if group.returns is not None else float("nan") for group in groups]
+    scores = [
+        iqm_of_members(group.returns) if group.returns is not None else float("nan")
+        for group in groups
+    ]
     if not np.isfinite(scores).any():
         return "None of the groups has a finite score."
     best = int(np.nanargmax(scores))
-    return f"The highest interquartile mean return at the last test is {number(scores[best])}, of {groups[best].name}."
+    return (
+        f"The highest interquartile mean return at the last test is {number(scores[best])}, of"
+        f" {groups[best].name}."
+    )
 
 
 def _scores(runs: Sequence[RunRecord], names: Sequence[str], samples: int) -> str:
@@ -142,10 +181,19 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str], samples: int) -> st
     rows = []
     for run, name in zip(runs, names, strict=True):
         rows += [_row(name, group) for group in group_scores(run, samples, run.config["seed"])]
-    head = ["run", "setting", "members", "tests", "last test", "mean over last third", "each member's best test"]
+    head = [
+        "run",
+        "setting",
+        "members",
+        "tests",
+        "last test",
+        "mean over last third",
+        "each member's best test",
+    ]
     note = (
-        "IQM over members' mean returns and its 95% interval, by the bootstrap over members and the episodes that they share "
-        "(after Agarwal et al. 2021). The best test is chosen by the returns that it is then measured by, so it flatters."
+        "IQM over members' mean returns and its 95% interval, by the bootstrap over members and the"
+        " episodes that they share (after Agarwal et al. 2021). The best test is chosen by the"
+        " returns that it is then measured by, so it flatters."
     )
     return section("Results", table(head, rows, text=2), paragraph(note, "soft"))
 
@@ -153,7 +201,13 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str], samples: int) -> st
 def _row(name: str, group: GroupScores) -> list[str]:
     scores = (group.last, group.last_third, group.best)
     setting = setting_name(group.swept) or "all members"
-    return [name, setting, str(len(group.members)), str(len(group.updates)), *map(aggregate_words, scores)]
+    return [
+        name,
+        setting,
+        str(len(group.members)),
+        str(len(group.updates)),
+        *map(aggregate_words, scores),
+    ]
 
 
 def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:
@@ -162,11 +216,16 @@ def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _figures(groups: Sequence[Group], scores: ReferenceScores | None, samples: int, seed: int) -> str:
+def _figures(
+    groups: Sequence[Group], scores: ReferenceScores | None, samples: int, seed: int
+) -> str:
     with plots.svg_figure() as (drawn, svg):
         axes: Any = drawn.add_subplot()
         plots.draw_curves(axes, groups, samples, seed)
         plots.legend_below(drawn, axes)
     alt = f"Learning curves of {len(groups)} groups. {_sentence(groups)}"
     words = "Return over updates: IQM of each group's members and its 95% interval."
-    return section("Curves", figures(figure(svg.getvalue(), alt, words), profile_figure(groups, scores, samples, seed)))
+    return section(
+        "Curves",
+        figures(figure(svg.getvalue(), alt, words), profile_figure(groups, scores, samples, seed)),
+    )

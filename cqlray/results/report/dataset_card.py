@@ -18,24 +18,32 @@ DIMENSIONS = 8  # of the actions, that have a line each; the HTML has them all
 
 
 def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
-    """What `cqlray dataset info` prints: lines of at most 100 columns, histograms as bars of eight heights.
+    """What `cqlray dataset info` prints: lines of at most 100 columns, histograms as bars of eight
+    heights.
 
     Args:
         card: the card of the data set.
         description: what dataset.json holds.
     """
-    lines = [_paragraph(title, text) if isinstance(text, str) else [text[0]] for title, text in _entries(card, description)]
+    lines = [
+        _paragraph(title, text) if isinstance(text, str) else [text[0]]
+        for title, text in _entries(card, description)
+    ]
     return [line for paragraph in lines for line in paragraph]
 
 
 def bars(histogram: Histogram) -> str:
-    """The bins as characters: a blank where nothing is, the lowest bar where little is, the highest where most is."""
+    """The bins as characters: a blank where nothing is, the lowest bar where little is, the highest
+    where most is.
+    """
     most = max(int(histogram.counts.max()), 1)
     return "".join(BARS[-(-int(count) * (len(BARS) - 1) // most)] for count in histogram.counts)
 
 
 def references_line(description: dict[str, Any]) -> str:
-    """What normalised scores of the data set are measured by, and its own; empty where there is nothing."""
+    """What normalised scores of the data set are measured by, and its own; empty where there is
+    nothing.
+    """
     found = reference_scores(description)
     if found is None:
         return ""
@@ -59,12 +67,32 @@ def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str
     if references := references_line(description):
         yield "references", references
     yield "lengths", f"mean {card.transitions / card.episodes:.1f} steps"
-    yield "", (f"{INDENT}{card.lengths.low + 0.5:,.0f} {bars(card.lengths)} {card.lengths.high - 0.5:,.0f}",)
-    yield "ends", f"{card.terminated:.1%} of the episodes terminated, {1 - card.terminated:.1%} truncated"
-    yield "rewards", f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}"
+    yield (
+        "",
+        (
+            (
+                f"{INDENT}{card.lengths.low + 0.5:,.0f} {bars(card.lengths)}"
+                f" {card.lengths.high - 0.5:,.0f}"
+            ),
+        ),
+    )
+    yield (
+        "ends",
+        f"{card.terminated:.1%} of the episodes terminated, {1 - card.terminated:.1%} truncated",
+    )
+    yield (
+        "rewards",
+        f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}",
+    )
     yield "", _drawn(card.rewards)
     if shares := description["action_coverage"]:
-        yield "actions", f"cover {', '.join(f'{share:.0%}' for share in shares)} of their bounds, dimension by dimension"
+        yield (
+            "actions",
+            (
+                f"cover {', '.join(f'{share:.0%}' for share in shares)} of their bounds, dimension"
+                " by dimension"
+            ),
+        )
     else:
         yield "actions", "bounds not said; over the range that occurs"
     for dimension, histogram in enumerate(card.actions[:DIMENSIONS]):
@@ -80,7 +108,10 @@ def coverage_sentence(card: Card) -> str:
     size, shares = card.coverage.components.shape[1], card.coverage.explained
     held = f"{shares[0]:.0%} and {shares[1]:.0%}"
     taken = f", one in {card.coverage.every} looked at" if card.coverage.every > 1 else ""
-    return f"{size:,} observation dimension{'s' * (size != 1)}{taken}; two principal components hold {held} of the variance"
+    return (
+        f"{size:,} observation dimension{'s' * (size != 1)}{taken}; two principal components hold"
+        f" {held} of the variance"
+    )
 
 
 def _drawn(histogram: Histogram, title: str = "") -> tuple[str]:

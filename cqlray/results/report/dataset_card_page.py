@@ -46,27 +46,59 @@ def _sentence(card: Card, description: dict[str, Any]) -> str:
     quantiles, dims = description["returns"]["quantiles"], len(card.actions)
     size = card.coverage.components.shape[1]
     return (
-        f"{card.transitions:,} transitions in {card.episodes:,} episodes; observations of {size} "
-        f"number{'s' * (size != 1)}, actions of {dims}. Returns lie between {number(quantiles['0'])} and "
-        f"{number(quantiles['1'])}, with mean {number(description['returns']['mean'])}."
+        f"{card.transitions:,} transitions in {card.episodes:,} episodes; observations of {size}"
+        f" number{'s' * (size != 1)}, actions of {dims}. Returns lie between"
+        f" {number(quantiles['0'])} and {number(quantiles['1'])}, with mean"
+        f" {number(description['returns']['mean'])}."
     )
 
 
 def tiers_table(card: Card, description: dict[str, Any]) -> str:
     """A line for each tier, and one for all."""
-    head = ["tier", "episodes", "transitions", "mean return", "mean length", "terminated", "truncated"]
+    head = [
+        "tier",
+        "episodes",
+        "transitions",
+        "mean return",
+        "mean length",
+        "terminated",
+        "truncated",
+    ]
     rows = [
-        _row(tier.name, tier.episodes, tier.transitions, tier.mean_return, tier.terminated / tier.episodes)
+        _row(
+            tier.name,
+            tier.episodes,
+            tier.transitions,
+            tier.mean_return,
+            tier.terminated / tier.episodes,
+        )
         for tier in card.tiers
     ]
     if len(rows) > 1:
-        rows.append(_row("all", card.episodes, card.transitions, description["returns"]["mean"], card.terminated))
+        rows.append(
+            _row(
+                "all",
+                card.episodes,
+                card.transitions,
+                description["returns"]["mean"],
+                card.terminated,
+            )
+        )
     return table(head, rows, strong=len(rows) - 1 if len(rows) > 1 else None)
 
 
-def _row(name: str, episodes: int, transitions: int, mean_return: float, terminated: float) -> list[str]:
+def _row(
+    name: str, episodes: int, transitions: int, mean_return: float, terminated: float
+) -> list[str]:
     ends = [f"{terminated:.1%}", f"{1 - terminated:.1%}"]
-    return [name, f"{episodes:,}", f"{transitions:,}", number(mean_return), number(transitions / episodes), *ends]
+    return [
+        name,
+        f"{episodes:,}",
+        f"{transitions:,}",
+        number(mean_return),
+        number(transitions / episodes),
+        *ends,
+    ]
 
 
 def _figures(card: Card, description: dict[str, Any]) -> list[str]:
@@ -89,7 +121,8 @@ def _figures(card: Card, description: dict[str, Any]) -> list[str]:
         figure(
             _coverage(card),
             f"Map of the observations on two axes; {occupied:,} of its cells hold an observation.",
-            f"Coverage: {coverage_sentence(card)}. Each dimension was brought to standard deviation 1 before.{beyond}",
+            f"Coverage: {coverage_sentence(card)}. Each dimension was brought to standard deviation"
+            f" 1 before.{beyond}",
         ),
         actions_figure(card, description),
     ]
@@ -103,7 +136,11 @@ def returns_figure(card: Card, mean: float) -> str:
 
 def actions_figure(card: Card, description: dict[str, Any]) -> str:
     """The actions, dimension by dimension, as a figure of a page."""
-    told = "its bounds" if description["environment"].get("action_low") is not None else "the range that occurs"
+    told = (
+        "its bounds"
+        if description["environment"].get("action_low") is not None
+        else "the range that occurs"
+    )
     alt = f"A histogram of each of the {len(card.actions)} action dimensions over {told}."
     return figure(_actions(card), alt, f"Actions, each dimension over {told}.")
 
@@ -120,7 +157,9 @@ def _returns(card: Card, mean: float) -> str:
         for index, tier in enumerate(card.tiers):
             _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, tier.name)
             below = below + tier.returns.counts
-        axes.axvline(mean, color="black", linestyle="-.", linewidth=1.1, label=f"mean {number(mean)}")
+        axes.axvline(
+            mean, color="black", linestyle="-.", linewidth=1.1, label=f"mean {number(mean)}"
+        )
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(drawn, axes)
     return svg.getvalue()
@@ -131,7 +170,9 @@ def _lengths(histogram: Histogram) -> str:
         drawn.set_size_inches(WIDTH, HEIGHT)
         axes = drawn.add_subplot(xlabel="steps of an episode", ylabel="episodes")
         _draw(axes, histogram, COLOURS[5])
-        if histogram.high - histogram.low < 10:  # else one length is a bar as wide as the figure, over fractions of a step
+        if (
+            histogram.high - histogram.low < 10
+        ):  # else one length is a bar as wide as the figure, over fractions of a step
             axes.set_xlim(histogram.low - 5, histogram.high + 5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(8, integer=True))
@@ -149,12 +190,21 @@ def _rewards(histogram: Histogram) -> str:
     return svg.getvalue()
 
 
-def _draw(axes: Any, histogram: Histogram, colour: str, below: Any = 0, label: str | None = None) -> None:
+def _draw(
+    axes: Any, histogram: Histogram, colour: str, below: Any = 0, label: str | None = None
+) -> None:
     edges = histogram.edges
     axes.bar(
-        edges[:-1], histogram.counts, np.diff(edges), below,
-        align="edge", color=colour, edgecolor="white", linewidth=0.4, label=label,
-    )  # fmt: skip
+        edges[:-1],
+        histogram.counts,
+        np.diff(edges),
+        below,
+        align="edge",
+        color=colour,
+        edgecolor="white",
+        linewidth=0.4,
+        label=label,
+    )
 
 
 def _actions(card: Card) -> str:
@@ -187,12 +237,21 @@ def _coverage(card: Card) -> str:
         norm = LogNorm(1, max(int(counts.max()), 2))
         box = (cells[0], cells[-1], cells[0], cells[-1])
         image = axes.imshow(
-            cells_held, cmap=shades, norm=norm, extent=box, origin="lower", aspect="auto", interpolation="nearest", zorder=1.0
+            cells_held,
+            cmap=shades,
+            norm=norm,
+            extent=box,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            zorder=1.0,
         )
         for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
             held = np.flatnonzero(counts.any(axis=axis))
             if len(held):
-                limits(max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1]))
+                limits(
+                    max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1])
+                )
         drawn.colorbar(image, label="observations in a cell")
     return svg.getvalue()
 
@@ -200,7 +259,10 @@ def _coverage(card: Card) -> str:
 def _origin(description: dict[str, Any]) -> str:
     """Where the data is from, as far as it says: a paragraph for each source."""
     origins = _flat(description.get("provenance") or [])
-    told = ["; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key)) for origin in origins]
+    told = [
+        "; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key))
+        for origin in origins
+    ]
     if description.get("licence"):
         told.append(f"licence {description['licence']}")
     paragraphs = "\n".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(told) if line)

@@ -1,4 +1,6 @@
-"""The run's dataset in its report: the card where the data is at hand and small, else what its description says."""
+"""The run's dataset in its report: the card where the data is at hand and small, else what its
+description says.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,19 @@ def dataset_section(run: RunRecord) -> str:
     if _at_hand(run):
         found = card(run.dataset, partial(iterate_shards, run.directory / "dataset", run.dataset))
         tiers = tiers_table(found, run.dataset)
-        drawn = [returns_figure(found, run.dataset["returns"]["mean"]), actions_figure(found, run.dataset)]
+        drawn = [
+            returns_figure(found, run.dataset["returns"]["mean"]),
+            actions_figure(found, run.dataset),
+        ]
     else:
         tiers, drawn = _tiers(run), [_returns(run)]
     return section("Dataset", tiers, _note(run), figures(*drawn))
 
 
 def _at_hand(run: RunRecord) -> bool:
-    """Whether all shards are in the run directory; those of data that was there before are elsewhere, perhaps gone."""
+    """Whether all shards are in the run directory; those of data that was there before are
+    elsewhere, perhaps gone.
+    """
     assert run.dataset is not None
     shards, directory = run.dataset["shards"], run.directory / "dataset"
     few = run.dataset["transitions"] <= MOST_TRANSITIONS
@@ -41,15 +48,23 @@ def _at_hand(run: RunRecord) -> bool:
 def _tiers(run: RunRecord) -> str:
     assert run.dataset is not None
     keys = ("episodes", "transitions")
-    rows = [[name, *(f"{t[k]:,}" for k in keys), number(t["mean_return"])] for name, t in run.dataset["tiers"].items()]
-    rows.append(["all", *(f"{run.dataset[k]:,}" for k in keys), number(run.dataset["returns"]["mean"])])
+    rows = [
+        [name, *(f"{t[k]:,}" for k in keys), number(t["mean_return"])]
+        for name, t in run.dataset["tiers"].items()
+    ]
+    rows.append(
+        ["all", *(f"{run.dataset[k]:,}" for k in keys), number(run.dataset["returns"]["mean"])]
+    )
     return table(["tier", "episodes", "transitions", "mean return"], rows, strong=len(rows) - 1)
 
 
 def _returns(run: RunRecord) -> str:
     assert run.dataset is not None
     quantiles = run.dataset["returns"]["quantiles"]
-    alt = f"Histogram of {run.dataset['episodes']:,} returns, {number(quantiles['0'])} to {number(quantiles['1'])}."
+    alt = (
+        f"Histogram of {run.dataset['episodes']:,} returns, {number(quantiles['0'])} to"
+        f" {number(quantiles['1'])}."
+    )
     return figure(plots.dataset_returns(run), alt, "Returns of the dataset's episodes.")
 
 
@@ -58,10 +73,18 @@ def _note(run: RunRecord) -> str:
     assert run.dataset is not None
     shares = run.dataset.get("action_coverage") or []
     if len(shares) > MOST_SHARES:
-        coverage = f"Actions cover between {min(shares):.0%} and {max(shares):.0%} of their bounds in each dimension. "
+        coverage = (
+            f"Actions cover between {min(shares):.0%} and {max(shares):.0%} of their bounds in each"
+            " dimension. "
+        )
     else:
         listed = ", ".join(f"{share:.0%}" for share in shares)
-        coverage = f"Actions cover {listed} of their bounds, dimension by dimension. " if shares else ""
+        coverage = (
+            f"Actions cover {listed} of their bounds, dimension by dimension. " if shares else ""
+        )
     references = references_line(run.dataset)
     references = f"{sentence(references)} " if references else ""
-    return f'<p class="soft">{escape(coverage + references)}Digest <code>{escape(run.dataset["digest"])}</code></p>'
+    return (
+        f'<p class="soft">{escape(coverage + references)}Digest'
+        f" <code>{escape(run.dataset['digest'])}</code></p>"
+    )

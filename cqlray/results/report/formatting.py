@@ -13,7 +13,10 @@ NOTHING = "-"
 
 
 def number(value: float | None) -> str:
-    """A return for people: three digits or all before the point. ASCII, so that it prints and pastes everywhere."""
+    """A return for people: three digits or all before the point.
+
+    ASCII, so that it prints and pastes everywhere.
+    """
     if value is None or not math.isfinite(value):
         return NOTHING
     size = abs(value)
@@ -29,18 +32,32 @@ def count(value: int | None) -> str:
 
 def interval(summary: dict[str, Any], name: str = "iqm") -> str:
     """The interval of an aggregate: [-186.1, -130.7]."""
-    return NOTHING if summary[name] is None else f"[{number(summary[f'{name}_low'])}, {number(summary[f'{name}_high'])}]"
+    return (
+        NOTHING
+        if summary[name] is None
+        else f"[{number(summary[f'{name}_low'])}, {number(summary[f'{name}_high'])}]"
+    )
 
 
 def normalized_by(scores: dict[str, Any]) -> str:
-    """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published reference scores)."""
-    return f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])} ({scores['source']})"
+    """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published
+    reference scores).
+    """
+    return (
+        f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])}"
+        f" ({scores['source']})"
+    )
 
 
 def tested_elsewhere(policies: Sequence[str]) -> str:
-    """What is to be known of references that the run did not test, but the data's description tells of."""
+    """What is to be known of references that the run did not test, but the data's description tells
+    of.
+    """
     names = " and ".join("random policy" if policy == "random" else policy for policy in policies)
-    return f"{names}: as tested when the data was collected, on episodes that need not be the students'"
+    return (
+        f"{names}: as tested when the data was collected, on episodes that need not be the"
+        " students'"
+    )
 
 
 def sentence(words: str) -> str:

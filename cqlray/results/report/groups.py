@@ -20,18 +20,27 @@ class Group:
     members: list[int]
     name: str
     returns: Floats | None
-    """[members, episodes]: at the last test that all members of the run had; where there is none, at the group's own last;
-    None where there is none either."""
+    """[members, episodes]: at the last test that all members of the run had; where there is none,
+    at the group's own last; None where there is none either.
+    """
 
 
 def groups_of(run: RunRecord) -> list[Group]:
-    """One for each setting of the sweep, in the members' order; one of all members without a sweep."""
+    """One for each setting of the sweep, in the members' order; one of all members without a
+    sweep.
+    """
     shared = common_updates(run, [entry["member"] for entry in run.members])
     found = []
     for swept, members in settings(run):
         updates = shared or common_updates(run, members)
-        rows = [student_rows(run, member)[updates[-1]]["returns"] for member in members] if updates else None
+        rows = (
+            [student_rows(run, member)[updates[-1]]["returns"] for member in members]
+            if updates
+            else None
+        )
         returns = None if rows is None else np.array(rows, dtype=np.float64)
-        name = setting_name(swept) or ("IQM of all members, 95% interval" if len(members) > 1 else "the member, 95% interval")
+        name = setting_name(swept) or (
+            "IQM of all members, 95% interval" if len(members) > 1 else "the member, 95% interval"
+        )
         found.append(Group(run, swept, members, name, returns))
     return found

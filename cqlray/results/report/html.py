@@ -17,7 +17,11 @@ from cqlray.results.report.groups import groups_of
 from cqlray.results.report.improvement import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section
 from cqlray.results.report.profiles import profile_figure
-from cqlray.results.report.results_section import aggregates_section, results_section, three_ways_section
+from cqlray.results.report.results_section import (
+    aggregates_section,
+    results_section,
+    three_ways_section,
+)
 from cqlray.results.report.selection_section import choice_section
 from cqlray.results.report.timeline_section import timeline_section
 from cqlray.results.report.values_section import values_section
@@ -26,7 +30,9 @@ from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups,
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import write_bytes
 
-LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
+LARGEST_VIDEO = (
+    8 * 2**20
+)  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
 
 
 def write_report(directory: AnyPath) -> AnyPath:
@@ -47,7 +53,9 @@ def render(run: RunRecord) -> str:
     environment = environment_name(run.config["env"]["id"])
     parts = [
         f"<h1>{escape(environment)}: offline reinforcement learning with CQL</h1>",
-        paragraph(f"{run.directory}, begun {run.manifest.get('created', 'at an unknown time')}", "soft"),
+        paragraph(
+            f"{run.directory}, begun {run.manifest.get('created', 'at an unknown time')}", "soft"
+        ),
         _banner(run),
         paragraph(_sentence(run, result), "lead"),
         results_section(run, result),
@@ -73,46 +81,76 @@ def _banner(run: RunRecord) -> str:
         lines.append("This run is under way; the report shows what there is so far.")
     elif not run.manifest.get("finished"):
         resume = f"cqlray resume {shlex.quote(str(run.directory))}"
-        lines.append(f"This run was interrupted; the report shows what there is. Go on with <code>{escape(resume)}</code>")
+        lines.append(
+            "This run was interrupted; the report shows what there is. Go on with"
+            f" <code>{escape(resume)}</code>"
+        )
     for member, updates in run.manifest.get("frozen", {}).items():
-        lines.append(escape(f"Member {member} became non-finite and is frozen as it was after {updates:,} updates."))
+        lines.append(
+            escape(
+                f"Member {member} became non-finite and is frozen as it was after {updates:,}"
+                " updates."
+            )
+        )
     return "\n".join(f'<p class="warn" role="status">{line}</p>' for line in lines)
 
 
 def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
     """The run in one sentence."""
-    environment, size = environment_name(run.config["env"]["id"]), sum(is_cql(entry) for entry in run.members)
-    data = f"{run.dataset['transitions']:,} transitions of {environment}" if run.dataset else environment
+    environment, size = (
+        environment_name(run.config["env"]["id"]),
+        sum(is_cql(entry) for entry in run.members),
+    )
+    data = (
+        f"{run.dataset['transitions']:,} transitions of {environment}"
+        if run.dataset
+        else environment
+    )
     students = f"{size} student{'s' if size != 1 else ''}"
     if result["iqm"] is not None:
         return (
-            f"{students}, trained with CQL for {result['members'][0]['updates']:,} updates on {data}, {_reached(result, size)}"
+            f"{students}, trained with CQL for {result['members'][0]['updates']:,} updates on"
+            f" {data}, {_reached(result, size)}"
         )
     if run.members and run.config["env"]["id"] == NO_ENVIRONMENT:
         return f"{students}, trained with CQL on {data}; there is no environment to test them in."
     if run.members and run.config["evaluation"]["episodes"] == 0:
-        return f"{students}, trained with CQL on {data}; none was tested, as evaluation.episodes is 0."
+        return (
+            f"{students}, trained with CQL on {data}; none was tested, as evaluation.episodes is 0."
+        )
     if run.members:
         return f"{students} in training with CQL on {data}; not all of them have been tested yet."
     if run.dataset:
         mean = number(run.dataset["returns"]["mean"])
-        return f"A dataset of {data} in {run.dataset['episodes']:,} episodes, with mean return {mean}; no students yet."
+        return (
+            f"A dataset of {data} in {run.dataset['episodes']:,} episodes, with mean return {mean};"
+            " no students yet."
+        )
     return f"A run on {environment} that has no dataset yet."
 
 
 def _reached(result: dict[str, Any], size: int) -> str:
-    """What the students reach, or the best setting's of several, beside the references: means, all of them."""
+    """What the students reach, or the best setting's of several, beside the references: means, all
+    of them.
+    """
     best = best_group(result)
     told, reach = best or result, "reaches" if size == 1 else "reach"
     how = "" if best is None else "; chosen by these returns, so it flatters"
     if best is not None:
-        reach = f"in {len(cql_groups(result))} settings, of which the best, {setting_name(best['swept'])}, reaches"
-    names = (("the teacher's tests average", "teacher"), ("the dataset", "dataset"), ("a random policy", "random"))
+        reach = (
+            f"in {len(cql_groups(result))} settings, of which the best,"
+            f" {setting_name(best['swept'])}, reaches"
+        )
+    names = (
+        ("the teacher's tests average", "teacher"),
+        ("the dataset", "dataset"),
+        ("a random policy", "random"),
+    )
     references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
     kind = "an interquartile mean" if size > 1 else "a mean"
     return (
-        f"{reach} {kind} return of {number(told['iqm'])} (95% interval {number(told['iqm_low'])} to {number(told['iqm_high'])}"
-        f"{how}){'; ' if references else ''}{', '.join(references)}."
+        f"{reach} {kind} return of {number(told['iqm'])} (95% interval {number(told['iqm_low'])} to"
+        f" {number(told['iqm_high'])}{how}){'; ' if references else ''}{', '.join(references)}."
     )
 
 
@@ -120,13 +158,19 @@ def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> 
     """Learning curves and performance profiles."""
     if not run.members or all(row["policy"] != "student" for row in run.evaluations):
         return ""
-    words = f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval (band)."
+    words = (
+        f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval"
+        " (band)."
+    )
     if len(run.members) == 1:
         words = "Return over updates: the member's mean and its 95% interval (band)."
     last = best_group(result) or result
     alt = f"Learning curves. The last IQM is {number(last['iqm'])} {interval(last)}."
     if result["iqm"] is None:
-        words = f"Return over updates of the run's {len(run.members)} members; not all of them have been tested yet."
+        words = (
+            f"Return over updates of the run's {len(run.members)} members; not all of them have"
+            " been tested yet."
+        )
         alt = "Learning curves of the members that have been tested."
     scores = reference_scores(run.dataset) if run.dataset else None
     return section(
@@ -142,8 +186,14 @@ def _teacher(run: RunRecord) -> str:
     """The teacher's own learning curve."""
     if not run.teacher or not run.teacher["tests"]:
         return ""
-    alt = f"Learning curve of the teacher. Its best test has mean return {number(run.teacher['best_return'])}."
-    words = "The teacher's tests while it learned online with SAC. The results above test its best snapshot afresh."
+    alt = (
+        "Learning curve of the teacher. Its best test has mean return"
+        f" {number(run.teacher['best_return'])}."
+    )
+    words = (
+        "The teacher's tests while it learned online with SAC. The results above test its best"
+        " snapshot afresh."
+    )
     return section("Teacher", figures(figure(plots.teacher_curve(run), alt, words)))
 
 
@@ -155,7 +205,12 @@ def _video(run: RunRecord) -> str:
     content = path.read_bytes()
     if len(content) > LARGEST_VIDEO:
         size = f"{len(content) / 2**20:.1f} MiB"
-        return section("An episode", paragraph(f"The video of the episode is too large for this page ({size}); it is {path}."))
+        return section(
+            "An episode",
+            paragraph(
+                f"The video of the episode is too large for this page ({size}); it is {path}."
+            ),
+        )
     data = base64.b64encode(content).decode()
     alt = "One episode of each policy, side by side; above each stand its name and return."
     image = f'<img alt="{alt}" src="data:image/gif;base64,{data}">'
@@ -166,16 +221,33 @@ def _baselines(run: RunRecord) -> str:
     """How to see what CQL brings, where nothing stands beside it."""
     if run.config.get("baselines") or not run.members:
         return ""
-    return paragraph("With --baselines bc sac behaviour cloning and offline SAC stand beside CQL: what CQL brings.", "soft")
+    return paragraph(
+        "With --baselines bc sac behaviour cloning and offline SAC stand beside CQL: what CQL"
+        " brings.",
+        "soft",
+    )
 
 
 def _again(run: RunRecord) -> str:
     """How to make the run again, with what, and its config."""
-    command = "collect" if run.manifest.get("dataset_only") else "train" if run.config.get("dataset") else "run"
-    again = f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out NEW_DIRECTORY"
-    versions = ", ".join(f"{name} {version}" for name, version in run.manifest.get("versions", {}).items())
+    command = (
+        "collect"
+        if run.manifest.get("dataset_only")
+        else "train"
+        if run.config.get("dataset")
+        else "run"
+    )
+    again = (
+        f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out"
+        " NEW_DIRECTORY"
+    )
+    versions = ", ".join(
+        f"{name} {version}" for name, version in run.manifest.get("versions", {}).items()
+    )
     began = run.manifest.get("command")
-    config = yaml.safe_dump(run.config, sort_keys=False, default_flow_style=None, allow_unicode=True)
+    config = yaml.safe_dump(
+        run.config, sort_keys=False, default_flow_style=None, allow_unicode=True
+    )
     return "\n".join(
         [
             "<h2>Make it again</h2>",

@@ -1,4 +1,6 @@
-"""The card beside an exported policy, after Mitchell et al. 2019, "Model cards for model reporting" (arXiv 1810.03993)."""
+"""The card beside an exported policy, after Mitchell et al. 2019, "Model cards for model reporting"
+(arXiv 1810.03993).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,25 @@ import numpy as np
 
 from cqlray import seeding
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.report.formatting import NOTHING, number, sentence, setting_name, tested_elsewhere
+from cqlray.results.report.formatting import (
+    NOTHING,
+    number,
+    sentence,
+    setting_name,
+    tested_elsewhere,
+)
 from cqlray.results.series import fqe_returns
 from cqlray.results.statistics.calibration import check_bounds
 from cqlray.results.statistics.reference_scores import normalized, reference_scores
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
 from cqlray.results.statistics.scores import GroupScores, MemberScores, group_scores, member_scores
-from cqlray.results.statistics.summary import Row, RunRecord, reference_return, references_of_data, student_rows
+from cqlray.results.statistics.summary import (
+    Row,
+    RunRecord,
+    reference_return,
+    references_of_data,
+    student_rows,
+)
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -47,14 +61,17 @@ class ExportedPolicy:
     code: str
     """Python that computes `actions` from `observations` with the file."""
     layout: list[str] | None
-    """How the observation is flattened: nothing where it is a vector already, None where that is not known."""
+    """How the observation is flattened: nothing where it is a vector already, None where that is
+    not known.
+    """
     checked: str
     """What it was compared with the policy on, and how far they agree."""
     versions: dict[str, str]
 
 
 def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
-    """The card, in Markdown. What the data and the run say of themselves stands in code spans, so it is no markup.
+    """The card, in Markdown. What the data and the run say of themselves stands in code spans, so
+    it is no markup.
 
     Args:
         run: the record of the run that the policy is of.
@@ -65,11 +82,18 @@ def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
     environment = run.config["env"]["id"]
     network = " -> ".join(map(str, policy.sizes))
     lines = [
-        f"# Policy for {'logged data' if environment == NO_ENVIRONMENT else _code(environment)}, member {policy.member}",
+        (
+            "# Policy for"
+            f" {'logged data' if environment == NO_ENVIRONMENT else _code(environment)}, member"
+            f" {policy.member}"
+        ),
         "",
-        f"A deterministic policy: a multilayer perceptron ({network}, ReLU{', layer norm' * policy.layer_norm}; tanh at the"
-        f" end), trained offline, from recorded data alone, by {_ALGORITHMS[algorithm]}. The file {_code(policy.file)} has"
-        " the observations' normalisation and the actions' scaling inside.",
+        (
+            f"A deterministic policy: a multilayer perceptron ({network},"
+            f" ReLU{', layer norm' * policy.layer_norm}; tanh at the end), trained offline, from"
+            f" recorded data alone, by {_ALGORITHMS[algorithm]}. The file {_code(policy.file)} has"
+            " the observations' normalisation and the actions' scaling inside."
+        ),
     ]
     sections = {
         "Input and output": _inputs_and_outputs(policy),
@@ -95,13 +119,23 @@ def _inputs_and_outputs(policy: ExportedPolicy) -> Iterator[str]:
     batch = "[n, {0}], any n" if policy.format == "onnx" else "[{0}] or [n, {0}]"
     yield f"- Observation: float32, {batch.format(inputs)}; raw, in the environment's own units."
     if policy.layout is None:
-        yield "  If the environment's observation is no vector, it is flattened by `gymnasium.spaces.flatten`."
+        yield (
+            "  If the environment's observation is no vector, it is flattened by"
+            " `gymnasium.spaces.flatten`."
+        )
     elif policy.layout:
         yield "  It is the environment's observation flattened by `gymnasium.spaces.flatten`:"
         yield from (f"  - {_code(line)}" for line in policy.layout)
     yield f"- Action: float32, {batch.format(outputs)}; in the environment's units and bounds:"
-    bounds = [f"{low:g} to {high:g}" for low, high in zip(policy.action_low, policy.action_high, strict=True)]
-    yield f"  {bounds[0]}{' each' * (outputs > 1)}." if len(set(bounds)) == 1 else f"  {'; '.join(bounds)}."
+    bounds = [
+        f"{low:g} to {high:g}"
+        for low, high in zip(policy.action_low, policy.action_high, strict=True)
+    ]
+    yield (
+        f"  {bounds[0]}{' each' * (outputs > 1)}."
+        if len(set(bounds)) == 1
+        else f"  {'; '.join(bounds)}."
+    )
     yield f"- Compared with cqlray's own policy {policy.checked}."
 
 
@@ -112,7 +146,9 @@ def _other_ways(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     yield ""
     load = f"cqlray.load_policy({directory!r}, member={policy.member}, updates={policy.updates})"
     yield f"```python\nimport cqlray\n\nactions = {load}(observations)\n```"
-    others = "FORMAT  # " + " or ".join(name for name in ("torchscript", "onnx", "safetensors") if name != policy.format)
+    others = "FORMAT  # " + " or ".join(
+        name for name in ("torchscript", "onnx", "safetensors") if name != policy.format
+    )
     snapshot = f"--member {policy.member} --updates {policy.updates}"
     yield f"\n```sh\ncqlray export {shlex.quote(directory)} {snapshot} --format {others}\n```"
 
@@ -122,19 +158,35 @@ def _data(run: RunRecord) -> Iterator[str]:
     if data is None:
         yield "Nothing is known of it: the run directory has no description of its data."
         return
-    yield f"- {data['episodes']:,} episodes, {data['transitions']:,} transitions; digest {_code(data['digest'])}."
+    yield (
+        f"- {data['episodes']:,} episodes, {data['transitions']:,} transitions; digest"
+        f" {_code(data['digest'])}."
+    )
     for tier, of_tier in data["tiers"].items():
-        yield f"  - {_code(tier)}: {of_tier['episodes']:,} episodes, mean return {number(of_tier['mean_return'])}."
+        yield (
+            f"  - {_code(tier)}: {of_tier['episodes']:,} episodes, mean return"
+            f" {number(of_tier['mean_return'])}."
+        )
     quantiles = data["returns"]["quantiles"]
     spread = ", ".join(f"{float(q):.0%} {number(value)}" for q, value in quantiles.items())
     yield f"- Returns of the episodes: mean {number(data['returns']['mean'])}; quantiles {spread}."
     if shares := data.get("action_coverage"):
-        yield f"- Of the bounds, actions cover {', '.join(f'{share:.0%}' for share in shares)}, dimension by dimension."
+        yield (
+            f"- Of the bounds, actions cover {', '.join(f'{share:.0%}' for share in shares)},"
+            " dimension by dimension."
+        )
     for origin in data.get("provenance") or []:
-        said = [f"{key} {_code(origin[key])}" for key in ("source", "format", "author", "algorithm") if origin.get(key)]
+        said = [
+            f"{key} {_code(origin[key])}"
+            for key in ("source", "format", "author", "algorithm")
+            if origin.get(key)
+        ]
         yield f"- From: {', '.join(said)}."
     if run.config.get("dataset") is None:
-        yield "- Collected by this run in the environment, with policies of a Soft Actor-Critic teacher that it trained."
+        yield (
+            "- Collected by this run in the environment, with policies of a Soft Actor-Critic"
+            " teacher that it trained."
+        )
     yield f"- Licence: {_code(data['licence']) if data.get('licence') else 'the data says none'}."
 
 
@@ -146,12 +198,20 @@ def _training(run: RunRecord, policy: ExportedPolicy, entry: Row) -> Iterator[st
     yield f"- {updates}; seed {entry['seed']} of run seed {run.config['seed']}{setting}."
     yield "- All options (of CQL's section of the config):"
     written = ", ".join(f"{key} {value}" for key, value in {**options, **swept}.items())
-    yield from ("", "```text", *textwrap.wrap(" ".join(written.replace("`", "'").split()), 100), "```")
+    yield from (
+        "",
+        "```text",
+        *textwrap.wrap(" ".join(written.replace("`", "'").split()), 100),
+        "```",
+    )
 
 
 def _of_baseline(run: RunRecord, entry: Row) -> Row:
     """The options in which a baseline differs from the config's, as config.members sets them."""
-    of_algorithm = {"sac": {"conservative_weight": 0.0}, "bc": {"bc_warmup_updates": run.config["cql"]["num_updates"]}}
+    of_algorithm = {
+        "sac": {"conservative_weight": 0.0},
+        "bc": {"bc_warmup_updates": run.config["cql"]["num_updates"]},
+    }
     return of_algorithm.get(entry["swept"].get("algorithm", "cql"), {})
 
 
@@ -161,24 +221,47 @@ def _scores(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     if own is None:
         yield from _untested(run, policy)
         return
-    returns = np.array([student_rows(run, own.member)[count]["returns"] for count in own.updates], dtype=np.float64)
-    groups = [group for group in group_scores(run, samples, seed) if own.member in group.members and len(group.members) > 1]
-    group = groups[0] if groups and groups[0].updates == own.updates else None  # else its lines would be of other tests
-    yield "Sums of the rewards of whole episodes (undiscounted), the policy acting deterministically, with 95% bootstrap"
-    yield f"intervals: of this policy over its {returns.shape[1]} episodes, the same first states in each test."
+    returns = np.array(
+        [student_rows(run, own.member)[count]["returns"] for count in own.updates], dtype=np.float64
+    )
+    groups = [
+        group
+        for group in group_scores(run, samples, seed)
+        if own.member in group.members and len(group.members) > 1
+    ]
+    group = (
+        groups[0] if groups and groups[0].updates == own.updates else None
+    )  # else its lines would be of other tests
+    yield (
+        "Sums of the rewards of whole episodes (undiscounted), the policy acting deterministically,"
+        " with 95% bootstrap"
+    )
+    yield (
+        f"intervals: of this policy over its {returns.shape[1]} episodes, the same first states in"
+        " each test."
+    )
     yield ""
     yield from _table(own, returns, group, samples, seed)
     yield ""
     if own.updates[-1] == policy.updates:
-        yield "- The exported policy is the one of the first line; the others are of other snapshots of the same training."
+        yield (
+            "- The exported policy is the one of the first line; the others are of other snapshots"
+            " of the same training."
+        )
     else:
-        yield f"- The exported policy is of {policy.updates:,} updates: the table is of other snapshots of the same training."
+        yield (
+            f"- The exported policy is of {policy.updates:,} updates: the table is of other"
+            " snapshots of the same training."
+        )
     yield from _references(run, own)
     yield from _bound(run, policy.member, samples, seed)
     if policy.chosen_by == "fqe":
         yield f"- {_choice_by_fitted_q(run, policy)}"
     if policy.chosen_by == "return":
-        yield f"- It was chosen as the best of {len(run.members)} members by its last test, the same episodes that its score"
+        yield (
+            f"- It was chosen as the best of {len(run.members)} members by its last test, the same"
+            " episodes that its score"
+        )
         yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
 
 
@@ -194,19 +277,40 @@ def _untested(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
 
 def _choice_by_fitted_q(run: RunRecord, policy: ExportedPolicy) -> str:
     estimate = fqe_returns(run).get(policy.member, {}).get(policy.updates)
-    said = f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the dataset alone."
-    return said if estimate is None else f"{said} Its estimated discounted return is {number(estimate)}: to rank by, no score."
+    said = (
+        f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the"
+        " dataset alone."
+    )
+    return (
+        said
+        if estimate is None
+        else f"{said} Its estimated discounted return is {number(estimate)}: to rank by, no score."
+    )
 
 
-def _table(own: MemberScores, returns: Floats, group: GroupScores | None, samples: int, seed: int) -> Iterator[str]:
+def _table(
+    own: MemberScores, returns: Floats, group: GroupScores | None, samples: int, seed: int
+) -> Iterator[str]:
     """Last, best and mean over the last third, never mixed: each has a line of its own."""
-    yield "| Score | This policy: mean |" + (f" All {len(group.members)} members of its setting: IQM |" if group else "")
+    yield "| Score | This policy: mean |" + (
+        f" All {len(group.members)} members of its setting: IQM |" if group else ""
+    )
     yield "|---|---|---|" if group else "|---|---|"
     third = -(-len(own.updates) // 3)
     best = returns[0] if own.best_updates is None else returns[own.updates.index(own.best_updates)]
     lines = (
-        (f"last test, after {own.updates[-1]:,} updates", own.last, returns[-1], group and group.last),
-        (f"best of {len(returns)} tests (flatters: chosen by these returns)", own.best, best, group and group.best),
+        (
+            f"last test, after {own.updates[-1]:,} updates",
+            own.last,
+            returns[-1],
+            group and group.last,
+        ),
+        (
+            f"best of {len(returns)} tests (flatters: chosen by these returns)",
+            own.best,
+            best,
+            group and group.best,
+        ),
         (
             f"mean over the last third of the tests ({third})",
             own.last_third,
@@ -215,22 +319,35 @@ def _table(own: MemberScores, returns: Floats, group: GroupScores | None, sample
         ),
     )
     for name, score, episodes, of_group in lines:
-        ends = interval(episodes[None], mean, np.random.default_rng(seeding.stream(seed, "bootstrap")), samples)
+        ends = interval(
+            episodes[None], mean, np.random.default_rng(seeding.stream(seed, "bootstrap")), samples
+        )
         beside = f" {number(of_group.iqm)} {_interval(of_group.interval)} |" if of_group else ""
-        yield f"| {name} | {number(score)} {_interval(ends if len(episodes) > 1 else None)} |{beside}"
+        yield (
+            f"| {name} | {number(score)} {_interval(ends if len(episodes) > 1 else None)} |{beside}"
+        )
 
 
 def _interval(ends: Interval | None) -> str:
-    return NOTHING if ends is None or not np.isfinite(ends).all() else f"[{number(ends.low)}, {number(ends.high)}]"
+    return (
+        NOTHING
+        if ends is None or not np.isfinite(ends).all()
+        else f"[{number(ends.low)}, {number(ends.high)}]"
+    )
 
 
 def _references(run: RunRecord, own: MemberScores) -> Iterator[str]:
     samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
-    beside = {"the teacher": reference_return(run, "teacher"), "a random policy": reference_return(run, "random")}
+    beside = {
+        "the teacher": reference_return(run, "teacher"),
+        "a random policy": reference_return(run, "random"),
+    }
     for group in group_scores(run, samples, seed):
         if group.swept.get("algorithm") == "bc":
             beside["behaviour cloning of the same data (IQM, last test)"] = group.last.iqm
-    known = ", ".join(f"{name} {number(value)}" for name, value in beside.items() if value is not None)
+    known = ", ".join(
+        f"{name} {number(value)}" for name, value in beside.items() if value is not None
+    )
     if known:
         yield f"- Beside it: {known}."
     if of_data := references_of_data(run):
@@ -245,26 +362,55 @@ def _references(run: RunRecord, own: MemberScores) -> Iterator[str]:
 def _bound(run: RunRecord, member: int, samples: int, seed: int) -> Iterator[str]:
     for check in check_bounds(run, samples, seed):
         if member in check.members:
-            yield "- Lower bound (its critics' values at or below what the episodes brought, as CQL means them to be), at the"
+            yield (
+                "- Lower bound (its critics' values at or below what the episodes brought, as CQL"
+                " means them to be), at the"
+            )
             yield f"  last test, in rewards as trained on: {check.members[member].verdict}."
 
 
 def _limits(run: RunRecord) -> Iterator[str]:
-    yield "- It knows what its data shows. In states and for actions that the data hardly has, its actions are guesses."
+    yield (
+        "- It knows what its data shows. In states and for actions that the data hardly has, its"
+        " actions are guesses."
+    )
     if any(row["policy"] == "student" for row in run.evaluations):
-        yield "- Its scores are of the environment named above, as it was then; of another version, a changed environment or"
-        yield "  the real thing they say nothing. A 95% interval is about chance among episodes, and not about any of these."
-    yield "- Actions stay in their bounds. Nothing else is guaranteed: it was made for research, and is not known to be safe."
-    yield "- Observations that are not finite, or in other units or another order, give actions without meaning."
+        yield (
+            "- Its scores are of the environment named above, as it was then; of another version, a"
+            " changed environment or"
+        )
+        yield (
+            "  the real thing they say nothing. A 95% interval is about chance among episodes, and"
+            " not about any of these."
+        )
+    yield (
+        "- Actions stay in their bounds. Nothing else is guaranteed: it was made for research, and"
+        " is not known to be safe."
+    )
+    yield (
+        "- Observations that are not finite, or in other units or another order, give actions"
+        " without meaning."
+    )
 
 
 def _again(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     command = "train" if run.config.get("dataset") else "run"
     yield "```sh"
-    yield f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out NEW_DIRECTORY"
-    yield f"cqlray export NEW_DIRECTORY --member {policy.member} --updates {policy.updates} --format {policy.format}"
+    yield (
+        f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out"
+        " NEW_DIRECTORY"
+    )
+    yield (
+        f"cqlray export NEW_DIRECTORY --member {policy.member} --updates {policy.updates} --format"
+        f" {policy.format}"
+    )
     yield "```"
     yield ""
-    versions = ", ".join(f"{name} {version}" for name, version in run.manifest.get("versions", {}).items())
+    versions = ", ".join(
+        f"{name} {version}" for name, version in run.manifest.get("versions", {}).items()
+    )
     exported = ", ".join(f"{name} {version}" for name, version in policy.versions.items())
-    yield f"Trained on {_code(run.manifest.get('created'))} with {_code(versions)}; exported with {_code(exported)}."
+    yield (
+        f"Trained on {_code(run.manifest.get('created'))} with {_code(versions)}; exported with"
+        f" {_code(exported)}."
+    )

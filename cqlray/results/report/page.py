@@ -1,4 +1,6 @@
-"""The frame that every page of ours has: one HTML file that needs nothing else, no network and no script."""
+"""The frame that every page of ours has: one HTML file that needs nothing else, no network and no
+script.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-# The policy forbids every load but the figures, which are in the file: a page can be mailed and opened without worry.
+# The policy forbids every load but the figures, which are in the file: a page can be mailed and
+# opened without worry.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -64,7 +67,9 @@ summary { cursor: pointer; color: var(--accent) }
 
 def page(title: str, parts: Iterable[str]) -> str:
     """A page of parts, each HTML; empty ones are left out."""
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(part for part in parts if part))
+    return _PAGE.format(
+        title=escape(title), style=_STYLE, body="\n".join(part for part in parts if part)
+    )
 
 
 def section(title: str, *parts: str) -> str:
@@ -79,11 +84,19 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], strong: int | None = None, kind: str = "scroll", text: int = 1
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    strong: int | None = None,
+    kind: str = "scroll",
+    text: int = 1,
 ) -> str:
-    """A table in a box that scrolls by itself; the row at `strong` is bold, the first `text` columns are no numbers."""
+    """A table in a box that scrolls by itself; the row at `strong` is bold, the first `text`
+    columns are no numbers.
+    """
     sides = [' class="text"' if 0 < column < text else "" for column in range(len(head))]
-    first = "".join(f'<th scope="col"{side}>{escape(cell)}</th>' for cell, side in zip(head, sides, strict=True))
+    first = "".join(
+        f'<th scope="col"{side}>{escape(cell)}</th>' for cell, side in zip(head, sides, strict=True)
+    )
     body = "\n".join(
         f"<tr{' class=strong' if index == strong else ''}>"
         f"{''.join(f'<td{side}>{escape(cell)}</td>' for cell, side in zip(row, sides, strict=True))}</tr>"

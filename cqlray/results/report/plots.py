@@ -29,17 +29,22 @@ from cqlray.results.statistics.summary import (
     student_rows,
 )
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; its black is for the reference lines, and its yellow,
-# too pale for a line on white, is left out.
+# Okabe and Ito's palette, which the colour-blind can tell apart; its black is for the reference
+# lines, and its yellow, too pale for a line on white, is left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
 REFERENCES = {"teacher": "--", "dataset mean": "-.", "random": ":"}
-WIDTH, HEIGHT = 5.4, 3.4  # inches; narrow, so that the text is still readable where the figure fills a phone's width
+WIDTH, HEIGHT = (
+    5.4,
+    3.4,
+)  # inches; narrow, so that the text is still readable where the figure fills a phone's width
 LEGEND_ROW = 0.19  # inches
 GREY = "#999999"
 OTHERS = "the other "
 LONGEST_NAME = 64  # characters in a legend
-MOST_NAMED = 8  # groups in a legend; of more than that it would take the page, and nobody could tell their lines apart
+# groups in a legend; of more than that it would take the page, and nobody could tell their lines
+# apart
+MOST_NAMED = 8
 SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cqlray",
@@ -57,7 +62,8 @@ SETTINGS = {
     "axes.axisbelow": True,
     "axes.unicode_minus": False,
 }
-# A reader whose pages are dark has the same figure with light ink: an image of its own cannot take the page's.
+# A reader whose pages are dark has the same figure with light ink: an image of its own cannot take
+# the page's.
 _DARK = """
 @media (prefers-color-scheme: dark) {
 text { fill: #e6e8ea }
@@ -71,7 +77,9 @@ text { fill: #e6e8ea }
 
 
 def learning_curves(run: RunRecord, num_samples: int, seed: int) -> str:
-    """Mean return of every member over its updates; for each setting of the sweep the IQM and its 95% interval."""
+    """Mean return of every member over its updates; for each setting of the sweep the IQM and its
+    95% interval.
+    """
     with svg_figure() as (figure, svg):
         axes = figure.add_subplot()
         draw_learning_curves(axes, run, num_samples, seed)
@@ -87,8 +95,19 @@ def draw_learning_curves(axes: Any, run: RunRecord, num_samples: int, seed: int)
         for member in group.members:
             rows = student_rows(run, member)
             means = [np.mean(row["returns"]) for row in rows.values()]
-            axes.plot(list(rows), means, look.style, color=look.colour, alpha=0.45 if look.named else 0.2, linewidth=0.9)
-    references = (reference_return(run, "teacher"), dataset_return(run), reference_return(run, "random"))
+            axes.plot(
+                list(rows),
+                means,
+                look.style,
+                color=look.colour,
+                alpha=0.45 if look.named else 0.2,
+                linewidth=0.9,
+            )
+    references = (
+        reference_return(run, "teacher"),
+        dataset_return(run),
+        reference_return(run, "random"),
+    )
     of_data = references_of_data(run)
     for (name, style), value in zip(REFERENCES.items(), references, strict=True):
         if value is not None:
@@ -104,7 +123,14 @@ def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int)
         updates = [p["updates"] for p in points]
         width = 2.2 if look.named else 0.9
         label = look.label if points else "_"
-        axes.plot(updates, [p["iqm"] for p in points], look.style, color=look.colour, linewidth=width, label=label)
+        axes.plot(
+            updates,
+            [p["iqm"] for p in points],
+            look.style,
+            color=look.colour,
+            linewidth=width,
+            label=label,
+        )
         if look.named:
             low, high = ([p[key] for p in points] for key in ("iqm_low", "iqm_high"))
             axes.fill_between(updates, low, high, color=look.colour, alpha=0.18, linewidth=0)
@@ -113,28 +139,49 @@ def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int)
 
 
 def value_calibration(run: RunRecord) -> str:
-    """The critics' value of the first state against what the same episodes brought: a point for each test of a member."""
+    """The critics' value of the first state against what the same episodes brought: a point for
+    each test of a member.
+    """
     with svg_figure() as (figure, svg):
-        axes = figure.add_subplot(xlabel="observed discounted return", ylabel="critics' value of the first state")
+        axes = figure.add_subplot(
+            xlabel="observed discounted return", ylabel="critics' value of the first state"
+        )
         ends: list[float] = []
         groups = groups_of(run)
         for group, look in zip(groups, looks(groups), strict=True):
-            points = [point for member in group.members for point in _calibration_points(run, member)]
+            points = [
+                point for member in group.members for point in _calibration_points(run, member)
+            ]
             if not points:
                 continue
             observed, values, progress = (np.array([p[i] for p in points]) for i in range(3))
             ends += [*observed, *values]
-            name = look.label if len(groups) > 1 else "a test of a member (darker: later, outlined: last)"
+            name = (
+                look.label
+                if len(groups) > 1
+                else "a test of a member (darker: later, outlined: last)"
+            )
             # Later tests are darker: what counts is where a member ends.
             axes.scatter(
-                observed, values, 22.0, look.colour, alpha=0.25 + 0.75 * progress,
-                edgecolors=["black" if p == 1.0 else "none" for p in progress], linewidths=0.8, label=name,
-            )  # fmt: skip
+                observed,
+                values,
+                22.0,
+                look.colour,
+                alpha=0.25 + 0.75 * progress,
+                edgecolors=["black" if p == 1.0 else "none" for p in progress],
+                linewidths=0.8,
+                label=name,
+            )
         margin = 0.06 * (max(ends) - min(ends)) or 1.0
         limits = (min(ends) - margin, max(ends) + margin)
         axes.plot(limits, limits, color="black", linewidth=1.0)
         axes.set(xlim=limits, ylim=limits)
-        axes.set_title("above the line: overestimation; below: underestimation", loc="left", fontsize=9, style="italic")
+        axes.set_title(
+            "above the line: overestimation; below: underestimation",
+            loc="left",
+            fontsize=9,
+            style="italic",
+        )
         legend_below(figure, axes)
     return svg.getvalue()
 
@@ -146,25 +193,50 @@ def dataset_returns(run: RunRecord) -> str:
     with svg_figure() as (figure, svg):
         axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
         edges = np.array(histogram["edges"])
-        axes.bar(edges[:-1], histogram["counts"], np.diff(edges), align="edge", color=COLOURS[5], edgecolor="white")
-        axes.axvline(mean, color="black", linestyle=REFERENCES["dataset mean"], linewidth=1.1, label=f"mean {number(mean)}")
+        axes.bar(
+            edges[:-1],
+            histogram["counts"],
+            np.diff(edges),
+            align="edge",
+            color=COLOURS[5],
+            edgecolor="white",
+        )
+        axes.axvline(
+            mean,
+            color="black",
+            linestyle=REFERENCES["dataset mean"],
+            linewidth=1.1,
+            label=f"mean {number(mean)}",
+        )
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(figure, axes)
     return svg.getvalue()
 
 
 def teacher_curve(run: RunRecord) -> str:
-    """The teacher's mean return at its tests over environment steps; the best, which the run goes on with, is ringed."""
+    """The teacher's mean return at its tests over environment steps; the best, which the run goes
+    on with, is ringed.
+    """
     assert run.teacher is not None
     tests = run.teacher["tests"]
     with svg_figure() as (figure, svg):
         axes = figure.add_subplot(xlabel="environment steps", ylabel="mean return")
-        steps, means = ([test[key] for test in tests] for key in ("environment_steps", "mean_return"))
+        steps, means = (
+            [test[key] for test in tests] for key in ("environment_steps", "mean_return")
+        )
         axes.plot(steps, means, "o-", color=COLOURS[0], markersize=4, label="teacher's tests")
         best = [test for test in tests if test["round"] == run.teacher["best_round"]]
         for test in best:
             where, height = test["environment_steps"], test["mean_return"]
-            axes.plot(where, height, "o", markersize=11, fillstyle="none", color=COLOURS[1], label=f"best {number(height)}")
+            axes.plot(
+                where,
+                height,
+                "o",
+                markersize=11,
+                fillstyle="none",
+                color=COLOURS[1],
+                label=f"best {number(height)}",
+            )
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         legend_below(figure, axes)
     return svg.getvalue()
@@ -176,7 +248,9 @@ def comparable_tests(run: RunRecord) -> bool:
 
 
 def _calibration_points(run: RunRecord, member: int) -> list[tuple[float, float, float]]:
-    """(observed, value, progress in (0, 1]) of a member's tests that have both numbers; a clone has none."""
+    """(observed, value, progress in (0, 1]) of a member's tests that have both numbers; a clone has
+    none.
+    """
     entry = next(entry for entry in run.members if entry["member"] == member)
     rows = student_rows(run, member) if conservative_weight(run, entry) is not None else {}
     points = []
@@ -198,10 +272,16 @@ class Look:
 
 
 def looks(groups: Sequence[Group]) -> list[Look]:
-    """A colour and line style for each group. Of more than MOST_NAMED the best at the last test are named, the rest grey."""
+    """A colour and line style for each group.
+
+    Of more than MOST_NAMED the best at the last test are named, the rest grey.
+    """
     best = set(range(len(groups)))
     if len(groups) > MOST_NAMED:
-        scores = [-np.inf if g.returns is None or np.isnan(g.returns).any() else iqm_of_members(g.returns) for g in groups]
+        scores = [
+            -np.inf if g.returns is None or np.isnan(g.returns).any() else iqm_of_members(g.returns)
+            for g in groups
+        ]
         best = set(np.argsort(scores)[::-1][: len(COLOURS)].tolist())
     names, drawn = itertools.count(), itertools.count()
     found = []
@@ -210,8 +290,14 @@ def looks(groups: Sequence[Group]) -> list[Look]:
             rank = next(names)
             # Styles tell apart what has to share a colour.
             colour, style = COLOURS[rank % len(COLOURS)], STYLES[rank // len(COLOURS) % len(STYLES)]
-            name = group.name if len(group.name) <= LONGEST_NAME else f"{group.name[: LONGEST_NAME - 3]}..."
-            found.append(Look(colour, style, name.replace("$", r"\$"), True))  # else what stands between two is mathematics
+            name = (
+                group.name
+                if len(group.name) <= LONGEST_NAME
+                else f"{group.name[: LONGEST_NAME - 3]}..."
+            )
+            found.append(
+                Look(colour, style, name.replace("$", r"\$"), True)
+            )  # else what stands between two is mathematics
         else:
             label = "_" if next(drawn) else f"{OTHERS}{len(groups) - len(best)}"
             found.append(Look(GREY, "-", label, False))
@@ -219,7 +305,9 @@ def looks(groups: Sequence[Group]) -> list[Look]:
 
 
 def legend_below(figure: Any, axes: Any) -> None:
-    """A legend under the axes; the figure grows with it, so that many settings do not press the axes together."""
+    """A legend under the axes; the figure grows with it, so that many settings do not press the
+    axes together.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         figure.set_size_inches(WIDTH, HEIGHT)
@@ -234,7 +322,9 @@ def legend_below(figure: Any, axes: Any) -> None:
 
 @contextmanager
 def svg_figure() -> Iterator[tuple[Any, io.StringIO]]:
-    """A figure of our settings and the text that it is written to when the block ends; nothing global is changed."""
+    """A figure of our settings and the text that it is written to when the block ends; nothing
+    global is changed.
+    """
     svg, drawn = io.StringIO(), io.StringIO()
     with mpl.rc_context(SETTINGS):
         figure = Figure(layout="constrained")

@@ -1,4 +1,6 @@
-"""The results of a run: aggregates and references, a line for each member, and the three ways to score."""
+"""The results of a run: aggregates and references, a line for each member, and the three ways to
+score.
+"""
 
 from __future__ import annotations
 
@@ -33,24 +35,44 @@ def results_section(run: RunRecord, result: dict[str, Any]) -> str:
         return ""
     best = best_group(result)
     shown = best or result
-    name = f"IQM, {setting_name(best['swept'])} (best of {len(cql_groups(result))} settings)" if best else _everyone(run)
+    name = (
+        f"IQM, {setting_name(best['swept'])} (best of {len(cql_groups(result))} settings)"
+        if best
+        else _everyone(run)
+    )
     lines = [_aggregate_line(name, shown)]
     if scores := shown["normalized"]:
         lines.append(["IQM, normalised", number(scores["iqm"]), interval(scores), ""])
     references = (("teacher", "teacher"), ("dataset mean", "dataset"), ("random policy", "random"))
-    lines += [[name, number(result[key]), "", ""] for name, key in references if result[key] is not None]
-    lines += [_aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]]
+    lines += [
+        [name, number(result[key]), "", ""] for name, key in references if result[key] is not None
+    ]
+    lines += [
+        _aggregate_line(f"IQM, {setting_name(group['swept'])}", group) for group in result["groups"]
+    ]
     if best:
         lines.append(_aggregate_line(f"{_everyone(run)}, whatever their setting", result))
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
-    head = ["member", "seed", *map(option_name, swept), "updates", "mean return", "worst episode", "best episode"]
+    head = [
+        "member",
+        "seed",
+        *map(option_name, swept),
+        "updates",
+        "mean return",
+        "worst episode",
+        "best episode",
+    ]
     members = table(head, [_member_line(member, swept) for member in result["members"]])
     kind = "scroll names wide" if len(lines) <= MOST_ROWS else "scroll names"
     return section(
         "Results",
         table(["", "return", "95% interval", "worst member's mean"], lines, strong=0, kind=kind),
         _note(run, result),
-        members if len(run.members) <= MOST_ROWS else folded(f"All {len(run.members)} members", members),
+        (
+            members
+            if len(run.members) <= MOST_ROWS
+            else folded(f"All {len(run.members)} members", members)
+        ),
     )
 
 
@@ -68,13 +90,19 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
     """How the numbers were made."""
     size = sum(is_cql(entry) for entry in run.members)
     episodes = len(result["members"][0]["returns"])
-    tests = f"{episodes} episodes at the last test that all have" if result["iqm"] is not None else "episodes"
+    tests = (
+        f"{episodes} episodes at the last test that all have"
+        if result["iqm"] is not None
+        else "episodes"
+    )
     scores = (best_group(result) or result)["normalized"]
     by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
     if result["references_of_data"]:
         by += f" {escape(sentence(tested_elsewhere(result['references_of_data'])))}"
     chosen = (
-        " The best setting is chosen by the returns that it is then measured by, so it flatters." if best_group(result) else ""
+        " The best setting is chosen by the returns that it is then measured by, so it flatters."
+        if best_group(result)
+        else ""
     )
     few = ""
     if size == 1:
@@ -82,19 +110,24 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
     elif size < FEW:
         few = " Of so few members the interval is somewhat too narrow."
     return (
-        f'<p class="soft">IQM: mean over the middle half of the members (their mean returns over {tests}). Interval: 95%, '
-        f"bootstrap over members and over the episodes that they share (after Agarwal et al. 2021).{few}{chosen}{by}</p>"
+        '<p class="soft">IQM: mean over the middle half of the members (their mean returns over'
+        f" {tests}). Interval: 95%, bootstrap over members and over the episodes that they share"
+        f" (after Agarwal et al. 2021).{few}{chosen}{by}</p>"
     )
 
 
 def aggregates_section(result: dict[str, Any]) -> str:
-    """IQM, median, mean and optimality gap side by side, for each setting: papers report one or the other."""
+    """IQM, median, mean and optimality gap side by side, for each setting: papers report one or the
+    other.
+    """
     members = [group["members"] for group in result["groups"]] or [result["members"]]
     known = result["iqm"] is not None or any(group["iqm"] is not None for group in result["groups"])
     if not known or max(map(len, members)) == 1:  # of one member all are its mean
         return ""
     names = ["iqm", "median", "mean"]
-    found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [("all members", result)]
+    found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [
+        ("all members", result)
+    ]
     rows = [[name, *(_with_interval(group, key) for key in names)] for name, group in found]
     head = ["setting", "IQM", "median", "mean"]
     note = "All are over members' mean returns, with 95% intervals."
@@ -102,12 +135,21 @@ def aggregates_section(result: dict[str, Any]) -> str:
         head.append("optimality gap")
         for row, (_, group) in zip(rows, found, strict=True):
             row.append(_with_interval(group["normalized"], "optimality_gap"))
-        note += " Optimality gap: how far normalised scores fall short of 100 on average; lower is better."
-    return section("IQM, median, mean", table(head, rows, kind="scroll names"), paragraph(note, "soft"))
+        note += (
+            " Optimality gap: how far normalised scores fall short of 100 on average; lower is"
+            " better."
+        )
+    return section(
+        "IQM, median, mean", table(head, rows, kind="scroll names"), paragraph(note, "soft")
+    )
 
 
 def _with_interval(aggregate: dict[str, Any], name: str) -> str:
-    return f"{number(aggregate[name])} {interval(aggregate, name)}" if aggregate[name] is not None else NOTHING
+    return (
+        f"{number(aggregate[name])} {interval(aggregate, name)}"
+        if aggregate[name] is not None
+        else NOTHING
+    )
 
 
 def _member_line(member: dict[str, Any], swept: Sequence[str]) -> list[str]:
@@ -129,12 +171,22 @@ def three_ways_section(run: RunRecord, samples: int, seed: int) -> str:
     if not groups:
         return ""
     rows = [
-        [setting_name(group.swept) or "all members", *(aggregate_words(a) for a in (group.last, group.last_third, group.best))]
+        [
+            setting_name(group.swept) or "all members",
+            *(aggregate_words(a) for a in (group.last, group.last_third, group.best)),
+        ]
         for group in groups
     ]
     head = ["setting", "last test", "mean over last third", "each member's best test"]
-    note = "IQM and its 95% interval. The best test is chosen by the returns that it is then measured by, so it flatters."
-    return section("Last, mean over last third, best", table(head, rows, kind="scroll names"), paragraph(note, "soft"))
+    note = (
+        "IQM and its 95% interval. The best test is chosen by the returns that it is then measured"
+        " by, so it flatters."
+    )
+    return section(
+        "Last, mean over last third, best",
+        table(head, rows, kind="scroll names"),
+        paragraph(note, "soft"),
+    )
 
 
 def aggregate_words(score: Aggregate) -> str:

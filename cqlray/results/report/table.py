@@ -23,14 +23,21 @@ from cqlray.results.statistics.summary import RunRecord
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
-    """A line for each member, then the aggregate of all, of each setting of a sweep, and the references.
+    """A line for each member, then the aggregate of all, of each setting of a sweep, and the
+    references.
 
     Args:
         summary: what `summarize` returned.
         run: the record that it is about.
     """
     swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
-    table = Table(title=Text(title(run)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=Text(title(run)),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
     for name in ("member", "seed"):
         table.add_column(name, **numbers)
@@ -44,14 +51,26 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         table.add_row(*map(Text, cells))  # Text: what stands in square brackets is no markup
 
     def add_line(name: str, setting: dict[str, Any], value: float | None, note: str = "") -> None:
-        add(name, "", *(setting_value(setting[key]) if key in setting else "" for key in swept), "", number(value), note)
+        add(
+            name,
+            "",
+            *(setting_value(setting[key]) if key in setting else "" for key in swept),
+            "",
+            number(value),
+            note,
+        )
 
     for member in summary["members"]:
         returns = member["returns"]
         spread = f"{number(np.min(returns))} to {number(np.max(returns))}" if returns else NOTHING
         values = [setting_value(member[name]) for name in swept]
         add(
-            str(member["member"]), str(member["seed"]), *values, count(member["updates"]), number(member["mean_return"]), spread
+            str(member["member"]),
+            str(member["seed"]),
+            *values,
+            count(member["updates"]),
+            number(member["mean_return"]),
+            spread,
         )
     table.add_section()
     for group in summary["groups"]:
@@ -74,4 +93,7 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
 
 def title(run: RunRecord) -> str:
     """The environment and how long the students were trained."""
-    return f"{run.config['env']['id']}: CQL, {run.config['cql']['num_updates']:,} updates for each member"
+    return (
+        f"{run.config['env']['id']}: CQL, {run.config['cql']['num_updates']:,} updates for each"
+        " member"
+    )

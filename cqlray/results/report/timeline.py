@@ -22,7 +22,9 @@ class Session:
 
 @dataclass(frozen=True)
 class Span:
-    """A stage in one session; seconds at work since the run began, the time between sessions left out."""
+    """A stage in one session; seconds at work since the run began, the time between sessions left
+    out.
+    """
 
     stage: str
     begin: float
@@ -77,7 +79,11 @@ def time_line(events: Sequence[Row], running: bool) -> TimeLine:
     line = TimeLine()
     if not events:
         return line
-    starts = [index for index, row in enumerate(events) if row["event"] == "session" and row["what"] in ("began", "resumed")]
+    starts = [
+        index
+        for index, row in enumerate(events)
+        if row["event"] == "session" and row["what"] in ("began", "resumed")
+    ]
     starts = starts if starts[:1] == [0] else [0, *starts]
     worked = 0.0
     for first, following in zip(starts, [*starts[1:], len(events)], strict=True):
@@ -99,7 +105,11 @@ def of_stages(stages: dict[str, float]) -> TimeLine:
 
 
 def _session(rows: Sequence[Row], worked: float, running: bool) -> Session:
-    endings = [row["what"] for row in rows if row["event"] == "session" and row["what"] in ("stopped", "finished")]
+    endings = [
+        row["what"]
+        for row in rows
+        if row["event"] == "session" and row["what"] in ("stopped", "finished")
+    ]
     ending = endings[-1] if endings else "under way" if running else "killed"
     host = str(rows[0].get("host") or "")
     return Session(rows[0]["at"], worked, host, max(0.0, rows[-1]["at"] - rows[0]["at"]), ending)
@@ -114,7 +124,9 @@ def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> 
             case "stage" if row["what"] == "began":
                 stage, begin, open_stage = row["stage"], at, True
             case "stage":
-                line.spans.append(Span(row["stage"], begin if row["stage"] == stage else session.start, at))
+                line.spans.append(
+                    Span(row["stage"], begin if row["stage"] == stage else session.start, at)
+                )
                 open_stage = False
             case "busy":
                 own = line.busy.setdefault((row["stage"], row["role"]), Busy())
@@ -133,4 +145,6 @@ def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> 
 
 def _shows_progress(row: Row) -> bool:
     """Whether the row could only be written by a run that went on."""
-    return row["event"] == "frozen" or (row["event"] in ("stage", "session") and row["what"] in ("ended", "finished"))
+    return row["event"] == "frozen" or (
+        row["event"] in ("stage", "session") and row["what"] in ("ended", "finished")
+    )

@@ -18,12 +18,18 @@ ENDINGS = {
     "killed": "cut off: the process or its machine was lost",
     "under way": "under way",
 }
-MARKERS = (("death", "X", COLOURS[1], "a process died"), ("frozen", "D", COLOURS[3], "a member was frozen"))
+MARKERS = (
+    ("death", "X", COLOURS[1], "a process died"),
+    ("frozen", "D", COLOURS[3], "a member was frozen"),
+)
 _UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
 def timeline_section(run: RunRecord, events: Sequence[Row]) -> str:
-    """The section; empty where nothing is known of the run's time. `events` are the rows of events.jsonl."""
+    """The section; empty where nothing is known of the run's time.
+
+    `events` are the rows of events.jsonl.
+    """
     line = time_line(events, run.running)
     stages = _seconds(run, line)
     drawn = line if line.spans else of_stages(stages)
@@ -34,25 +40,41 @@ def timeline_section(run: RunRecord, events: Sequence[Row]) -> str:
         "Time line",
         figures(figure(_draw(drawn), _alt(drawn, stages), _caption(drawn))),
         _stages(stages, line),
-        _sessions(line.sessions) if len(line.sessions) > 1 or any(s.ending == "killed" for s in line.sessions) else "",
+        (
+            _sessions(line.sessions)
+            if len(line.sessions) > 1 or any(s.ending == "killed" for s in line.sessions)
+            else ""
+        ),
         _marks(line.marks),
-        paragraph(f"The whole run took {duration(whole)}, tests included.", "soft") if whole else "",
+        (
+            paragraph(f"The whole run took {duration(whole)}, tests included.", "soft")
+            if whole
+            else ""
+        ),
     )
 
 
 def _seconds(run: RunRecord, line: TimeLine) -> dict[str, float]:
-    """Of each stage over all sessions; the manifest does not have the stage yet that a running run is in."""
+    """Of each stage over all sessions; the manifest does not have the stage yet that a running run
+    is in.
+    """
     seconds = dict(run.manifest.get("stages", {}))
     for span in line.spans:
         if span.stage not in seconds:
-            seconds[span.stage] = sum(own.end - own.begin for own in line.spans if own.stage == span.stage)
+            seconds[span.stage] = sum(
+                own.end - own.begin for own in line.spans if own.stage == span.stage
+            )
     return seconds
 
 
 def _stages(stages: dict[str, float], line: TimeLine) -> str:
-    """A line for each role of each stage: busy is the share of its processes' time that they were at work."""
+    """A line for each role of each stage: busy is the share of its processes' time that they were
+    at work.
+    """
     if not line.busy:
-        return table(["stage", "took"], [[stage, duration(seconds)] for stage, seconds in stages.items()])
+        return table(
+            ["stage", "took"], [[stage, duration(seconds)] for stage, seconds in stages.items()]
+        )
     rows = []
     for stage, seconds in stages.items():
         roles = [(role, busy) for (own, role), busy in line.busy.items() if own == stage]
@@ -62,7 +84,10 @@ def _stages(stages: dict[str, float], line: TimeLine) -> str:
 
 
 def _sessions(sessions: Sequence[Session]) -> str:
-    rows = [[_date(s.began), s.host or NOTHING, ENDINGS[s.ending], duration(s.seconds)] for s in sessions]
+    rows = [
+        [_date(s.began), s.host or NOTHING, ENDINGS[s.ending], duration(s.seconds)]
+        for s in sessions
+    ]
     return table(["session began (UTC)", "host", "then", "lasted"], rows, text=3)
 
 
@@ -97,28 +122,43 @@ def _caption(line: TimeLine) -> str:
 
 
 def _draw(line: TimeLine) -> str:
-    """A bar for each stage in each session, a row for each stage; sessions are parted by dashed lines."""
+    """A bar for each stage in each session, a row for each stage; sessions are parted by dashed
+    lines.
+    """
     stages = list(dict.fromkeys(span.stage for span in line.spans))
     total = max([span.end for span in line.spans] + [mark.at for mark in line.marks])
     size, unit = next((size, unit) for least, size, unit in _UNITS if total >= least)
     with svg_figure() as (drawn, svg):
         axes = drawn.add_subplot(xlabel=f"{unit} at work")
         for span in line.spans:
-            width = max(span.end - span.begin, total / 400) / size  # what took no time is still seen
+            width = (
+                max(span.end - span.begin, total / 400) / size
+            )  # what took no time is still seen
             axes.barh(stages.index(span.stage), width, 0.62, span.begin / size, color=COLOURS[5])
         for session in line.sessions[1:]:
             label = "a new session" if session is line.sessions[1] else None
-            axes.axvline(session.start / size, color="black", linestyle="--", linewidth=1.0, label=label)
+            axes.axvline(
+                session.start / size, color="black", linestyle="--", linewidth=1.0, label=label
+            )
         for kind, marker, colour, label in MARKERS:
             own = [mark for mark in line.marks if mark.kind == kind and mark.stage in stages]
             if own:
                 heights = [stages.index(mark.stage) for mark in own]
-                axes.plot([mark.at / size for mark in own], heights, marker, color=colour, markersize=8, label=label)
+                axes.plot(
+                    [mark.at / size for mark in own],
+                    heights,
+                    marker,
+                    color=colour,
+                    markersize=8,
+                    label=label,
+                )
         axes.set_yticks(range(len(stages)), stages)
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.set_xlim(0.0, total / size * 1.02 or 1.0)
         axes.grid(False, axis="y")
         if axes.get_legend_handles_labels()[0]:
             legend_below(drawn, axes)
-        drawn.set_size_inches(WIDTH, 0.75 + BAR_ROW * len(stages) + LEGEND_ROW * bool(drawn.legends))
+        drawn.set_size_inches(
+            WIDTH, 0.75 + BAR_ROW * len(stages) + LEGEND_ROW * bool(drawn.legends)
+        )
     return svg.getvalue()

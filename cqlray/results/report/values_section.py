@@ -21,15 +21,28 @@ def values_section(run: RunRecord, samples: int, seed: int) -> str:
     checks = check_bounds(run, samples, seed)
     told = list(map(paragraph, [*map(_bound, checks), *map(_verdict, found)]))
     if len(checks) > MOST_WEIGHTS:
-        told = [paragraph(_overview(checks)), folded(f"Each of the {len(checks)} conservative weights", "\n".join(told))]
+        told = [
+            paragraph(_overview(checks)),
+            folded(f"Each of the {len(checks)} conservative weights", "\n".join(told)),
+        ]
     if run.config["cql"]["entropy_backup"]:
-        told.append(paragraph("Here values hold the entropy bonus (cql.entropy_backup), which returns do not."))
+        told.append(
+            paragraph(
+                "Here values hold the entropy bonus (cql.entropy_backup), which returns do not."
+            )
+        )
     note = (
-        "Observed: the discounted sum of rewards as trained on, plus the critics' own discounted value where the time limit "
-        "cut an episode off."
+        "Observed: the discounted sum of rewards as trained on, plus the critics' own discounted"
+        " value where the time limit cut an episode off."
     )
-    words = "Value of the first state against the discounted return of the same episodes, in rewards as trained on."
-    alt = f"Scatter plot of values against observed returns. {' '.join(map(_verdict, found[:MOST_WEIGHTS]))}"
+    words = (
+        "Value of the first state against the discounted return of the same episodes, in rewards as"
+        " trained on."
+    )
+    alt = (
+        "Scatter plot of values against observed returns."
+        f" {' '.join(map(_verdict, found[:MOST_WEIGHTS]))}"
+    )
     drawn = figure(plots.value_calibration(run), alt, words) if plots.comparable_tests(run) else ""
     return section("Do values stay below returns?", *told, figures(drawn), paragraph(note, "soft"))
 
@@ -37,7 +50,10 @@ def values_section(run: RunRecord, samples: int, seed: int) -> str:
 def _overview(checks: Sequence[BoundCheck]) -> str:
     """Of how many conservative weights the lower bound held."""
     held = [check.overall.held for check in checks]
-    counts = f"it held for {held.count(True)}, did not hold for {held.count(False)}, cannot be told for {held.count(None)}"
+    counts = (
+        f"it held for {held.count(True)}, did not hold for {held.count(False)}, cannot be told for"
+        f" {held.count(None)}"
+    )
     return f"The lower bound: {counts} of {len(checks)} conservative weights."
 
 
@@ -46,8 +62,14 @@ def _bound(check: BoundCheck) -> str:
     weight, size = f"Conservative weight {check.conservative_weight:g}", len(check.members)
     if check.overall.held is None:
         return f"{weight}: whether the lower bound held {check.overall.verdict}."
-    counts = f"it held in {check.count(True)}, did not hold in {check.count(False)}, cannot be told in {check.count(None)}"
-    return f"{weight}: the lower bound {check.overall.verdict}; {counts} of {size} member{'s' * (size != 1)}."
+    counts = (
+        f"it held in {check.count(True)}, did not hold in {check.count(False)}, cannot be told in"
+        f" {check.count(None)}"
+    )
+    return (
+        f"{weight}: the lower bound {check.overall.verdict}; {counts} of {size}"
+        f" member{'s' * (size != 1)}."
+    )
 
 
 def _verdict(calibration: Calibration) -> str:
@@ -57,7 +79,7 @@ def _verdict(calibration: Calibration) -> str:
     advice = "" if excess <= 0 else " They overestimate; a higher conservative weight lowers them."
     always = "always " if calibration.below == calibration.tests else ""
     return (
-        f"Conservative weight {calibration.conservative_weight:g}: at the last test values are {ended} observed returns, by "
-        f"{number(abs(excess))} on average; they were {always}at or below them in {calibration.below} of "
-        f"{calibration.tests} tests.{advice}"
+        f"Conservative weight {calibration.conservative_weight:g}: at the last test values are"
+        f" {ended} observed returns, by {number(abs(excess))} on average; they were {always}at or"
+        f" below them in {calibration.below} of {calibration.tests} tests.{advice}"
     )

@@ -1,10 +1,11 @@
 """Values against returns: did the critics' lower bound hold?
 
-CQL means its critics to understate what the policy earns from the first state on. The excess of an episode is
-min_i Q_i(s_0, pi(s_0)) minus what it then brought, the discounted sum of its rewards as trained on and, where the time limit
-cut it off, the critics' own discounted value of the rest. That last part shares the critics' error: where the error is the
-same everywhere, an excess is that error times 1 - discount^length. Where the error grows along an episode the excess may
-even have the other sign, so that nothing is said of episodes that are cut short while the rest still counts for much.
+CQL means its critics to understate what the policy earns from the first state on. The excess of an
+episode is min_i Q_i(s_0, pi(s_0)) minus what it then brought, the discounted sum of its rewards as
+trained on and, where the time limit cut it off, the critics' own discounted value of the rest. That
+last part shares the critics' error: where the error is the same everywhere, an excess is that error
+times 1 - discount^length. Where the error grows along an episode the excess may even have the other
+sign, so that nothing is said of episodes that are cut short while the rest still counts for much.
 """
 
 from __future__ import annotations
@@ -19,16 +20,28 @@ from scipy.special import stdtrit
 
 from cqlray import seeding
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
-from cqlray.results.statistics.summary import Row, RunRecord, conservative_weight, observed_return, student_rows
+from cqlray.results.statistics.summary import (
+    Row,
+    RunRecord,
+    conservative_weight,
+    observed_return,
+    student_rows,
+)
 
-MIN_RESAMPLED = 5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
-CUT_SHORT = 0.5  # mean discount of what the time limit hid: beyond it, critics would mostly be compared with themselves
+MIN_RESAMPLED = (
+    5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
+)
+# mean discount of what the time limit hid: beyond it, critics would mostly be compared with
+# themselves
+CUT_SHORT = 0.5
 NOTHING = Interval(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class Excess:
-    """Mean of value minus observed return, in rewards as trained on, and what can be said of its sign."""
+    """Mean of value minus observed return, in rewards as trained on, and what can be said of its
+    sign.
+    """
 
     mean: float
     interval: Interval
@@ -50,7 +63,10 @@ class Excess:
     def verdict(self) -> str:
         """In plain words."""
         if self.cut_short:
-            return "cannot be told: the time limit ends episodes so early that most of what follows is the critics' own guess"
+            return (
+                "cannot be told: the time limit ends episodes so early that most of what follows is"
+                " the critics' own guess"
+            )
         if self.held is None:
             return f"cannot be told from {self.episodes} episode{'s' if self.episodes != 1 else ''}"
         size = f"{self.mean:,.0f}" if self.mean >= 1000.0 else f"{self.mean:.3g}"
@@ -63,19 +79,23 @@ class BoundCheck:
 
     conservative_weight: float
     overall: Excess
-    """Mean over members; the interval resamples members and episodes, so members that disagree leave it open. Two or
-    three members that agree settle it: the verdict is then about these members more than about training. With one member
-    it is that member's own."""
+    """Mean over members; the interval resamples members and episodes, so members that disagree
+    leave it open. Two or three members that agree settle it: the verdict is then about these
+    members more than about training. With one member it is that member's own.
+    """
     members: dict[int, Excess]
     """Of each member that has been tested. Its interval is about this one policy and critic."""
 
     def count(self, held: bool | None) -> int:
-        """Members whose bound held (True), did not hold (False), or of which it cannot be told (None)."""
+        """Members whose bound held (True), did not hold (False), or of which it cannot be told
+        (None).
+        """
         return sum(excess.held is held for excess in self.members.values())
 
 
 def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck]:
-    """One for each conservative weight of the run, rising; weights without a test that can be compared are left out.
+    """One for each conservative weight of the run, rising; weights without a test that can be
+    compared are left out.
 
     A value that was not finite is not passed over: of its member and weight nothing can be told.
 
@@ -90,7 +110,10 @@ def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck
         rows = [row for row in student_rows(run, entry["member"]).values() if "value" in row]
         if rows and weight is not None:
             tested.setdefault(weight, {})[entry["member"]] = rows[-1]
-    generators = (np.random.default_rng(seeding.stream(seed, "calibration", index)) for index in range(len(tested)))
+    generators = (
+        np.random.default_rng(seeding.stream(seed, "calibration", index))
+        for index in range(len(tested))
+    )
     return [
         _check(weight, rows, generator, num_samples)
         for (weight, rows), generator in zip(sorted(tested.items()), generators, strict=True)
@@ -105,7 +128,9 @@ def member_excess(excesses: ArrayLike) -> Excess:
     """
     values = np.asarray(excesses, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"excesses have shape {values.shape}; they should be [episodes], at least one")
+        raise ValueError(
+            f"excesses have shape {values.shape}; they should be [episodes], at least one"
+        )
     centre, episodes = float(values.mean()), len(values)
     if episodes == 1 or not np.isfinite(values).all():
         return Excess(centre, NOTHING, episodes)
@@ -113,14 +138,19 @@ def member_excess(excesses: ArrayLike) -> Excess:
     return Excess(centre, Interval(centre - half, centre + half), episodes)
 
 
-def _check(weight: float, rows: dict[int, Row], generator: np.random.Generator, num_samples: int) -> BoundCheck:
+def _check(
+    weight: float, rows: dict[int, Row], generator: np.random.Generator, num_samples: int
+) -> BoundCheck:
     members = {member: _of_row(row) for member, row in rows.items()}
     if len(members) == 1:
         return BoundCheck(weight, next(iter(members.values())), members)
     scores = _matrix(list(rows.values()))
     enough = scores.size >= MIN_RESAMPLED and np.isfinite(scores).all()
     ends = interval(scores, mean, generator, num_samples) if enough else NOTHING
-    episodes, cut_short = sum(e.episodes for e in members.values()), any(e.cut_short for e in members.values())
+    episodes, cut_short = (
+        sum(e.episodes for e in members.values()),
+        any(e.cut_short for e in members.values()),
+    )
     return BoundCheck(weight, Excess(float(scores.mean()), ends, episodes, cut_short), members)
 
 
@@ -134,7 +164,9 @@ def _of_row(row: Row) -> Excess:
 
 
 def _matrix(rows: Sequence[Row]) -> Floats:
-    """[members, episodes]; [members, 1], each member's mean, where episodes were not kept or differ in number."""
+    """[members, episodes]; [members, 1], each member's mean, where episodes were not kept or differ
+    in number.
+    """
     excesses = [_excesses(row) for row in rows]
     kept = [values for values in excesses if values is not None]
     if len(kept) == len(rows) and len({len(values) for values in kept}) == 1:
@@ -145,7 +177,11 @@ def _matrix(rows: Sequence[Row]) -> Floats:
 def _excesses(row: Row) -> Floats | None:
     """[episodes] as the row has them, null as NaN; None where it has none."""
     values = row.get("excesses")
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64) if values else None
+    return (
+        np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        if values
+        else None
+    )
 
 
 def _mean_excess(row: Row) -> float:

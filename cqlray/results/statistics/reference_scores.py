@@ -1,8 +1,10 @@
-"""Normalised scores: 0 is a random policy, 100 the reference (an expert), as D4RL has them (Fu et al. 2020, arXiv 2004.07219).
+"""Normalised scores: 0 is a random policy, 100 the reference (an expert), as D4RL has them (Fu et
+al. 2020, arXiv 2004.07219).
 
-The figures are D4RL's own: REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (version 1.1), each compared with the
-ref_min_score and ref_max_score that d4rl registers the environment with, or (ant) with another project's copy of the table.
-What stands in one of them alone is left out: maze2d's v0 and eval mazes, antmaze's v1, flow, PyBullet.
+The figures are D4RL's own: REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (version 1.1), each
+compared with the ref_min_score and ref_max_score that d4rl registers the environment with, or (ant)
+with another project's copy of the table. What stands in one of them alone is left out: maze2d's v0
+and eval mazes, antmaze's v1, flow, PyBullet.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from typing import Any
 
 _LOCOMOTION = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 _ADROIT = ("human", "cloned", "expert")
-_ANTMAZE = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
+_ANTMAZE = (
+    "umaze",
+    "umaze-diverse",
+    "medium-play",
+    "medium-diverse",
+    "large-play",
+    "large-diverse",
+)
 _KITCHEN = ("complete", "partial", "mixed")
 
 
@@ -60,21 +69,26 @@ def _d4rl_table() -> dict[str, tuple[float, float]]:
     )
     for task, kinds, versions, scores in families:
         table |= {f"{task}-{kind}-v{version}": scores for kind in kinds for version in versions}
-    return {name: scores for name, scores in table.items() if not re.search("full-replay-v0$", name)}
+    return {
+        name: scores for name, scores in table.items() if not re.search("full-replay-v0$", name)
+    }
 
 
 _D4RL = _d4rl_table()
-# Minari's ports of the Adroit data are D4RL's v1 episodes, replayed; its other ports have other rewards or goals.
+# Minari's ports of the Adroit data are D4RL's v1 episodes, replayed; its other ports have other
+# rewards or goals.
 _MINARI_ADROIT = re.compile(r"D4RL/(pen|hammer|door|relocate)/(human|cloned|expert)-v\d+")
 
 
 def d4rl_reference(name: str) -> tuple[float, float] | None:
-    """(random, expert) mean returns that D4RL published for a data set; None where it published none.
+    """(random, expert) mean returns that D4RL published for a data set; None where it published
+    none.
 
     Args:
-        name: D4RL's name (halfcheetah-medium-v2), its file's name (halfcheetah_medium-v2.hdf5), a path or URI that ends in
-            one, or the id of Minari's port of Adroit data (D4RL/pen/human-v2, with or without `minari:`). Minari's
-            mujoco/... data sets are of other environments, with scores of their own in their metadata.
+        name: D4RL's name (halfcheetah-medium-v2), its file's name (halfcheetah_medium-v2.hdf5), a
+            path or URI that ends in one, or the id of Minari's port of Adroit data
+            (D4RL/pen/human-v2, with or without `minari:`). Minari's mujoco/... data sets are of
+            other environments, with scores of their own in their metadata.
     """
     ported = _MINARI_ADROIT.fullmatch(name.removeprefix("minari:"))
     if ported:
@@ -91,23 +105,32 @@ def normalized(score: float, random: float, reference: float) -> float:
 
 
 def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
-    """What a data set's scores are normalised by: its own reference scores, D4RL's where it is one of D4RL's, or the means
-    of the teacher and the random policy that cqlray tested when it collected it; None where there is none of these.
+    """What a data set's scores are normalised by: its own reference scores, D4RL's where it is one
+    of D4RL's, or the means of the teacher and the random policy that cqlray tested when it
+    collected it; None where there is none of these.
 
     Args:
         description: what dataset.json holds.
     """
     own = description.get("reference_scores")
     if isinstance(own, Mapping) and {"random", "expert"} <= set(own):
-        return ReferenceScores(float(own["random"]), float(own["expert"]), "the data set's own reference scores")
+        return ReferenceScores(
+            float(own["random"]), float(own["expert"]), "the data set's own reference scores"
+        )
     published = {_published(origin) for origin in _origins(description.get("provenance"))}
-    if len(published) == 1 and (scores := published.pop()) is not None:  # data joined from several sources must agree
+    if (
+        len(published) == 1 and (scores := published.pop()) is not None
+    ):  # data joined from several sources must agree
         return ReferenceScores(*scores, "D4RL's published reference scores")
     tested = description.get("reference_returns")
     if isinstance(tested, Mapping) and tested.get("random") and tested.get("teacher"):
-        random, teacher = (sum(tested[policy]) / len(tested[policy]) for policy in ("random", "teacher"))
+        random, teacher = (
+            sum(tested[policy]) / len(tested[policy]) for policy in ("random", "teacher")
+        )
         if teacher > random:  # else a better policy would have a lower score
-            return ReferenceScores(random, teacher, "the random policy and the teacher of this data set")
+            return ReferenceScores(
+                random, teacher, "the random policy and the teacher of this data set"
+            )
     return None
 
 
@@ -121,8 +144,14 @@ def _origins(provenance: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _published(origin: Mapping[str, Any]) -> tuple[float, float] | None:
-    """D4RL's scores of a source of the data, known by its Minari id or by the name of a file in D4RL's format."""
+    """D4RL's scores of a source of the data, known by its Minari id or by the name of a file in
+    D4RL's format.
+    """
     minari_id, source = origin.get("minari_id"), origin.get("source")
     if isinstance(minari_id, str):
         return d4rl_reference(f"minari:{minari_id}")
-    return d4rl_reference(source) if origin.get("format") == "d4rl" and isinstance(source, str) else None
+    return (
+        d4rl_reference(source)
+        if origin.get("format") == "d4rl" and isinstance(source, str)
+        else None
+    )

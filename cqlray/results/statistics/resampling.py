@@ -1,9 +1,11 @@
-"""What a run's few seeds can honestly say: the statistics of Agarwal et al. 2021 (arXiv 2108.13264) with bootstrap intervals.
+"""What a run's few seeds can honestly say: the statistics of Agarwal et al. 2021 (arXiv 2108.13264)
+with bootstrap intervals.
 
-Scores are a matrix [members, columns]; members (trainings that differ in their seed) are the independent units. A column
-is an episode (`crossed` resamples) or an environment (`stratified` resamples). A statistic takes [..., members, columns]
-to [...]; a matrix with a NaN has NaN. A member's score in an environment is its mean over episodes: `of_members` makes a
-statistic of scores one of [members, episodes].
+Scores are a matrix [members, columns]; members (trainings that differ in their seed) are the
+independent units. A column is an episode (`crossed` resamples) or an environment (`stratified`
+resamples). A statistic takes [..., members, columns] to [...]; a matrix with a NaN has NaN. A
+member's score in an environment is its mean over episodes: `of_members` makes a statistic of scores
+one of [members, episodes].
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ class Interval(NamedTuple):
 def iqm(scores: ArrayLike) -> float:
     """Interquartile mean: the mean of the middle half of all entries, whatever their shape.
 
-    A quarter of the entries, rounded down, is left out at each end, as scipy.stats.trim_mean(scores, 0.25) does. It is
-    less moved by one lucky seed than the mean, and sees more of the data than the median. A NaN makes it NaN.
+    A quarter of the entries, rounded down, is left out at each end, as
+    scipy.stats.trim_mean(scores, 0.25) does. It is less moved by one lucky seed than the mean, and
+    sees more of the data than the median. A NaN makes it NaN.
 
     Raises:
         ValueError: there are no scores.
@@ -66,7 +69,8 @@ def median_of_environments(values: Floats) -> Floats:
 
 
 def optimality_gap(values: Floats, threshold: float = 100.0) -> Floats:
-    """How far the entries fall short of a threshold on average; what lies above it counts as just reaching it.
+    """How far the entries fall short of a threshold on average; what lies above it counts as just
+    reaching it.
 
     The default is for normalised scores, where 100 is the reference. Lower is better.
     """
@@ -74,10 +78,12 @@ def optimality_gap(values: Floats, threshold: float = 100.0) -> Floats:
 
 
 def of_members(statistic: Statistic) -> Statistic:
-    """A statistic of members' scores, taken of [..., members, episodes]: a score is the mean of a member's episodes.
+    """A statistic of members' scores, taken of [..., members, episodes]: a score is the mean of a
+    member's episodes.
 
-    Were the middle half of all episodes taken instead, easy and hard first states would be left out, not lucky and unlucky
-    trainings, and what is left would be no mean return to set beside another.
+    Were the middle half of all episodes taken instead, easy and hard first states would be left
+    out, not lucky and unlucky trainings, and what is left would be no mean return to set beside
+    another.
     """
     return lambda values: statistic(values.mean(axis=-1, keepdims=True))
 
@@ -92,12 +98,14 @@ def estimate(scores: ArrayLike, statistic: Statistic) -> float:
 
 
 def crossed(values: Floats, generator: np.random.Generator, count: int) -> Floats:
-    """Resamples of [members, episodes]: members with replacement, and episodes with replacement, the same ones for each.
+    """Resamples of [members, episodes]: members with replacement, and episodes with replacement,
+    the same ones for each.
 
-    Both are samples: other seeds would have been trained otherwise, and other episodes would have begun elsewhere. All
-    members play the same episodes (a column has one seed), so an easy first state is easy for each of them and does not
-    average out over members; episodes drawn for each member by itself would claim that it does, and give far too narrow an
-    interval (Owen 2007, "The pigeonhole bootstrap", on resampling rows and columns). With one member only episodes are
+    Both are samples: other seeds would have been trained otherwise, and other episodes would have
+    begun elsewhere. All members play the same episodes (a column has one seed), so an easy first
+    state is easy for each of them and does not average out over members; episodes drawn for each
+    member by itself would claim that it does, and give far too narrow an interval (Owen 2007, "The
+    pigeonhole bootstrap", on resampling rows and columns). With one member only episodes are
     resampled: the interval is then about that one policy, not about training.
     """
     members, episodes = values.shape
@@ -107,10 +115,11 @@ def crossed(values: Floats, generator: np.random.Generator, count: int) -> Float
 
 
 def stratified(values: Floats, generator: np.random.Generator, count: int) -> Floats:
-    """Resamples of [members, environments]: members with replacement within each environment, environments kept.
+    """Resamples of [members, environments]: members with replacement within each environment,
+    environments kept.
 
-    Every environment was trained on afresh, so a row's entries are no more alike than those of different rows. The
-    environments are taken as the ones that matter, not as a sample of others.
+    Every environment was trained on afresh, so a row's entries are no more alike than those of
+    different rows. The environments are taken as the ones that matter, not as a sample of others.
     """
     members, environments = values.shape
     drawn = generator.integers(members, size=(count, members, environments))
@@ -158,7 +167,9 @@ def iqm_of_members(scores: ArrayLike) -> float:
     return estimate(scores, of_members(interquartile_mean))
 
 
-def iqm_interval(scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95) -> Interval:
+def iqm_interval(
+    scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95
+) -> Interval:
     """`interval` of `iqm_of_members`, members and episodes resampled."""
     return interval(scores, of_members(interquartile_mean), generator, num_samples, level)
 
@@ -171,12 +182,17 @@ def score_matrix(scores: ArrayLike) -> Floats:
     """
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"scores have shape {values.shape}; they should be [members, episodes], at least one of each")
+        raise ValueError(
+            f"scores have shape {values.shape}; they should be [members, episodes], at least one of"
+            " each"
+        )
     return values
 
 
 def chunks(num_samples: int, elements: int) -> list[int]:
-    """Sizes that add up to the number of resamples, each small enough for its resamples of so many elements to be held."""
+    """Sizes that add up to the number of resamples, each small enough for its resamples of so many
+    elements to be held.
+    """
     chunk = max(1, ELEMENTS_PER_CHUNK // elements)
     return [min(chunk, num_samples - done) for done in range(0, num_samples, chunk)]
 
@@ -193,7 +209,9 @@ def _flattened(values: Floats) -> Floats:
 
 
 def _middle_mean(values: Floats) -> Floats:
-    """[..., n] -> [...]: mean of what is left of the last axis without its lowest and highest quarter."""
+    """[..., n] -> [...]: mean of what is left of the last axis without its lowest and highest
+    quarter.
+    """
     size = values.shape[-1]
     cut = size // 4
     middle = np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut]

@@ -1,7 +1,8 @@
 """Last, best and mean-over-last-third scores of members and of settings, side by side.
 
-Papers report one or another of the three, and the choice alone can move a result by ten normalised points. They are never
-mixed here: each column is of one kind, taken at the same tests for all members.
+Papers report one or another of the three, and the choice alone can move a result by ten normalised
+points. They are never mixed here: each column is of one kind, taken at the same tests for all
+members.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ class MemberScores:
     last: float
     """At the last test."""
     best: float
-    """At the test with the highest mean. Chosen by the returns that it is then measured by, so it flatters, and the more
-    tests there are the more; without the environment nobody could have chosen it."""
+    """At the test with the highest mean. Chosen by the returns that it is then measured by, so it
+    flatters, and the more tests there are the more; without the environment nobody could have
+    chosen it.
+    """
     best_updates: int | None
     """Update count of that test, the first of equals; None where best is NaN."""
     last_third: float
@@ -58,9 +61,9 @@ class GroupScores:
 
 
 def member_scores(run: RunRecord) -> list[MemberScores]:
-    """The scores of each member of the run, at the tests that all members had: the best of more tests would be no fair
-    match. Where there are no such tests (a member was not tested yet) each member stands with its own; one without any
-    is left out.
+    """The scores of each member of the run, at the tests that all members had: the best of more
+    tests would be no fair match. Where there are no such tests (a member was not tested yet) each
+    member stands with its own; one without any is left out.
     """
     shared = common_updates(run, _everyone(run))
     found = []
@@ -72,8 +75,9 @@ def member_scores(run: RunRecord) -> list[MemberScores]:
 
 
 def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScores]:
-    """The scores of each setting of the sweep (one without a sweep), at the tests that all members of the run had; where
-    there are none, at those that the setting's members had. A setting without any is left out.
+    """The scores of each setting of the sweep (one without a sweep), at the tests that all members
+    of the run had; where there are none, at those that the setting's members had. A setting without
+    any is left out.
 
     `last` is the IQM that `summarize` gives for the group.
 
@@ -96,7 +100,9 @@ def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScore
                     updates=updates,
                     last=_aggregate([returns[-1] for returns in tested], num_samples, seed),
                     best=_aggregate(best, num_samples, seed),
-                    last_third=_aggregate([_last_third(returns).mean(axis=0) for returns in tested], num_samples, seed),
+                    last_third=_aggregate(
+                        [_last_third(returns).mean(axis=0) for returns in tested], num_samples, seed
+                    ),
                 )
             )
     return found
@@ -113,8 +119,12 @@ def _returns(run: RunRecord, member: int, updates: Iterable[int]) -> Floats:
 
 
 def _best(returns: Floats) -> int:
-    """Index of the test with the highest mean, the first of equals; of a test with NaN if there is one."""
-    return int(np.argmax(returns.mean(axis=1)))  # argmax takes NaN for the highest: what is unknown is not passed over
+    """Index of the test with the highest mean, the first of equals; of a test with NaN if there is
+    one.
+    """
+    return int(
+        np.argmax(returns.mean(axis=1))
+    )  # argmax takes NaN for the highest: what is unknown is not passed over
 
 
 def _last_third(returns: Floats) -> Floats:
@@ -137,6 +147,7 @@ def _of_member(member: int, updates: list[int], returns: Floats) -> MemberScores
 
 def _aggregate(rows: Sequence[Floats], num_samples: int, seed: int) -> Aggregate:
     scores = np.stack(rows)  # [members, episodes]
-    # The stream that summarize draws from: the same scores have the same interval wherever they are shown.
+    # The stream that summarize draws from: the same scores have the same interval wherever they are
+    # shown.
     generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
     return Aggregate(iqm_of_members(scores), iqm_interval(scores, generator, num_samples))

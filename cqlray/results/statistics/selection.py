@@ -26,7 +26,9 @@ class RankCorrelation:
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Spearman's rank correlation [n], [n], equals sharing their mean rank; NaN where it is not defined."""
+    """Spearman's rank correlation [n], [n], equals sharing their mean rank; NaN where it is not
+    defined.
+    """
     one, other = rankdata(first), rankdata(second)
     one, other = one - one.mean(), other - other.mean()
     scale = float(np.sqrt((one**2).sum() * (other**2).sum()))
@@ -41,10 +43,12 @@ def rank_correlation(
     num_samples: int = 2_000,
     level: float = 0.95,
 ) -> RankCorrelation:
-    """How alike estimates and true returns order the snapshots, with an interval by the percentile method.
+    """How alike estimates and true returns order the snapshots, with an interval by the percentile
+    method.
 
-    Snapshots of one member are alike, for they share one training: members are resampled first, then snapshots within each.
-    With one member its snapshots alone. Resamples in which the correlation is not defined are left out.
+    Snapshots of one member are alike, for they share one training: members are resampled first,
+    then snapshots within each. With one member its snapshots alone. Resamples in which the
+    correlation is not defined are left out.
 
     Args:
         estimates: [snapshots].
@@ -61,7 +65,9 @@ def rank_correlation(
     if len(one) < 2 or np.isnan(rho := spearman(one, other)):
         return RankCorrelation(float("nan"), UNKNOWN)
     own = [np.flatnonzero(whose == member) for member in np.unique(whose)]
-    return _with_interval(rho, np.array([_resampled(one, other, own, generator) for _ in range(num_samples)]), level)
+    return _with_interval(
+        rho, np.array([_resampled(one, other, own, generator) for _ in range(num_samples)]), level
+    )
 
 
 def rank_correlation_among_members(
@@ -73,11 +79,13 @@ def rank_correlation_among_members(
     num_samples: int = 2_000,
     level: float = 0.95,
 ) -> RankCorrelation:
-    """How alike estimates and true returns order members after equal updates, which is what a choice of a member asks.
+    """How alike estimates and true returns order members after equal updates, which is what a
+    choice of a member asks.
 
-    Over all snapshots together the order is mostly that of training's progress: what rises with the updates, whatever it is,
-    agrees with returns that rise too. Here it is the mean of the rank correlations at each update count that LEAST_MEMBERS
-    members share, where it is defined. For the interval members are resampled, each with all its snapshots.
+    Over all snapshots together the order is mostly that of training's progress: what rises with the
+    updates, whatever it is, agrees with returns that rise too. Here it is the mean of the rank
+    correlations at each update count that LEAST_MEMBERS members share, where it is defined. For the
+    interval members are resampled, each with all its snapshots.
 
     Args:
         estimates: [snapshots].
@@ -98,7 +106,9 @@ def rank_correlation_among_members(
     resampled = []
     for size in chunks(num_samples, first.size):
         drawn = generator.integers(first.shape[1], size=(size, first.shape[1]))
-        rows = [grid[:, drawn].swapaxes(0, 1).reshape(-1, grid.shape[1]) for grid in (first, second)]
+        rows = [
+            grid[:, drawn].swapaxes(0, 1).reshape(-1, grid.shape[1]) for grid in (first, second)
+        ]
         resampled.append(_mean_of_defined(_spearman_of_rows(*rows).reshape(size, -1)))
     return _with_interval(rho, np.concatenate(resampled), level)
 
@@ -110,9 +120,17 @@ def _with_interval(rho: float, resampled: Floats, level: float) -> RankCorrelati
     return RankCorrelation(rho, Interval(float(low), float(high)))
 
 
-def mean_spearman_among_members(first: ArrayLike, second: ArrayLike, members: ArrayLike, updates: ArrayLike) -> float:
-    """The correlation of `rank_correlation_among_members` without an interval, of any two numbers of each snapshot."""
-    return float(_mean_of_defined(_spearman_of_rows(*_shared_counts(*_columns(first, second, members, updates)))))
+def mean_spearman_among_members(
+    first: ArrayLike, second: ArrayLike, members: ArrayLike, updates: ArrayLike
+) -> float:
+    """The correlation of `rank_correlation_among_members` without an interval, of any two numbers
+    of each snapshot.
+    """
+    return float(
+        _mean_of_defined(
+            _spearman_of_rows(*_shared_counts(*_columns(first, second, members, updates)))
+        )
+    )
 
 
 def _columns(*values: ArrayLike) -> list[Floats]:
@@ -124,7 +142,10 @@ def _columns(*values: ArrayLike) -> list[Floats]:
     columns = [np.asarray(column, dtype=np.float64) for column in values]
     shapes = [column.shape for column in columns]
     if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-        raise ValueError(f"estimates, returns and what is of the same snapshots have shapes {shapes}; not all [n]")
+        raise ValueError(
+            f"estimates, returns and what is of the same snapshots have shapes {shapes}; not"
+            " all [n]"
+        )
     if not np.isfinite(columns[:2]).all():
         raise ValueError("estimates and returns must be finite")
     return columns
@@ -138,7 +159,9 @@ def _grid(values: Floats, members: Floats, updates: Floats) -> Floats:
     return grid
 
 
-def _shared_counts(one: Floats, other: Floats, members: Floats, updates: Floats) -> tuple[Floats, Floats]:
+def _shared_counts(
+    one: Floats, other: Floats, members: Floats, updates: Floats
+) -> tuple[Floats, Floats]:
     """[update counts, members] twice: the counts that LEAST_MEMBERS members share."""
     grids = _grid(one, members, updates), _grid(other, members, updates)
     shared = (~np.isnan(grids[0])).sum(axis=1) >= LEAST_MEMBERS
@@ -146,22 +169,32 @@ def _shared_counts(one: Floats, other: Floats, members: Floats, updates: Floats)
 
 
 def _spearman_of_rows(first: Floats, second: Floats) -> Floats:
-    """Spearman's rank correlation of each row: [n, m], [n, m], NaN in the same places -> [n], NaN where it is not defined."""
+    """Spearman's rank correlation of each row: [n, m], [n, m], NaN in the same places -> [n], NaN
+    where it is not defined.
+    """
     one, other = (rankdata(values, axis=1, nan_policy="omit") for values in (first, second))
     count = np.maximum(1, (~np.isnan(one)).sum(axis=1, keepdims=True))
     one, other = (ranks - np.nansum(ranks, axis=1, keepdims=True) / count for ranks in (one, other))
     scale = np.sqrt(np.nansum(one**2, axis=1) * np.nansum(other**2, axis=1))
-    return np.where(scale > 0.0, np.nansum(one * other, axis=1) / np.where(scale > 0.0, scale, 1.0), np.nan)
+    return np.where(
+        scale > 0.0, np.nansum(one * other, axis=1) / np.where(scale > 0.0, scale, 1.0), np.nan
+    )
 
 
 def _mean_of_defined(values: Floats) -> Floats:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     counts = known.sum(axis=-1)
-    return np.where(counts > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(1, counts), np.nan)
+    return np.where(
+        counts > 0, np.where(known, values, 0.0).sum(axis=-1) / np.maximum(1, counts), np.nan
+    )
 
 
-def _resampled(one: Floats, other: Floats, own: Sequence[np.ndarray], generator: np.random.Generator) -> float:
+def _resampled(
+    one: Floats, other: Floats, own: Sequence[np.ndarray], generator: np.random.Generator
+) -> float:
     drawn = [own[index] for index in generator.integers(len(own), size=len(own))]
-    chosen = np.concatenate([snapshots[generator.integers(len(snapshots), size=len(snapshots))] for snapshots in drawn])
+    chosen = np.concatenate(
+        [snapshots[generator.integers(len(snapshots), size=len(snapshots))] for snapshots in drawn]
+    )
     return spearman(one[chosen], other[chosen])

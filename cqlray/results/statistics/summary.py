@@ -33,8 +33,8 @@ AGGREGATES: dict[str, Statistic] = {"iqm": interquartile_mean, "median": median,
 class RunRecord:
     """All that a run directory says, read once. What the run has not come to yet is empty or None.
 
-    Rows are as the files have them: metrics sorted by (stage, member, updates), evaluations by (policy, member, updates).
-    A return or mean that was not finite is NaN or None.
+    Rows are as the files have them: metrics sorted by (stage, member, updates), evaluations by
+    (policy, member, updates). A return or mean that was not finite is NaN or None.
     """
 
     directory: AnyPath
@@ -61,7 +61,9 @@ def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
 
 
 def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, Row]:
-    """Each member's row at the last update count that all of them were tested at; empty if there is no such count."""
+    """Each member's row at the last update count that all of them were tested at; empty if there is
+    no such count.
+    """
     shared = common_updates(run, members)
     return {member: student_rows(run, member)[shared[-1]] for member in members} if shared else {}
 
@@ -73,9 +75,15 @@ def reference_return(run: RunRecord, policy: str) -> float | None:
 
 
 def references_of_data(run: RunRecord) -> list[str]:
-    """Which of "teacher" and "random" this run did not test itself: a data's description has returns of theirs, no lengths."""
+    """Which of "teacher" and "random" this run did not test itself: a data's description has
+    returns of theirs, no lengths.
+    """
     last = {row["policy"]: row for row in run.evaluations}
-    return [policy for policy in ("teacher", "random") if policy in last and "lengths" not in last[policy]]
+    return [
+        policy
+        for policy in ("teacher", "random")
+        if policy in last and "lengths" not in last[policy]
+    ]
 
 
 def dataset_return(run: RunRecord) -> float | None:
@@ -84,7 +92,9 @@ def dataset_return(run: RunRecord) -> float | None:
 
 
 def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
-    """What the sweep chose and the members that have it, in the members' order; one setting without a sweep."""
+    """What the sweep chose and the members that have it, in the members' order; one setting without
+    a sweep.
+    """
     found: list[tuple[Row, list[int]]] = []
     for entry in run.members:
         same = [group for swept, group in found if swept == entry["swept"]]
@@ -106,20 +116,24 @@ def conservative_weight(run: RunRecord, entry: Row) -> float | None:
         return None
     if entry["swept"].get("algorithm") == "sac":
         return 0.0
-    return float(entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"]))
+    return float(
+        entry["swept"].get("conservative_weight", run.config["cql"]["conservative_weight"])
+    )
 
 
 def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     """The results of a run, as `--json` prints them.
 
-    Aggregates are over members' mean returns at the last update count that all members were tested at (that all of CQL's
-    were, where a baseline was not): IQM, median and mean, each with the ends of its interval, and the worst member's. Without
-    such a count (no tests, or a member that was not tested yet) they are None, and each member stands with its own last test.
-    Baselines are no part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline, over its
-    own members; where a sweep has several settings the aggregate of all is of a mixture, and the groups are what to look at.
-    `normalized` holds the aggregate, and the optimality gap, where the data's random policy is 0 and its reference 100.
-    `references_of_data` names those of teacher and random policy that were tested when the data was collected, so perhaps on
-    other episodes than the students.
+    Aggregates are over members' mean returns at the last update count that all members were tested
+    at (that all of CQL's were, where a baseline was not): IQM, median and mean, each with the ends
+    of its interval, and the worst member's. Without such a count (no tests, or a member that was
+    not tested yet) they are None, and each member stands with its own last test. Baselines are no
+    part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline,
+    over its own members; where a sweep has several settings the aggregate of all is of a mixture,
+    and the groups are what to look at. `normalized` holds the aggregate, and the optimality gap,
+    where the data's random policy is 0 and its reference 100. `references_of_data` names those of
+    teacher and random policy that were tested when the data was collected, so perhaps on other
+    episodes than the students.
 
     Args:
         run: the record.
@@ -130,7 +144,11 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     cql = [entry["member"] for entry in run.members if is_cql(entry)]
     final = final_rows(run, everyone) or final_rows(run, cql)
     groups = [
-        {"swept": swept, "members": own, **_result(run, _narrowed(final, own) or final_rows(run, own), num_samples, seed)}
+        {
+            "swept": swept,
+            "members": own,
+            **_result(run, _narrowed(final, own) or final_rows(run, own), num_samples, seed),
+        }
         for swept, own in settings(run)
         if swept
     ]
@@ -146,7 +164,9 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
 
 
 def best_group(result: dict[str, Any]) -> Row | None:
-    """Of a summary of several settings of CQL the one with the highest IQM; None where there is one, or none was tested."""
+    """Of a summary of several settings of CQL the one with the highest IQM; None where there is
+    one, or none was tested.
+    """
     cql = cql_groups(result)
     known = [group for group in cql if group["iqm"] is not None and not np.isnan(group["iqm"])]
     return max(known, key=lambda group: float(group["iqm"])) if len(cql) > 1 and known else None
@@ -157,7 +177,9 @@ def cql_groups(result: dict[str, Any]) -> list[Row]:
     return [group for group in result["groups"] if is_cql(group)]
 
 
-def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -> list[dict[str, Any]]:
+def curve(
+    run: RunRecord, members: Sequence[int], num_samples: int, seed: int
+) -> list[dict[str, Any]]:
     """The aggregate of some members at every update count that all of them were tested at.
 
     Each point: updates, iqm, iqm_low, iqm_high, member_means (mean returns in the members' order).
@@ -173,7 +195,9 @@ def curve(run: RunRecord, members: Sequence[int], num_samples: int, seed: int) -
 
 @dataclass(frozen=True)
 class Calibration:
-    """The critics' value of the first state against what the episodes brought, for one conservative weight."""
+    """The critics' value of the first state against what the episodes brought, for one conservative
+    weight.
+    """
 
     conservative_weight: float
     tests: int
@@ -181,18 +205,26 @@ class Calibration:
     below: int
     """Of these, the tests whose value was at or below what was observed."""
     last_excess: float
-    """Value minus observed at each member's last such test, mean over members, in rewards as trained on."""
+    """Value minus observed at each member's last such test, mean over members, in rewards as
+    trained on.
+    """
 
 
 def observed_return(row: Row) -> float | None:
-    """Mean discounted return of a test as the critics count it: to the time limit, and their own value beyond it."""
+    """Mean discounted return of a test as the critics count it: to the time limit, and their own
+    value beyond it.
+    """
     parts = (row.get("discounted_return"), row.get("tail_value"))
     return None if None in parts else float(sum(part for part in parts if part is not None))
 
 
 def calibrations(run: RunRecord) -> list[Calibration]:
-    """One for each conservative weight of the run, rising; weights without a test that can be compared are left out."""
-    excesses: dict[float, list[list[float]]] = {}  # weight -> for each member, the excess at each test
+    """One for each conservative weight of the run, rising; weights without a test that can be
+    compared are left out.
+    """
+    excesses: dict[
+        float, list[list[float]]
+    ] = {}  # weight -> for each member, the excess at each test
     for entry in run.members:
         weight = conservative_weight(run, entry)
         if weight is None:
@@ -216,17 +248,27 @@ def calibrations(run: RunRecord) -> list[Calibration]:
 
 
 def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -> Row:
-    """The aggregates over one row of each member, with the worst member's mean, as they are and normalised."""
+    """The aggregates over one row of each member, with the worst member's mean, as they are and
+    normalised.
+    """
     scores = _scores(rows) if rows else None
     aggregate = _aggregate(scores, AGGREGATES, num_samples, seed)
     reference = None if run.dataset is None else reference_scores(run.dataset)
     normalised: Row | None = None
     if reference is not None and scores is not None:
         ends = (reference.random, reference.reference)
-        normalised = {name: float(normalized_scores(value, *ends)) for name, value in aggregate.items()}
+        normalised = {
+            name: float(normalized_scores(value, *ends)) for name, value in aggregate.items()
+        }
         # The gap is no affine map of the scores, as the others are.
-        normalised |= _aggregate(normalized_scores(scores, *ends), {"optimality_gap": optimality_gap}, num_samples, seed)
-        normalised |= {"random": reference.random, "reference": reference.reference, "source": reference.source}
+        normalised |= _aggregate(
+            normalized_scores(scores, *ends), {"optimality_gap": optimality_gap}, num_samples, seed
+        )
+        normalised |= {
+            "random": reference.random,
+            "reference": reference.reference,
+            "source": reference.source,
+        }
     return {
         **aggregate,
         "worst_member": None if scores is None else float(scores.mean(axis=1).min()),
@@ -243,13 +285,18 @@ def _scores(rows: dict[int, Row]) -> Floats:
     return np.array([row["returns"] for row in rows.values()], dtype=np.float64)
 
 
-def _aggregate(scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int) -> Row:
-    """Statistics of members' scores [members, episodes] and their intervals, by name; None for each without scores."""
+def _aggregate(
+    scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int
+) -> Row:
+    """Statistics of members' scores [members, episodes] and their intervals, by name; None for each
+    without scores.
+    """
     found: Row = {}
     for name, statistic in statistics.items():
         value, low, high = (None, None, None)
         if scores is not None:
-            # One stream for every interval: the same scores have the same interval in the table and in the figure.
+            # One stream for every interval: the same scores have the same interval in the table and
+            # in the figure.
             generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
             value = estimate(scores, of_members(statistic))
             low, high = interval(scores, of_members(statistic), generator, num_samples)
@@ -258,7 +305,9 @@ def _aggregate(scores: Floats | None, statistics: dict[str, Statistic], num_samp
 
 
 def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:
-    """A member's line: at the common last test, or at its own last one where there is no common test."""
+    """A member's line: at the common last test, or at its own last one where there is no common
+    test.
+    """
     own = list(student_rows(run, entry["member"]).values())
     row = final.get(entry["member"]) or (own[-1] if own else None)
     return {

@@ -1,4 +1,6 @@
-"""A run as MLflow runs: a parent run in the experiment of its environment, and below it one for each member."""
+"""A run as MLflow runs: a parent run in the experiment of its environment, and below it one for
+each member.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,11 @@ METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH = 1000, 100  # what MLflow's servers take
 
 
 def send(tracked: TrackedRun) -> str:
-    """Bring the runs up to date; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's other variables hold.
+    """Bring the runs up to date; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's other
+    variables hold.
 
-    Runs are found again by their tags; a metric gets the steps that it does not have yet. MLflow's time of a metric is
-    the time at which the run began: the run directory has no other.
+    Runs are found again by their tags; a metric gets the steps that it does not have yet. MLflow's
+    time of a metric is the time at which the run began: the run directory has no other.
 
     Returns:
         Where it is, in one line.
@@ -32,18 +35,29 @@ def send(tracked: TrackedRun) -> str:
     Raises:
         UserError: no network, or MLflow refuses.
     """
-    if re.match(r"(sqlite|postgresql|mysql|mssql)\b", mlflow.get_tracking_uri()) and find_spec("sqlalchemy") is None:
-        raise UserError("a database store needs sqlalchemy; pip install mlflow")  # mlflow-skinny comes without
+    if (
+        re.match(r"(sqlite|postgresql|mysql|mssql)\b", mlflow.get_tracking_uri())
+        and find_spec("sqlalchemy") is None
+    ):
+        raise UserError(
+            "a database store needs sqlalchemy; pip install mlflow"
+        )  # mlflow-skinny comes without
     try:
         client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or tracked.environment
         experiment = client.get_experiment_by_name(name)
         place = experiment.experiment_id if experiment else client.create_experiment(name)
-        found = client.search_runs([place], f"tags.`cqlray.run` = '{tracked.identity}'", max_results=10_000)
+        found = client.search_runs(
+            [place], f"tags.`cqlray.run` = '{tracked.identity}'", max_results=10_000
+        )
         known = {run.data.tags["cqlray.series"]: run for run in found}
         parent = ""
         for series in tracked.series:
-            tags = {"cqlray.run": tracked.identity, "cqlray.series": series.name, "cqlray.state": tracked.state}
+            tags = {
+                "cqlray.run": tracked.identity,
+                "cqlray.series": series.name,
+                "cqlray.state": tracked.state,
+            }
             if series.name != EVERYONE:
                 tags[MLFLOW_PARENT_RUN_ID] = parent
             tags |= {f"cqlray.{tag}": str(value) for tag, value in series.summary.items()}
@@ -55,27 +69,47 @@ def send(tracked: TrackedRun) -> str:
     return f"experiment {name}, run {tracked.name} at {client.tracking_uri}"
 
 
-def _create(client: MlflowClient, experiment: str, tracked: TrackedRun, series: Series, tags: dict[str, str]) -> Run:
+def _create(
+    client: MlflowClient, experiment: str, tracked: TrackedRun, series: Series, tags: dict[str, str]
+) -> Run:
     name = tracked.name if series.name == EVERYONE else series.name
-    return client.create_run(experiment, start_time=_milliseconds(tracked), tags=tags, run_name=name)
+    return client.create_run(
+        experiment, start_time=_milliseconds(tracked), tags=tags, run_name=name
+    )
 
 
-def _update(client: MlflowClient, run: Run, tracked: TrackedRun, series: Series, tags: dict[str, str]) -> None:
+def _update(
+    client: MlflowClient, run: Run, tracked: TrackedRun, series: Series, tags: dict[str, str]
+) -> None:
     """What the run does not have yet."""
     identity = run.info.run_id
-    params = [Param(name, value) for name, value in _dotted(series.settings) if name not in run.data.params]
+    params = [
+        Param(name, value)
+        for name, value in _dotted(series.settings)
+        if name not in run.data.params
+    ]
     for batch in _batches(params, PARAMS_IN_A_BATCH):
         client.log_batch(identity, params=batch)
     client.log_batch(identity, tags=[RunTag(name, value) for name, value in tags.items()])
-    there = {(name, point.step) for name in run.data.metrics for point in client.get_metric_history(identity, name)}
+    there = {
+        (name, point.step)
+        for name in run.data.metrics
+        for point in client.get_metric_history(identity, name)
+    }
     at = _milliseconds(tracked)
-    metrics = [Metric(name, value, at, step) for name, value, step in series.scalars if (name, step) not in there]
+    metrics = [
+        Metric(name, value, at, step)
+        for name, value, step in series.scalars
+        if (name, step) not in there
+    ]
     for batch in _batches(metrics, METRICS_IN_A_BATCH):
         client.log_batch(identity, metrics=batch)
     if tracked.state == "running":
         client.update_run(identity, status=STATUS[tracked.state])
     else:
-        client.set_terminated(identity, STATUS[tracked.state], end_time=at + round(1000 * tracked.seconds))
+        client.set_terminated(
+            identity, STATUS[tracked.state], end_time=at + round(1000 * tracked.seconds)
+        )
 
 
 def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -14,14 +14,18 @@ from cqlray.storage.locations import AnyPath, Location
 
 
 def send(tracked: TrackedRun) -> str:
-    """Write the event files; how to look at them. Raises UserError where the `tensorboard` package is not installed."""
+    """Write the event files; how to look at them.
+
+    Raises UserError where the `tensorboard` package is not installed.
+    """
     if not write_tensorboard(tracked.directory):
         raise UserError("the package is not installed; pip install 'cqlray[tensorboard]'")
     return f"tensorboard --logdir {tracked.directory / 'tensorboard'}"
 
 
 def write_tensorboard(directory: AnyPath) -> bool:
-    """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for the teacher.
+    """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for
+    the teacher.
 
     Returns:
         False, with nothing written, where the `tensorboard` package is not installed.
@@ -38,7 +42,9 @@ def write_tensorboard(directory: AnyPath) -> bool:
                 _write(Path(temporary, name), scalars)
             (directory / "tensorboard").remove()
             for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
-                (directory / "tensorboard" / str(file.relative_to(temporary))).write(file.read_bytes())
+                (directory / "tensorboard" / str(file.relative_to(temporary))).write(
+                    file.read_bytes()
+                )
         return True
     # Built aside and moved in whole: what stands there is always from one reading of the run.
     fresh = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=directory))

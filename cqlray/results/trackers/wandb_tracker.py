@@ -1,4 +1,6 @@
-"""A run as Weights & Biases runs: one group, with a run for each member, the teacher and all members together."""
+"""A run as Weights & Biases runs: one group, with a run for each member, the teacher and all
+members together.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,12 @@ NEXT_STEP = "cqlray-next-step"  # in an offline run's folder: the step after the
 
 
 def send(tracked: TrackedRun) -> str:
-    """Bring the group up to date; WANDB_MODE, WANDB_DIR, WANDB_PROJECT and W&B's other variables hold.
+    """Bring the group up to date; WANDB_MODE, WANDB_DIR, WANDB_PROJECT and W&B's other variables
+    hold.
 
-    A row of a W&B run is an update count and is sent once, when everything at that count is known; a run that is there
-    already gets the rows after its last. Offline, what was written before and not synced yet is written anew.
+    A row of a W&B run is an update count and is sent once, when everything at that count is known;
+    a run that is there already gets the rows after its last. Offline, what was written before and
+    not synced yet is written anew.
 
     Returns:
         Where it is, in one line.
@@ -61,7 +65,9 @@ def _send(tracked: TrackedRun, series: Series, group: str) -> str:
         run.finish()
         return "WANDB_MODE is disabled: nothing was sent"
     folder = Path(run.dir).parent
-    first = _synced(folder, identity) if run.offline else run.starting_step  # what is below is on the server already
+    first = (
+        _synced(folder, identity) if run.offline else run.starting_step
+    )  # what is below is on the server already
     rows = {step: row for step, row in _rows(series).items() if step >= first}
     try:
         if run.offline:
@@ -90,12 +96,19 @@ def _is_synced(folder: Path, identity: str) -> bool:
 
 
 def _synced(folder: Path, identity: str) -> int:
-    """The step after the last one that `wandb sync` has sent: sent again, it would stand there twice."""
-    synced = [earlier / NEXT_STEP for earlier in _offline(folder, identity) if _is_synced(earlier, identity)]
+    """The step after the last one that `wandb sync` has sent: sent again, it would stand there
+    twice.
+    """
+    synced = [
+        earlier / NEXT_STEP
+        for earlier in _offline(folder, identity)
+        if _is_synced(earlier, identity)
+    ]
     return max((int(file.read_text()) for file in synced if file.exists()), default=0)
 
 
-# Of this process and machine, which only report, nothing is sent: no output, load, code, packages or command line.
+# Of this process and machine, which only report, nothing is sent: no output, load, code, packages
+# or command line.
 _SETTINGS = Settings(
     console="off",
     silent=True,
@@ -108,7 +121,9 @@ _SETTINGS = Settings(
 
 
 def _rows(series: Series) -> dict[int, dict[str, Any]]:
-    """What is logged at each step that is settled, rising: W&B drops what comes for an earlier step."""
+    """What is logged at each step that is settled, rising: W&B drops what comes for an earlier
+    step.
+    """
     rows: dict[int, dict[str, Any]] = defaultdict(dict)
     for tag, value, step in sorted(series.scalars, key=lambda scalar: scalar[2]):
         if step < series.settled:

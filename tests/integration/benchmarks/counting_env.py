@@ -1,4 +1,6 @@
-"""An environment that writes down its every step, used as `tests.integration.benchmarks.counting_env:Counting-v0`."""
+"""An environment that writes down its every step, used as
+`tests.integration.benchmarks.counting_env:Counting-v0`.
+"""
 
 from __future__ import annotations
 
@@ -20,4 +22,6 @@ class Counting(Point):
         return super().step(action)
 
 
-gymnasium.register("Counting-v0", "tests.integration.benchmarks.counting_env:Counting", max_episode_steps=25)
+gymnasium.register(
+    "Counting-v0", "tests.integration.benchmarks.counting_env:Counting", max_episode_steps=25
+)

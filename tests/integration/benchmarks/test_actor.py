@@ -1,4 +1,6 @@
-"""The benchmark of the learner in its actor: it counts the learner's own updates, and drives it as the driver does."""
+"""The benchmark of the learner in its actor: it counts the learner's own updates, and drives it as
+the driver does.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +17,46 @@ from cqlray.errors import UserError
 from cqlray.runtime.placement import make_plan
 from cqlray.stages import train as students
 
-MEMBERS = [Member(0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {})]
+MEMBERS = [
+    Member(
+        0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {}
+    )
+]
 
 
 @pytest.mark.ray
-def test_the_updates_counted_are_those_that_the_learner_made(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_updates_counted_are_those_that_the_learner_made(
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cqlray.runtime.cluster import Loop, connect
 
     monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     spec, loop = describe_env(ENV), Loop(print)
     with connect() as cluster:
-        plan = make_plan(RunConfig(env=ENV, resources=ResourcesConfig(learners=1)), MEMBERS, cluster)
+        plan = make_plan(
+            RunConfig(env=ENV, resources=ResourcesConfig(learners=1)), MEMBERS, cluster
+        )
         with driven_learner(loop, plan, spec, MEMBERS, 100, played_shards(spec)[:1]) as driven:
             turns = [driven.turn(0.2, "actor")]
             assert driven.tests == 0 and driven.snapshot is not None
             turns.append(driven.turn(0.2, "tested"))
-            assert driven.tests == len(driven.parts) * turns[-1].work // 100, "every snapshot is tested once"
+            assert driven.tests == len(driven.parts) * turns[-1].work // 100, (
+                "every snapshot is tested once"
+            )
             turns.append(driven.turn(0.2, "contended"))
             assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote())
-            assert all(turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns)
+            assert all(
+                turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns
+            )
             assert not loop.pending and not driven.evaluators.waiting
 
             made = []
             assert driven._ms_each(lambda: made.append(len(made))) < 1.0
             assert made == list(range(learner_actor.CALLS))
             assert driven.driver_ms().keys() == {"learner", "evaluation"}
-            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote()), "these calls make no updates"
+            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote()), (
+                "these calls make no updates"
+            )
 
 
 def test_the_bare_loop_counts_its_updates() -> None:
@@ -64,7 +80,9 @@ def test_the_command_prints_what_programs_rely_on(
     assert result["ratio"].keys() == result["cpu_ratio"].keys() == NAMES.keys() - {"bare"}
     rates = result["member_updates_per_s"]
     assert result["ratio"]["tested"]["median"] == pytest.approx(rates["tested"] / rates["bare"])
-    assert result["ratio_to_beside"]["median"] == pytest.approx(rates["contended"] / rates["beside"])
+    assert result["ratio_to_beside"]["median"] == pytest.approx(
+        rates["contended"] / rates["beside"]
+    )
     assert 0.5 < result["share_inside_advance"] <= 1.0
     assert result["interval"] % 100 == 0 and result["tests_played"] > 0
     driver = result["driver_ms_per_call"]
@@ -76,7 +94,11 @@ def test_the_command_prints_what_programs_rely_on(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--members", "0"], "must be positive"), (["--seconds", "inf"], "must be positive"), (["--workload", "H"], "'H'")],
+    [
+        (["--members", "0"], "must be positive"),
+        (["--seconds", "inf"], "must be positive"),
+        (["--workload", "H"], "'H'"),
+    ],
 )
 def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as error:

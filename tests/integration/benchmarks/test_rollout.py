@@ -1,4 +1,6 @@
-"""The rollout benchmark: it counts what workers really returned, and asks for no more CPUs than there are."""
+"""The rollout benchmark: it counts what workers really returned, and asks for no more CPUs than
+there are.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,29 @@ from cqlray.workers.rollout_worker import RolloutWorker
 
 
 def counting(log: Path) -> EnvConfig:
-    return EnvConfig("tests.integration.benchmarks.counting_env:Counting-v0", kwargs={"log": str(log)})
+    return EnvConfig(
+        "tests.integration.benchmarks.counting_env:Counting-v0", kwargs={"log": str(log)}
+    )
 
 
 def steps_by_process(log: Path) -> Counter[int]:
-    return Counter(int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("step"))
+    return Counter(
+        int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("step")
+    )
 
 
 @pytest.mark.ray
-def test_the_steps_counted_are_those_that_the_workers_played(ray_cluster: str, tmp_path: Path) -> None:
+def test_the_steps_counted_are_those_that_the_workers_played(
+    ray_cluster: str, tmp_path: Path
+) -> None:
     from cqlray.runtime.cluster import Loop, Team, connect
 
     env = counting(tmp_path / "log")
     with connect():
         loop = Loop(print)
-        team = Team(loop, [loop.create(RolloutWorker, env, describe_env(env), cpus=0.5) for _ in range(2)])
+        team = Team(
+            loop, [loop.create(RolloutWorker, env, describe_env(env), cpus=0.5) for _ in range(2)]
+        )
         try:
             counted = sum(calls_of_team(loop, team, None, envs, 0.3).steps for envs in (1, 3))
         finally:
@@ -52,8 +62,21 @@ def test_the_steps_counted_in_this_process_are_those_played(tmp_path: Path) -> N
 
 
 @pytest.mark.ray
-def test_the_command_prints_what_programs_rely_on(ray_cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--env", "tests.toy_envs:Point-v0", "--workers", "2", "1", "--envs-per-worker", "2", "--seconds", "0.05", "--json"]
+def test_the_command_prints_what_programs_rely_on(
+    ray_cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--env",
+        "tests.toy_envs:Point-v0",
+        "--workers",
+        "2",
+        "1",
+        "--envs-per-worker",
+        "2",
+        "--seconds",
+        "0.05",
+        "--json",
+    ]
     assert rollout.main(words, _OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["cpus"] == 2.0
@@ -63,8 +86,16 @@ def test_the_command_prints_what_programs_rely_on(ray_cluster: str, capsys: pyte
         *[("uniform", 1, 2), ("uniform", 2, 2), ("256 x 2", 1, 2), ("256 x 2", 2, 2)]
     ]
     for cell in cells:
-        assert min(cell[name] for name in ("steps", "steps_per_s", "in_process_steps_per_s", "bare_steps_per_s")) > 0
-        assert cell["ratio"] < 2 * cell["workers"], "no worker is twice as fast as the environment alone"
+        assert (
+            min(
+                cell[name]
+                for name in ("steps", "steps_per_s", "in_process_steps_per_s", "bare_steps_per_s")
+            )
+            > 0
+        )
+        assert cell["ratio"] < 2 * cell["workers"], (
+            "no worker is twice as fast as the environment alone"
+        )
         assert f"{cell['steps_per_s']:,.0f}" in rollout.text(result)
 
 
@@ -85,5 +116,7 @@ def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
 
 @pytest.mark.ray
 def test_more_workers_than_the_cluster_can_hold_are_refused(ray_cluster: str) -> None:
-    with pytest.raises(UserError, match="100000 processes of role rollout_worker are too many for 2 CPUs"):
+    with pytest.raises(
+        UserError, match="100000 processes of role rollout_worker are too many for 2 CPUs"
+    ):
         rollout.main(["--workers", "100000"], _OneLine)

@@ -1,11 +1,14 @@
-"""`python -m tests.integration.distributed.chaos --trials 50 --seed 0`: kill something at random in a short run, many times over.
+"""`python -m tests.integration.distributed.chaos --trials 50 --seed 0`: kill something at random in
+a short run, many times over.
 
-Each trial is a whole run on a cluster of three nodes. One victim is killed at a random moment; where it was the driver,
-the run is resumed. It must end as the undisturbed run did: checkpoints, snapshots and teacher bit for bit, the same
-evaluations, the same dataset, no transition lost or doubled.
+Each trial is a whole run on a cluster of three nodes. One victim is killed at a random moment;
+where it was the driver, the run is resumed. It must end as the undisturbed run did: checkpoints,
+snapshots and teacher bit for bit, the same evaluations, the same dataset, no transition lost or
+doubled.
 
-Victim and moment follow from --seed and the trial's number. A moment is "so long after this file appeared", drawn from
-what the undisturbed run did, so that a slow machine meets it in the same place.
+Victim and moment follow from --seed and the trial's number. A moment is "so long after this file
+appeared", drawn from what the undisturbed run did, so that a slow machine meets it in the same
+place.
 """
 
 from __future__ import annotations
@@ -32,12 +35,26 @@ from cqlray.data.episode import Shard
 from cqlray.data.shards import from_parquet
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
-from tests.integration.distributed.nodes import HEAD, JUDGE, ROLES, Driver, EndedEarly, Nodes, cluster, kill
+from tests.integration.distributed.nodes import (
+    HEAD,
+    JUDGE,
+    ROLES,
+    Driver,
+    EndedEarly,
+    Nodes,
+    cluster,
+    kill,
+)
 from tests.integration.test_driver import outcome
 
 NODE, DRIVER, WRITING, WRITER = "node", "driver", "driver while writing", "actor while writing"
 VICTIMS = (*ROLES, NODE, DRIVER, WRITING, WRITER)
-WRITERS = {"teacher": "Teacher", "dataset": "RolloutWorker", "checkpoints": "Learner", "snapshots": "Learner"}  # by folder
+WRITERS = {
+    "teacher": "Teacher",
+    "dataset": "RolloutWorker",
+    "checkpoints": "Learner",
+    "snapshots": "Learner",
+}  # by folder
 CPUS = 2  # of each node
 TIMEOUT = 120.0  # seconds of a trial
 ATTEMPTS = 3  # at a trial whose run was over before its moment came
@@ -103,7 +120,9 @@ class Trial:
         """For people."""
         lost = f"{self.lost_transitions} transitions lost, {self.doubled_transitions} doubled"
         verdict = "equal" if self.equal else f"NOT EQUAL: {self.problem or lost}"
-        return f"trial {self.trial:3}  {self.seconds:5.1f} s  {self.killed}, {self.moment}: {verdict}"
+        return (
+            f"trial {self.trial:3}  {self.seconds:5.1f} s  {self.killed}, {self.moment}: {verdict}"
+        )
 
 
 def choose_victim(series: Series, trial: int) -> str:
@@ -114,14 +133,21 @@ def choose_victim(series: Series, trial: int) -> str:
 
 
 def choose_moment(timeline: Timeline, victim: str, rng: random.Random) -> Moment:
-    """A moment while the victim lives: any, or with even chances the very instant that a file appears."""
+    """A moment while the victim lives: any, or with even chances the very instant that a file
+    appears.
+    """
     # Before config.yaml there is nothing that could be resumed.
     begin, end = timeline.roles.get(victim, (timeline.files["config.yaml"], timeline.seconds))
     begin = max(begin, timeline.files["config.yaml"])
     if rng.random() < 0.5:
-        return Moment(rng.choice([name for name, at in timeline.files.items() if begin <= at <= end]), 0.0)
+        return Moment(
+            rng.choice([name for name, at in timeline.files.items() if begin <= at <= end]), 0.0
+        )
     instant = rng.uniform(begin, end)
-    last = max((name for name, at in timeline.files.items() if at <= instant), key=timeline.files.__getitem__)
+    last = max(
+        (name for name, at in timeline.files.items() if at <= instant),
+        key=timeline.files.__getitem__,
+    )
     return Moment(last, instant - timeline.files[last])
 
 
@@ -151,21 +177,34 @@ def begin(nodes: Nodes, out: Path, series: Series) -> Driver:
 
 def published(out: Path) -> set[str]:
     """Names of the files that every run has; TensorBoard's have the time in them."""
-    return {name for name in files(out) if not any(part.startswith((".", "tensorboard")) for part in Path(name).parts)}
+    return {
+        name
+        for name in files(out)
+        if not any(part.startswith((".", "tensorboard")) for part in Path(name).parts)
+    }
 
 
 def being_written(out: Path) -> list[str]:
     """Names of the files that are there under the name that they have while they are written."""
-    return [name for name in files(out) if Path(name).name.startswith(".") and name.endswith(".tmp")]
+    return [
+        name for name in files(out) if Path(name).name.startswith(".") and name.endswith(".tmp")
+    ]
 
 
 def files(out: Path) -> list[str]:
     """Names of all files in a directory that others change meanwhile."""
-    return [os.path.relpath(Path(folder) / name, out) for folder, _, names in os.walk(out) for name in names]
+    return [
+        os.path.relpath(Path(folder) / name, out)
+        for folder, _, names in os.walk(out)
+        for name in names
+    ]
 
 
-def strike(nodes: Nodes, run: Driver, out: Path, victim: str, moment: Moment, rng: random.Random) -> str:
-    """Wait for the moment and kill the victim, or for a role the next process that it has; what was killed.
+def strike(
+    nodes: Nodes, run: Driver, out: Path, victim: str, moment: Moment, rng: random.Random
+) -> str:
+    """Wait for the moment and kill the victim, or for a role the next process that it has; what was
+    killed.
 
     Raises:
         EndedEarly: the run was over before.
@@ -198,7 +237,9 @@ def strike(nodes: Nodes, run: Driver, out: Path, victim: str, moment: Moment, rn
 
 
 def kill_writer(nodes: Nodes, run: Driver, out: Path) -> str:
-    """Wait for an actor's file to be under the name that it has while it is written, and kill those that can be writing it."""
+    """Wait for an actor's file to be under the name that it has while it is written, and kill those
+    that can be writing it.
+    """
 
     def written() -> list[str]:
         return [name for name in being_written(out) if Path(name).parts[0] in WRITERS]
@@ -215,7 +256,15 @@ def kill_writer(nodes: Nodes, run: Driver, out: Path) -> str:
                 raise EndedEarly("the run was over")
 
 
-def attempt(nodes: Nodes, out: Path, series: Series, trial: Trial, victim: str, moment: Moment, rng: random.Random) -> None:
+def attempt(
+    nodes: Nodes,
+    out: Path,
+    series: Series,
+    trial: Trial,
+    victim: str,
+    moment: Moment,
+    rng: random.Random,
+) -> None:
     """A run with one thing killed in it, to its end."""
     deadline = time.monotonic() + TIMEOUT
     wait_until_idle(nodes)
@@ -224,7 +273,9 @@ def attempt(nodes: Nodes, out: Path, series: Series, trial: Trial, victim: str, 
         trial.killed = strike(nodes, run, out, victim, moment, rng)
         if victim in (DRIVER, WRITING):
             again = ["resume", str(out), "--quiet"]
-            run = nodes.start(*again) if (out / "config.yaml").exists() else begin(nodes, out, series)
+            run = (
+                nodes.start(*again) if (out / "config.yaml").exists() else begin(nodes, out, series)
+            )
         run.finish(deadline - time.monotonic())
     finally:
         if run.process.poll() is None:
@@ -245,7 +296,11 @@ def examine(trial: Trial, out: Path, reference: Path) -> None:
     if "files" in differ:
         differ += different_keys(ours["files"], theirs["files"])
     tests = tests_by_key(out)
-    differ += [f"repetitions of test {key}" for key, rows in tests.items() if any(row != rows[0] for row in rows)]
+    differ += [
+        f"repetitions of test {key}"
+        for key, rows in tests.items()
+        if any(row != rows[0] for row in rows)
+    ]
     trial.repeated_tests = sum(len(rows) - 1 for rows in tests.values())
     found, wanted = transitions(out), transitions(reference)
     trial.lost_transitions = (wanted - found).total()
@@ -260,7 +315,10 @@ def different_keys(ours: Any, theirs: Any) -> list[str]:
 
 
 def tests_by_key(out: Path) -> dict[tuple[Any, ...], list[Any]]:
-    """All rows of each of the students' tests. A repeated test is no fault: readers take the last row, all being equal."""
+    """All rows of each of the students' tests.
+
+    A repeated test is no fault: readers take the last row, all being equal.
+    """
     found: dict[tuple[Any, ...], list[Any]] = {}
     for row in RunDirectory(out).rows("evaluations.jsonl"):
         if row["policy"] == "student":
@@ -274,7 +332,9 @@ def transitions(out: Path) -> Counter[tuple[str, bytes]]:
     files = sorted([*out.glob("dataset/shard-*.parquet"), *out.glob("teacher/replay-*.parquet")])
     counts: Counter[tuple[str, bytes]] = Counter()
     for path in files:
-        counts.update((path.name, content) for content in contents(from_parquet(path.read_bytes(), path.name)))
+        counts.update(
+            (path.name, content) for content in contents(from_parquet(path.read_bytes(), path.name))
+        )
     return counts
 
 
@@ -287,7 +347,9 @@ def contents(shard: Shard) -> Iterator[bytes]:
             yield pair + episode.actions[step].tobytes() + episode.rewards[step].tobytes() + ends
 
 
-def run_trial(nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, series: Series, number: int) -> Trial:
+def run_trial(
+    nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, series: Series, number: int
+) -> Trial:
     """One trial; its run directory is left behind only if it is not equal."""
     began = time.monotonic()
     victim = choose_victim(series, number)
@@ -315,7 +377,8 @@ def run_trial(nodes: Nodes, folder: Path, reference: Path, timeline: Timeline, s
 def chaos(trials: int, series: Series, first: int = 0, say: Say = print) -> dict[str, Any]:
     """Trials `first` to `first + trials - 1` of a series.
 
-    Returns: `trials`, `equal`, `lost_transitions`, `doubled_transitions`, …, and `unequal`, the trials that were not.
+    Returns: `trials`, `equal`, `lost_transitions`, `doubled_transitions`, …, and `unequal`, the
+    trials that were not.
     """
     folder = Path(tempfile.mkdtemp(prefix="cqlray-chaos-"))
     done = []
@@ -347,14 +410,27 @@ def chaos(trials: int, series: Series, first: int = 0, say: Say = print) -> dict
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 if all trials ended equal."""
     parser = argparse.ArgumentParser(
-        "python -m tests.integration.distributed.chaos", description=(__doc__ or "").partition("\n")[0]
+        "python -m tests.integration.distributed.chaos",
+        description=(__doc__ or "").partition("\n")[0],
     )
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="number of the first trial, to repeat one [0]")
-    parser.add_argument("--hidden", action="store_true", help="run directories on the driver's machine alone; for root")
-    parser.add_argument("--fitted-q", action="store_true", help="with fitted Q evaluation, whose processes are killed, too")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, the last line of stdout")
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first trial, to repeat one [0]"
+    )
+    parser.add_argument(
+        "--hidden",
+        action="store_true",
+        help="run directories on the driver's machine alone; for root",
+    )
+    parser.add_argument(
+        "--fitted-q",
+        action="store_true",
+        help="with fitted Q evaluation, whose processes are killed, too",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, the last line of stdout"
+    )
     options = parser.parse_args(argv)
     series = Series(options.seed, options.hidden, options.fitted_q)
     result = chaos(options.trials, series, options.first, partial(print, flush=True))

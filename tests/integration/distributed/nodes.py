@@ -1,8 +1,10 @@
-"""A Ray cluster of several nodes on this machine, each with an object store of its own, and cqlray drivers that join it.
+"""A Ray cluster of several nodes on this machine, each with an object store of its own, and cqlray
+drivers that join it.
 
-The cluster lives in a process of its own, which speaks JSON lines (`serve`): `ray.cluster_utils.Cluster` changes signal
-handlers, Ray's address file and module state, and a test session has another cluster in its process. It ends with its
-standard input, however the process at the other end died.
+The cluster lives in a process of its own, which speaks JSON lines (`serve`):
+`ray.cluster_utils.Cluster` changes signal handlers, Ray's address file and module state, and a test
+session has another cluster in its process. It ends with its standard input, however the process at
+the other end died.
 """
 
 from __future__ import annotations
@@ -47,21 +49,36 @@ sys.exit(main())
 
 
 class Nodes:
-    """A running cluster; `raylets` are the process ids of its nodes' raylets by the nodes' names."""
+    """A running cluster; `raylets` are the process ids of its nodes' raylets by the nodes'
+    names.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.raylets: dict[str, int] = {}
         self.ids: dict[str, str] = {}  # Ray's, by the nodes' names
-        # RAY_TMPDIR: else the address file would lead everybody's `ray.init()` on this machine here.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = {**inherited, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+        # RAY_TMPDIR: else the address file would lead everybody's `ray.init()` on this machine
+        # here.
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("RAY_")
+        }
+        self.environment = {
+            **inherited,
+            "RAY_TMPDIR": str(folder),
+            "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": str(ROOT),
+        }
         self.log = folder / "cluster.log"
         with self.log.open("wb") as log:
             self.server = subprocess.Popen(
                 [sys.executable, "-m", "tests.integration.distributed.nodes"],
-                cwd=ROOT, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
 
     def add(self, name: str, cpus: int) -> None:
         """Start a node, the first one being the head, and wait until it has joined."""
@@ -78,27 +95,45 @@ class Nodes:
         self._ask(remove=name)
 
     def hide(self, folder: Path) -> None:
-        """Have nodes that are added from now on see an empty folder there, as if the disk were not theirs; for root."""
+        """Have nodes that are added from now on see an empty folder there, as if the disk were not
+        theirs; for root.
+        """
         self._ask(hide=str(folder))
 
     def drain(self, name: str, seconds: int) -> None:
         """Tell Ray that a node will soon be gone, as KubeRay and clouds' notices do."""
-        command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", self.environment["RAY_ADDRESS"]]
-        command += ["--node-id", self.ids[name], "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "drain-node",
+            "--address",
+            self.environment["RAY_ADDRESS"],
+        ]
+        command += [
+            "--node-id",
+            self.ids[name],
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "test",
+        ]
         command += ["--deadline-remaining-seconds", str(seconds)]
         subprocess.run(command, env=self.environment, capture_output=True, check=True)
 
     def processes(self, role: str) -> dict[int, str]:
         """The node of each process of the cluster that runs an actor of the class `role`."""
         nodes = {raylet: name for name, raylet in self.raylets.items()}
-        return {pid: nodes[parent] for pid, parent in running(f"ray::{role}").items() if parent in nodes}
+        return {
+            pid: nodes[parent] for pid, parent in running(f"ray::{role}").items() if parent in nodes
+        }
 
     def workers(self) -> dict[int, str]:
         """The node of each process that runs any of cqlray's actors."""
         return {pid: node for role in (*ROLES, JUDGE) for pid, node in self.processes(role).items()}
 
     def start(self, *words: str, node: str = HEAD, cwd: Path = ROOT) -> Driver:
-        """A cqlray command that joins the cluster through one of its nodes, as if it were started on that machine."""
+        """A cqlray command that joins the cluster through one of its nodes, as if it were started
+        on that machine.
+        """
         command = [sys.executable, "-c", ON_NODE, node, *words]
         return Driver(command, self.environment, cwd, self.folder / "stderr")
 
@@ -122,16 +157,22 @@ class Nodes:
 class Driver:
     """A cqlray process; what it says on stderr is in a file."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], cwd: Path, said: Path) -> None:
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], cwd: Path, said: Path
+    ) -> None:
         self.file = said
         with said.open("wb") as stderr:
-            self.process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=stderr)
+            self.process = subprocess.Popen(
+                command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=stderr
+            )
 
     def said(self) -> str:
         """Its stderr up to now."""
         return self.file.read_text(errors="replace")
 
-    def wait_for(self, sign: Callable[[], Any], every: float = 0.002, timeout: float = 120.0) -> Any:
+    def wait_for(
+        self, sign: Callable[[], Any], every: float = 0.002, timeout: float = 120.0
+    ) -> Any:
         """The first true value of `sign`.
 
         Raises:
@@ -156,9 +197,13 @@ class Driver:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise RuntimeError(f"the driver did not end within {timeout:.0f} s; it said: {self.said()}") from None
+            raise RuntimeError(
+                f"the driver did not end within {timeout:.0f} s; it said: {self.said()}"
+            ) from None
         if status != 0:
-            raise RuntimeError(f"the driver ended with exit status {status}; it said: {self.said()}")
+            raise RuntimeError(
+                f"the driver ended with exit status {status}; it said: {self.said()}"
+            )
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -171,9 +216,15 @@ class EndedEarly(RuntimeError):
 
 
 @contextmanager
-def cluster(head_cpus: int = 2, cpus: tuple[int, ...] = (2, 2), hidden: Path | None = None) -> Iterator[Nodes]:
-    """A head and further nodes `a`, `b`, …, which may claim more CPUs than the machine has, and may lack a folder."""
-    folder = Path(tempfile.mkdtemp(prefix="cq", dir="/tmp"))  # short: Ray's socket paths may not pass 107 characters
+def cluster(
+    head_cpus: int = 2, cpus: tuple[int, ...] = (2, 2), hidden: Path | None = None
+) -> Iterator[Nodes]:
+    """A head and further nodes `a`, `b`, …, which may claim more CPUs than the machine has, and may
+    lack a folder.
+    """
+    folder = Path(
+        tempfile.mkdtemp(prefix="cq", dir="/tmp")
+    )  # short: Ray's socket paths may not pass 107 characters
     nodes = Nodes(folder)
     try:
         if hidden is not None:
@@ -186,7 +237,9 @@ def cluster(head_cpus: int = 2, cpus: tuple[int, ...] = (2, 2), hidden: Path | N
 
 
 def running(title: str) -> dict[int, int]:
-    """Parents' process ids of all processes whose command line begins with `title`, by their own."""
+    """Parents' process ids of all processes whose command line begins with `title`, by their
+    own.
+    """
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -221,7 +274,9 @@ def _parent(entry: Path) -> int:
 
 
 def serve() -> None:
-    """Hold a Cluster and do what each line of stdin says, until there are no more; then remove its folder."""
+    """Hold a Cluster and do what each line of stdin says, until there are no more; then remove its
+    folder.
+    """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # hundreds of lines of raylets' last words
     from ray.cluster_utils import Cluster
@@ -253,7 +308,9 @@ def _obey(cluster: Any, nodes: dict[str, Any], command: dict[str, Any]) -> dict[
 
 
 def _hide(folder: str) -> None:
-    """Give this process, and those that it starts from now on, a view of the file system in which a folder is empty."""
+    """Give this process, and those that it starts from now on, a view of the file system in which a
+    folder is empty.
+    """
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)

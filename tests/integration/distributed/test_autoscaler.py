@@ -1,4 +1,6 @@
-"""A run on a cluster without CPUs that has a real autoscaler (version 1, as `ray up` starts it); its nodes are here."""
+"""A run on a cluster without CPUs that has a real autoscaler (version 1, as `ray up` starts it);
+its nodes are here.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,17 @@ def own_address() -> str:
 
 
 def autoscaling(address: str) -> dict[str, Any]:
-    """What `ray up` would leave on the head: one type of workers, two CPUs each, none to begin with."""
-    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    """What `ray up` would leave on the head: one type of workers, two CPUs each, none to begin
+    with.
+    """
+    commands = (
+        "initialization",
+        "setup",
+        "head_setup",
+        "worker_setup",
+        "head_start_ray",
+        "worker_start_ray",
+    )
     return {
         "cluster_name": "test",
         "max_workers": 2,
@@ -85,17 +96,27 @@ def environment() -> Iterator[dict[str, str]]:
     own = {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     own |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     command = [
-        str(RAY), "start", "--head", "--block", f"--port={port}", f"--autoscaling-config={folder / 'config.json'}",
-        "--num-cpus=0", "--include-dashboard=false", f"--object-store-memory={100 * 2**20}",
-        f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}",
+        str(RAY),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--autoscaling-config={folder / 'config.json'}",
+        "--num-cpus=0",
+        "--include-dashboard=false",
+        f"--object-store-memory={100 * 2**20}",
+        f"--ray-client-server-port={client}",
+        f"--metrics-export-port={metrics}",
         f"--dashboard-agent-listen-port={agent}",
-    ]  # fmt: skip
+    ]
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(command, env=inherited | own, cwd=ROOT, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while "--block" not in (folder / "head.log").read_text():
-            assert head.poll() is None and time.monotonic() < deadline, (folder / "head.log").read_text()
+            assert head.poll() is None and time.monotonic() < deadline, (
+                folder / "head.log"
+            ).read_text()
             time.sleep(0.2)
         time.sleep(3)  # the autoscaler's first look
         yield inherited | own | {"RAY_ADDRESS": address}
@@ -108,11 +129,16 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 def below(folder: Path) -> list[int]:
-    """Processes of the cluster in this folder, which nodes that the autoscaler started are not children of the head."""
+    """Processes of the cluster in this folder, which nodes that the autoscaler started are not
+    children of the head.
+    """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if str(folder).encode() in (entry / "cmdline").read_bytes() and int(entry.name) != os.getpid():
+            if (
+                str(folder).encode() in (entry / "cmdline").read_bytes()
+                and int(entry.name) != os.getpid()
+            ):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -122,20 +148,34 @@ def below(folder: Path) -> list[int]:
 def test_a_run_brings_the_nodes_that_it_needs(environment: dict[str, str], tmp_path: Path) -> None:
     resources = ResourcesConfig(rollout_workers=2, evaluators=1, learners=2)
     config = small_config(tmp_path / "run", resources=resources)
-    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, interval=330))
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, interval=330)
+    )
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
     done = run(["run", "--config", str(tmp_path / "c.yaml")], environment)
     assert done.returncode == 0, done.stderr
-    assert "0 CPUs, 0 GPUs on 1 node; the autoscaler is asked for what this plan needs beyond that" in done.stderr
+    assert (
+        "0 CPUs, 0 GPUs on 1 node; the autoscaler is asked for what this plan needs beyond that"
+        in done.stderr
+    )
     assert read_json(tmp_path / "run" / "manifest.json")["finished"]
 
 
-def test_what_no_node_type_has_is_waited_for_in_the_open(environment: dict[str, str], tmp_path: Path) -> None:
-    """Version 1 does not say what it could bring: the run waits, says for what, and can be stopped."""
-    config = small_config(tmp_path / "run", resources=ResourcesConfig(rollout_workers=1, evaluators=1, learners=1, gpus=1))
+def test_what_no_node_type_has_is_waited_for_in_the_open(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Version 1 does not say what it could bring: the run waits, says for what, and can be
+    stopped.
+    """
+    config = small_config(
+        tmp_path / "run",
+        resources=ResourcesConfig(rollout_workers=1, evaluators=1, learners=1, gpus=1),
+    )
     (tmp_path / "c.yaml").write_text(dump_yaml(config))
     command = [sys.executable, "-m", "cqlray", "run", "--config", str(tmp_path / "c.yaml")]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as waiting:
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as waiting:
         assert waiting.stderr is not None
         said = []
         for line in waiting.stderr:
@@ -147,4 +187,6 @@ def test_what_no_node_type_has_is_waited_for_in_the_open(environment: dict[str, 
 
 def run(words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cqlray", *words]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False
+    )

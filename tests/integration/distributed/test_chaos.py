@@ -1,4 +1,6 @@
-"""Three trials of the chaos command, and what it is worth: it must see what is lost, doubled or different."""
+"""Three trials of the chaos command, and what it is worth: it must see what is lost, doubled or
+different.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_three_trials_end_as_the_undisturbed_run(capsys: pytest.CaptureFixture[s
     status = chaos.main(["--trials", "3", "--seed", "0", "--json"])
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
-    assert (result["trials"], result["equal"], result["lost_transitions"]) == (3, 3, 0), "\n".join(lines)
+    assert (result["trials"], result["equal"], result["lost_transitions"]) == (3, 3, 0), "\n".join(
+        lines
+    )
     assert status == 0
     assert len([line for line in lines if line.startswith("trial ")]) == 3
 
@@ -80,7 +84,10 @@ def test_a_seed_is_a_choice_of_victims_and_moments() -> None:
 
     def drawn(seed: int) -> list[tuple[str, chaos.Moment]]:
         victims = [chaos.choose_victim(chaos.Series(seed), trial) for trial in range(240)]
-        moments = [chaos.choose_moment(timeline, v, random.Random(f"{seed}/{t}/0")) for t, v in enumerate(victims)]
+        moments = [
+            chaos.choose_moment(timeline, v, random.Random(f"{seed}/{t}/0"))
+            for t, v in enumerate(victims)
+        ]
         return list(zip(victims, moments, strict=True))
 
     assert drawn(0) == drawn(0) != drawn(1)

@@ -1,4 +1,6 @@
-"""Runs on clusters of three nodes with separate object stores: shards from everywhere, nodes lost, another machine."""
+"""Runs on clusters of three nodes with separate object stores: shards from everywhere, nodes lost,
+another machine.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ ATTEMPTS = 3
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    """Two nodes of two CPUs, one of which each test replaces, and a head that only the driver uses."""
+    """Two nodes of two CPUs, one of which each test replaces, and a head that only the driver
+    uses.
+    """
     with cluster(head_cpus=0, cpus=(2, 2)) as started:
         yield started
 
@@ -43,7 +47,12 @@ def test_shards_come_from_all_nodes(finished_run: Path, tmp_path: Path) -> None:
     where: dict[int, str] = {}
     with cluster(head_cpus=2, cpus=(2, 2)) as three:
         env = EnvConfig("tests.toy_envs:Point-v0", kwargs={"log": str(log)})
-        run = begin(three, out, env=env, resources=ResourcesConfig(rollout_workers=6, evaluators=1, learners=2))
+        run = begin(
+            three,
+            out,
+            env=env,
+            resources=ResourcesConfig(rollout_workers=6, evaluators=1, learners=2),
+        )
 
         def played() -> bool:
             where.update(three.processes("RolloutWorker"))
@@ -51,7 +60,9 @@ def test_shards_come_from_all_nodes(finished_run: Path, tmp_path: Path) -> None:
 
         run.wait_for(played)
         run.finish()
-    players = {int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("reset")}
+    players = {
+        int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("reset")
+    }
     assert {where[process] for process in players & where.keys()} == {HEAD, "a", "b"}
     assert_same(finished_run, out)
 
@@ -66,16 +77,24 @@ VICTIMS = {
 EACH_STAGE = ["teacher", "collection", "students", "evaluation"]
 
 
-@pytest.mark.parametrize("stages", [EACH_STAGE, *(pytest.param([stage], marks=slow) for stage in VICTIMS)])
-def test_killed_nodes_change_nothing(finished_run: Path, nodes: Nodes, tmp_path: Path, stages: list[str]) -> None:
-    """The node that the stage's process is on dies, and another one joins; stage after stage in the same run."""
+@pytest.mark.parametrize(
+    "stages", [EACH_STAGE, *(pytest.param([stage], marks=slow) for stage in VICTIMS)]
+)
+def test_killed_nodes_change_nothing(
+    finished_run: Path, nodes: Nodes, tmp_path: Path, stages: list[str]
+) -> None:
+    """The node that the stage's process is on dies, and another one joins; stage after stage in the
+    same run.
+    """
     for attempt in range(ATTEMPTS):
         out = tmp_path / f"run-{attempt}"
         run = begin(nodes, out)
         try:
             for number, stage in enumerate(stages):
                 kill_node_of(stage, run, nodes, out, f"{attempt}.{number}")
-        except EndedEarly:  # on a busy machine the run can be over before the last stage's process was found
+        except (
+            EndedEarly
+        ):  # on a busy machine the run can be over before the last stage's process was found
             assert run.process.returncode == 0, run.said()
             assert attempt + 1 < ATTEMPTS, "never in time"
             continue
@@ -88,8 +107,12 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 
 
 @as_root
-@pytest.mark.parametrize("stage", ["teacher", *(pytest.param(stage, marks=slow) for stage in ("collection", "students"))])
-def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_run: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage", ["teacher", *(pytest.param(stage, marks=slow) for stage in ("collection", "students"))]
+)
+def test_a_node_without_the_disk_that_the_others_share_may_come_later(
+    finished_run: Path, tmp_path: Path, stage: str
+) -> None:
     out = tmp_path / "run"
     with cluster(head_cpus=0, cpus=(2,)) as nodes:
         run = begin(nodes, out)
@@ -99,7 +122,11 @@ def test_a_node_without_the_disk_that_the_others_share_may_come_later(finished_r
         run.finish()
     events = RunDirectory(out).rows("events.jsonl")
     (said,) = [row["what"] for row in events if row["event"] == "not shared"]
-    assert said == f"{out} is not on node {socket.gethostname()}, though others share it; mount it there too, or use s3://"
+    assert (
+        said
+        == f"{out} is not on node {socket.gethostname()}, though others share it; mount it there"
+        " too, or use s3://"
+    )
     assert_same(finished_run, out)
 
 
@@ -116,11 +143,19 @@ def without_end(nodes: Nodes, out: Path) -> Driver:
     """A run that comes to no snapshot and to no checkpoint for a minute."""
     cql = dataclasses.replace(small_config(out).cql, num_updates=10**6)
     resources = ResourcesConfig(rollout_workers=1, evaluators=1, learners=1)
-    return begin(nodes, out, cql=cql, evaluation=EvaluationConfig(interval=10**6, episodes=1), resources=resources)
+    return begin(
+        nodes,
+        out,
+        cql=cql,
+        evaluation=EvaluationConfig(interval=10**6, episodes=1),
+        resources=resources,
+    )
 
 
 def updates_of(out: Path) -> int:
-    return int(checkpoint.read_metadata(out / "checkpoints" / "population-0.safetensors")["updates"])
+    return int(
+        checkpoint.read_metadata(out / "checkpoints" / "population-0.safetensors")["updates"]
+    )
 
 
 def test_what_a_learner_did_is_kept_before_its_node_is_gone(nodes: Nodes, tmp_path: Path) -> None:
@@ -163,15 +198,25 @@ def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) 
     nodes.add(replacement, 2)
     if run.process.poll() is not None:
         raise EndedEarly(run.said())
-    if sign.startswith("teacher/"):  # teacher, workers and evaluator find no room on the two CPUs that are left
+    if sign.startswith(
+        "teacher/"
+    ):  # teacher, workers and evaluator find no room on the two CPUs that are left
         run.wait_for(lambda: replacement in nodes.workers().values())
 
 
 @pytest.mark.parametrize(
-    "sign", [pytest.param("teacher/checkpoint.safetensors", marks=slow), "checkpoints/population-0.safetensors"]
+    "sign",
+    [
+        pytest.param("teacher/checkpoint.safetensors", marks=slow),
+        "checkpoints/population-0.safetensors",
+    ],
 )
-def test_a_run_is_resumed_from_another_machine(finished_run: Path, nodes: Nodes, tmp_path: Path, sign: str) -> None:
-    """There the directory has another path, and the driver another working directory and another node of the cluster."""
+def test_a_run_is_resumed_from_another_machine(
+    finished_run: Path, nodes: Nodes, tmp_path: Path, sign: str
+) -> None:
+    """There the directory has another path, and the driver another working directory and another
+    node of the cluster.
+    """
     out, there = tmp_path / "run", tmp_path / "mounted elsewhere" / "run"
     run = begin(nodes, out)
     run.wait_for((out / sign).exists)

@@ -1,4 +1,6 @@
-"""Tiny populations in float64, their data, and their counterparts in tests/unit/algorithms/reference.py."""
+"""Tiny populations in float64, their data, and their counterparts in
+tests/unit/algorithms/reference.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 OBSERVATION_DIM, ACTION_DIM = 3, 2
-TINY = CQLConfig(hidden_units=5, batch_size=4, num_action_samples=2, policy_layers=1, critic_layers=2)
+TINY = CQLConfig(
+    hidden_units=5, batch_size=4, num_action_samples=2, policy_layers=1, critic_layers=2
+)
 
 
 def as_double(agent: AgentState) -> AgentState:
@@ -51,7 +55,8 @@ def double_scalars(configs: Sequence[SACConfig], action_dim: int = ACTION_DIM) -
     scalars = agents.member_scalars(configs, action_dim, CPU)
     return {
         name: torch.tensor(
-            [float(-action_dim if getattr(c, name) is None else getattr(c, name)) for c in configs], dtype=torch.float64
+            [float(-action_dim if getattr(c, name) is None else getattr(c, name)) for c in configs],
+            dtype=torch.float64,
         )
         for name in scalars
     }
@@ -59,16 +64,26 @@ def double_scalars(configs: Sequence[SACConfig], action_dim: int = ACTION_DIM) -
 
 def policy_at(agent: AgentState, observations: torch.Tensor, scalars: Scalars) -> PolicyOutput:
     """The policy's distribution at observations [M, n, observation_dim]."""
-    return PolicyOutput(*policy_distribution(agent.policy.forward(observations), scalars["log_std_min"]))
+    return PolicyOutput(
+        *policy_distribution(agent.policy.forward(observations), scalars["log_std_min"])
+    )
 
 
 def random_agent(configs: Sequence[SACConfig], seed: int = 0, spread: float = 0.6) -> AgentState:
-    """A float64 agent whose every tensor is random: targets unlike critics, norms unlike the identity."""
+    """A float64 agent whose every tensor is random: targets unlike critics, norms unlike the
+    identity.
+    """
     generator = torch.Generator().manual_seed(seed)
-    agent = as_double(agents.initial_state(configs, range(len(configs)), OBSERVATION_DIM, ACTION_DIM, CPU))
+    agent = as_double(
+        agents.initial_state(configs, range(len(configs)), OBSERVATION_DIM, ACTION_DIM, CPU)
+    )
     for stack in (agent.policy, agent.critics, agent.targets):
-        stack.flat.copy_(torch.randn(stack.flat.shape, generator=generator, dtype=torch.float64) * spread)
-    agent.log_temperature.copy_(torch.tensor([c.initial_temperature for c in configs], dtype=torch.float64).log())
+        stack.flat.copy_(
+            torch.randn(stack.flat.shape, generator=generator, dtype=torch.float64) * spread
+        )
+    agent.log_temperature.copy_(
+        torch.tensor([c.initial_temperature for c in configs], dtype=torch.float64).log()
+    )
     multipliers = [getattr(c, "initial_multiplier", 1.0) for c in configs]
     agent.log_multiplier.copy_(torch.tensor(multipliers, dtype=torch.float64).log())
     return agent
@@ -87,8 +102,12 @@ def random_noise(config: SACConfig, members: int, seed: int) -> dict[str, torch.
     return noise
 
 
-def random_table(transitions: int = 40, members: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> TransitionTable:
-    """Episodes of five steps; every other one ends by termination; some actions lie on their bounds."""
+def random_table(
+    transitions: int = 40, members: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> TransitionTable:
+    """Episodes of five steps; every other one ends by termination; some actions lie on their
+    bounds.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -116,15 +135,24 @@ def batch_of(config: SACConfig, members: int, seed: int = 0) -> Batch:
         "reward_scale": torch.ones(members, dtype=torch.float64),
         "reward_shift": torch.zeros(members, dtype=torch.float64),
     }
-    positions = torch.rand((members, config.batch_size), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    positions = torch.rand(
+        (members, config.batch_size),
+        generator=torch.Generator().manual_seed(seed),
+        dtype=torch.float64,
+    )
     return random_table(members=members, seed=seed).gather(scalars)(positions)
 
 
-def reference_batch(table: TransitionTable, positions: np.ndarray[Any, Any], member: int) -> dict[str, Any]:
+def reference_batch(
+    table: TransitionTable, positions: np.ndarray[Any, Any], member: int
+) -> dict[str, Any]:
     """What a member's positions stand for, looked up row by row."""
     steps = [int(np.floor(position * len(table.rows))) for position in positions]
     arrays = {f.name: getattr(table, f.name) for f in dataclasses.fields(table)}
-    arrays = {name: None if tensor is None else tensor.numpy().astype(np.float64) for name, tensor in arrays.items()}
+    arrays = {
+        name: None if tensor is None else tensor.numpy().astype(np.float64)
+        for name, tensor in arrays.items()
+    }
     rows = [int(arrays["rows"][step]) for step in steps]
     return {
         "observations": np.stack([arrays["observations"][row] for row in rows]),
@@ -163,8 +191,12 @@ def by_member(tensors: dict[str, torch.Tensor], members: int) -> dict[str, torch
     return {name: tensor.reshape(members, -1) for name, tensor in tensors.items()}
 
 
-def fresh_population(configs: Sequence[CQLConfig], seeds: Sequence[int]) -> tuple[Population, Scalars]:
-    """A float32 population as a learner makes it; one member's everything comes from its own config and seed."""
+def fresh_population(
+    configs: Sequence[CQLConfig], seeds: Sequence[int]
+) -> tuple[Population, Scalars]:
+    """A float32 population as a learner makes it; one member's everything comes from its own config
+    and seed.
+    """
     scalars = agents.member_scalars(configs, ACTION_DIM, CPU)
     settings = cql.Settings.of(list(configs))
     population = Population(

@@ -1,11 +1,14 @@
-"""DESIGN section 4 once more, for one member, in float64 numpy: written from the equations, with none of cqlray's code.
+"""DESIGN section 4 once more, for one member, in float64 numpy: written from the equations, with
+none of cqlray's code.
 
-Gradients come from the complex step: df/dx = Im f(x + ih) / h, exact to rounding since nothing is subtracted, and valid
-because every function here is analytic between its kinks (relu, min, max and clip choose by the real part). Functions
-take parameters of shape [..., P], so that all P perturbed copies go through in one pass.
+Gradients come from the complex step: df/dx = Im f(x + ih) / h, exact to rounding since nothing is
+subtracted, and valid because every function here is analytic between its kinks (relu, min, max and
+clip choose by the real part). Functions take parameters of shape [..., P], so that all P perturbed
+copies go through in one pass.
 
-Only two things are taken over from cqlray as conventions, not as mathematics: the order of parameters within a flat
-vector (weight [in, out], bias, then scale and shift of a layer norm, layer by layer) and the names in CQLConfig.
+Only two things are taken over from cqlray as conventions, not as mathematics: the order of
+parameters within a flat vector (weight [in, out], bias, then scale and shift of a layer norm, layer
+by layer) and the names in CQLConfig.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ DATA_ACTION_LIMIT = 1.0 - 1e-5
 MULTIPLIER_LIMIT = 1e6
 
 
-# -- functions that the complex step needs to choose by the real part -----------------------------------------------------
+# -- functions that the complex step needs to choose by the real part ------------------------------
 
 
 def larger(x: Array, y: Any) -> Array:
@@ -52,10 +55,12 @@ def gradient(function: Callable[[Array], Array], at: Array) -> Array:
     return np.imag(function(at[None] + 1j * STEP * np.eye(len(at)))) / STEP
 
 
-# -- networks -------------------------------------------------------------------------------------------------------------
+# -- networks --------------------------------------------------------------------------------------
 
 
-def mlp(parameters: Array, sizes: tuple[int, ...], inputs: Array, layer_norm: bool = False) -> Array:
+def mlp(
+    parameters: Array, sizes: tuple[int, ...], inputs: Array, layer_norm: bool = False
+) -> Array:
     """[..., P], [..., rows, in] -> [..., rows, out]."""
     start = 0
 
@@ -85,7 +90,9 @@ def normal_log_density(x: Array, mean: Array, std: Array) -> Array:
 
 
 def squashed_sample(mean: Array, std: Array, noise: Array) -> tuple[Array, Array]:
-    """a = tanh(u), u ~ N(mean, std); change of variables: log p(a) = log N(u) - sum log |da/du|, da/du = 1 / cosh(u)^2."""
+    """a = tanh(u), u ~ N(mean, std); change of variables: log p(a) = log N(u) - sum log |da/du|,
+    da/du = 1 / cosh(u)^2.
+    """
     u = mean + std * noise
     return np.tanh(u), (normal_log_density(u, mean, std) + 2.0 * np.log(np.cosh(u))).sum(-1)
 
@@ -96,7 +103,7 @@ def squashed_log_density(action: Array, mean: Array, std: Array) -> Array:
     return (normal_log_density(u, mean, std) - np.log(1.0 - action**2)).sum(-1)
 
 
-# -- one member -----------------------------------------------------------------------------------------------------------
+# -- one member ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -126,7 +133,9 @@ class Reference:
     log_multiplier: float
     updates: int = 0
     moments: dict[str, Moments] = field(
-        default_factory=lambda: {n: Moments() for n in ("policy", "critics", "temperature", "multiplier")}
+        default_factory=lambda: {
+            n: Moments() for n in ("policy", "critics", "temperature", "multiplier")
+        }
     )
 
     @property
@@ -156,7 +165,9 @@ class Reference:
         after = batch["next_observations"]
         mean, std = self.distribution(self.policy, after)
         if max_backup:
-            actions, log_densities = squashed_sample(mean, std, noise["next_samples"])  # [K, B, A], [K, B]
+            actions, log_densities = squashed_sample(
+                mean, std, noise["next_samples"]
+            )  # [K, B, A], [K, B]
             values = np.stack([self.minimum_q(self.targets, after, a) for a in actions])
             chosen = (values.argmax(0), np.arange(values.shape[1]))
             value, log_density = values[chosen], log_densities[chosen]
@@ -168,34 +179,50 @@ class Reference:
         rewards = self.config.reward_scale * batch["rewards"] + self.config.reward_shift
         return rewards + self.config.discount * np.where(batch["terminations"] > 0, 0.0, value)
 
-    def sources(self, batch: dict[str, Array], noise: dict[str, Array]) -> list[tuple[str, Array, Array]]:
+    def sources(
+        self, batch: dict[str, Array], noise: dict[str, Array]
+    ) -> list[tuple[str, Array, Array]]:
         """(source, action [B, A], log mu [B]) of all 3K samples, one by one."""
         found: list[tuple[str, Array, Array]] = []
         here = self.distribution(self.policy, batch["observations"])
         after = self.distribution(self.policy, batch["next_observations"])
         for k in range(self.config.num_action_samples):
             uniform = noise["uniform"][k]
-            found.append(("uniform", uniform, np.full(len(uniform), math.log(0.5**self.action_dim))))
+            found.append(
+                ("uniform", uniform, np.full(len(uniform), math.log(0.5**self.action_dim)))
+            )
             found.append(("policy", *squashed_sample(*here, noise["current_samples"][k])))
             found.append(("policy", *squashed_sample(*after, noise["next_samples"][k])))
         return found
 
-    def mean_gap(self, parameters: Array, batch: dict[str, Array], sources: list[tuple[str, Array, Array]]) -> Array:
+    def mean_gap(
+        self, parameters: Array, batch: dict[str, Array], sources: list[tuple[str, Array, Array]]
+    ) -> Array:
         """mean P_i of one critic, [...]."""
         temperature = self.config.conservative_temperature
         terms = []
         for source, action, log_mu in sources:
-            value = self.q(parameters, batch["observations"], np.broadcast_to(action, (*parameters.shape[:-1], *action.shape)))
+            value = self.q(
+                parameters,
+                batch["observations"],
+                np.broadcast_to(action, (*parameters.shape[:-1], *action.shape)),
+            )
             if self.config.calibrated and source == "policy":
                 value = larger(value, batch["data_returns"])
             terms.append((value - log_mu) / temperature)
         data = np.broadcast_to(batch["actions"], (*parameters.shape[:-1], *batch["actions"].shape))
-        gap = temperature * log_sum_exp(np.stack(terms), 0) - self.q(parameters, batch["observations"], data)
+        gap = temperature * log_sum_exp(np.stack(terms), 0) - self.q(
+            parameters, batch["observations"], data
+        )
         gap = smaller(larger(gap, self.config.difference_clip_min), self.config.difference_clip_max)
         return gap.mean(-1)
 
     def critic_loss(
-        self, parameters: Array, batch: dict[str, Array], target: Array, sources: list[tuple[str, Array, Array]] | None
+        self,
+        parameters: Array,
+        batch: dict[str, Array],
+        target: Array,
+        sources: list[tuple[str, Array, Array]] | None,
     ) -> Array:
         """L_i of one critic, [...]; without `sources` it is SAC's."""
         data = np.broadcast_to(batch["actions"], (*parameters.shape[:-1], *batch["actions"].shape))
@@ -208,7 +235,9 @@ class Reference:
             return loss + factor * self.config.conservative_weight * (gap - self.config.target_gap)
         return loss + self.config.conservative_weight * gap
 
-    def policy_loss(self, parameters: Array, batch: dict[str, Array], noise: dict[str, Array], cloning: bool) -> Array:
+    def policy_loss(
+        self, parameters: Array, batch: dict[str, Array], noise: dict[str, Array], cloning: bool
+    ) -> Array:
         mean, std = self.distribution(parameters, batch["observations"])
         action, log_density = squashed_sample(mean, std, noise["policy"])
         if cloning:
@@ -222,23 +251,38 @@ class Reference:
         return gradient * min(1.0, self.config.gradient_clip / norm) if norm > 0 else gradient
 
     def update(self, batch: dict[str, Array], noise: dict[str, Array], conservative: bool) -> None:
-        """All gradients at the old parameters, then all steps, then the targets. `batch` holds the environment's rewards."""
+        """All gradients at the old parameters, then all steps, then the targets.
+
+        `batch` holds the environment's rewards.
+        """
         config = self.config
         target = self.target(batch, noise, conservative and config.max_target_backup)
         sources = self.sources(batch, noise) if conservative else None
         critic_gradient = np.stack(
-            [gradient(lambda p: self.critic_loss(p, batch, target, sources), one) for one in self.critics]
+            [
+                gradient(lambda p: self.critic_loss(p, batch, target, sources), one)
+                for one in self.critics
+            ]
         )
         cloning = conservative and self.updates < config.bc_warmup_updates
-        policy_gradient = gradient(lambda p: self.policy_loss(p, batch, noise, cloning), self.policy)
+        policy_gradient = gradient(
+            lambda p: self.policy_loss(p, batch, noise, cloning), self.policy
+        )
         mean, std = self.distribution(self.policy, batch["observations"])
         _, log_density = squashed_sample(mean, std, noise["policy"])
         # d/dx of -x (log pi + H), and of clip(exp x) w (gap - tau), which is climbed.
         temperature_gradient = -(log_density + self.target_entropy).mean()
         multiplier_gradient = None
         if sources is not None and config.lagrange:
-            excess = sum(float(self.mean_gap(one, batch, sources)) - config.target_gap for one in self.critics)
-            factor = math.exp(self.log_multiplier) if math.exp(self.log_multiplier) < MULTIPLIER_LIMIT else 0.0
+            excess = sum(
+                float(self.mean_gap(one, batch, sources)) - config.target_gap
+                for one in self.critics
+            )
+            factor = (
+                math.exp(self.log_multiplier)
+                if math.exp(self.log_multiplier) < MULTIPLIER_LIMIT
+                else 0.0
+            )
             multiplier_gradient = -factor * config.conservative_weight * excess
 
         self.updates += 1
@@ -249,9 +293,13 @@ class Reference:
         self.policy = self.policy + step["policy"].step(
             self.clipped(policy_gradient), config.policy_learning_rate, self.updates
         )
-        self.log_temperature += step["temperature"].step(temperature_gradient, config.temperature_learning_rate, self.updates)
+        self.log_temperature += step["temperature"].step(
+            temperature_gradient, config.temperature_learning_rate, self.updates
+        )
         if multiplier_gradient is not None:
-            self.log_multiplier += step["multiplier"].step(multiplier_gradient, config.multiplier_learning_rate, self.updates)
+            self.log_multiplier += step["multiplier"].step(
+                multiplier_gradient, config.multiplier_learning_rate, self.updates
+            )
         rate = config.target_update_rate
         self.targets = (1.0 - rate) * self.targets + rate * self.critics
 

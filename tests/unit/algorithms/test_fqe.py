@@ -27,10 +27,14 @@ def step(state: int, action: int) -> tuple[int, float]:
 
 
 def chain(terminating: bool) -> TransitionTable:
-    """Each state and action once, each with two rows of its own; leaving the last state rightwards is termination or not."""
+    """Each state and action once, each with two rows of its own; leaving the last state rightwards
+    is termination or not.
+    """
     pairs = [(state, action) for state in range(STATES) for action in (-1, 1)]
     outcomes = [step(*pair) for pair in pairs]
-    visited = np.array([[state, following] for (state, _), (following, _) in zip(pairs, outcomes, strict=True)])
+    visited = np.array(
+        [[state, following] for (state, _), (following, _) in zip(pairs, outcomes, strict=True)]
+    )
     done = [terminating and pair == (STATES - 1, 1) for pair in pairs]
     return TransitionTable(
         observations=torch.from_numpy(np.eye(STATES)[visited.reshape(-1)]),
@@ -44,7 +48,9 @@ def chain(terminating: bool) -> TransitionTable:
 def next_actions(table: TransitionTable, *policies: np.ndarray) -> Tensor:
     """[M, N, 1]."""
     following = table.observations[table.rows + 1].argmax(1).numpy()
-    return torch.from_numpy(np.stack([policy[following] for policy in policies])[..., None].astype(float))
+    return torch.from_numpy(
+        np.stack([policy[following] for policy in policies])[..., None].astype(float)
+    )
 
 
 def exact(policy: np.ndarray, terminating: bool) -> np.ndarray:
@@ -59,7 +65,9 @@ def exact(policy: np.ndarray, terminating: bool) -> np.ndarray:
     return np.linalg.solve(np.eye(size) - DISCOUNT * transition, rewards)
 
 
-def fitted(table: TransitionTable, actions: Tensor, settings: fqe.Settings = SETTINGS) -> fqe.FittedQ:
+def fitted(
+    table: TransitionTable, actions: Tensor, settings: fqe.Settings = SETTINGS
+) -> fqe.FittedQ:
     q = fqe.FittedQ(table, actions, DISCOUNT, UNITS, settings, seed=3)
     q.fit()
     return q
@@ -76,7 +84,9 @@ def test_values_are_those_of_linear_algebra(terminating: bool) -> None:
     table = chain(terminating)
     policies = (LEFT, RIGHT, MIXED)
     q = fitted(table, next_actions(table, *policies))
-    np.testing.assert_allclose(values(q), [exact(policy, terminating) for policy in policies], atol=0.03)
+    np.testing.assert_allclose(
+        values(q), [exact(policy, terminating) for policy in policies], atol=0.03
+    )
     # Nothing is left to regress: what Q is regressed on is Q.
     assert q.bellman_errors(table, q.next_actions).max() < 0.03
 
@@ -85,12 +95,21 @@ def test_a_termination_ends_the_sum_and_a_cut_does_not() -> None:
     """At the chain's right end 0.9 is earned for ever, or once."""
     for terminating, right in ((False, 0.9 / (1.0 - DISCOUNT)), (True, 0.9)):
         table = chain(terminating)
-        np.testing.assert_allclose(values(fitted(table, next_actions(table, RIGHT)))[0, -1], right, atol=0.03)
+        np.testing.assert_allclose(
+            values(fitted(table, next_actions(table, RIGHT)))[0, -1], right, atol=0.03
+        )
 
 
 def test_values_do_not_depend_on_the_units_that_networks_learn_in() -> None:
     table = chain(terminating=True)
-    q = fqe.FittedQ(table, next_actions(table, RIGHT), DISCOUNT, fqe.Units(1.5, 2.0, -10.0, 10.0), SETTINGS, seed=3)
+    q = fqe.FittedQ(
+        table,
+        next_actions(table, RIGHT),
+        DISCOUNT,
+        fqe.Units(1.5, 2.0, -10.0, 10.0),
+        SETTINGS,
+        seed=3,
+    )
     q.fit()
     np.testing.assert_allclose(values(q)[0], exact(RIGHT, terminating=True), atol=0.03)
 
@@ -125,13 +144,19 @@ def test_a_policy_that_is_not_finite_harms_no_other() -> None:
 
 
 def test_what_diverges_is_held_at_what_can_be_earned() -> None:
-    """The deadly triad: one transition whose next state looks twice as good as its own (Tsitsiklis & Van Roy 1996)."""
+    """The deadly triad: one transition whose next state looks twice as good as its own (Tsitsiklis
+    & Van Roy 1996).
+    """
     one = torch.ones(1, 1, dtype=torch.float64)
     table = TransitionTable(torch.cat([one, 2 * one]), torch.tensor([0]), one, one[0], 0 * one[0])
-    settings = fqe.Settings(hidden_units=8, num_updates=3000, learning_rate=1e-2, target_update_rate=0.2)
+    settings = fqe.Settings(
+        hidden_units=8, num_updates=3000, learning_rate=1e-2, target_update_rate=0.2
+    )
     ends = []
     for highest in (100.0, 1e12):
-        q = fqe.FittedQ(table, one.unsqueeze(0), 0.99, fqe.Units(0.0, 1.0, 0.0, highest), settings, seed=0)
+        q = fqe.FittedQ(
+            table, one.unsqueeze(0), 0.99, fqe.Units(0.0, 1.0, 0.0, highest), settings, seed=0
+        )
         q.fit()
         ends.append(values(q).item())
     assert ends[1] > 1e4

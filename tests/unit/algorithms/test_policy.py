@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import losses, networks
 from cqlray.algorithms.agent import AgentState, Scalars
-from cqlray.algorithms.policy import Arrays, DeterministicActor, Policy, StochasticActor, UniformActor, select_members
+from cqlray.algorithms.policy import (
+    Arrays,
+    DeterministicActor,
+    Policy,
+    StochasticActor,
+    UniformActor,
+    select_members,
+)
 from cqlray.algorithms.snapshot import snapshot_arrays
 from cqlray.config.schema import CQLConfig
 from tests.unit.algorithms import helpers
@@ -30,7 +37,11 @@ CASES = [
     {},
     {"layer_norm": True, "num_critics": 3},
     {"policy_layers": 3, "critic_layers": 1, "num_critics": 1},
-    {"hidden_units": 8, "policy_layers": 11, "critic_layers": 12},  # "10.weight" sorts before "9.weight"
+    {
+        "hidden_units": 8,
+        "policy_layers": 11,
+        "critic_layers": 12,
+    },  # "10.weight" sorts before "9.weight"
 ]
 
 
@@ -68,10 +79,20 @@ def test_numpy_policy_is_the_torch_policy(changes: dict[str, Any]) -> None:
     sampled, _ = losses.sample_tanh_gaussian(output.mean, output.log_std, torch.from_numpy(noise))
     inputs = torch.cat([normalized(observations), torch.from_numpy(actions)], -1)
     values = networks.critic_values(agent.critics, inputs, config.num_critics).amin(1)
-    np.testing.assert_allclose(policy.act(observations), torch.tanh(output.mean).numpy(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(policy.sample(observations, noise), sampled.numpy(), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(policy.value(observations, actions), values.numpy(), rtol=1e-4, atol=1e-4)
-    for result in (policy.act(observations), policy.sample(observations, noise), policy.value(observations, actions)):
+    np.testing.assert_allclose(
+        policy.act(observations), torch.tanh(output.mean).numpy(), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        policy.sample(observations, noise), sampled.numpy(), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        policy.value(observations, actions), values.numpy(), rtol=1e-4, atol=1e-4
+    )
+    for result in (
+        policy.act(observations),
+        policy.sample(observations, noise),
+        policy.value(observations, actions),
+    ):
         assert result.dtype == np.float32
     if not changes:
         clamped = output.log_std == torch.tensor(CLAMPS).view(3, 1, 1)
@@ -87,9 +108,14 @@ def test_members_are_selected_in_the_given_order(changes: dict[str, Any]) -> Non
     for indices in ([2, 0], [1], [0, 1, 2], [1, 1]):
         some = Policy(select_members(arrays, indices))
         assert some.num_members == len(indices)
-        np.testing.assert_allclose(some.act(observations[indices]), whole.act(observations)[indices], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(
-            some.sample(observations[indices], noise[indices]), whole.sample(observations, noise)[indices], rtol=1e-5, atol=1e-6
+            some.act(observations[indices]), whole.act(observations)[indices], rtol=1e-5, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            some.sample(observations[indices], noise[indices]),
+            whole.sample(observations, noise)[indices],
+            rtol=1e-5,
+            atol=1e-6,
         )
         np.testing.assert_allclose(
             some.value(observations[indices], actions[indices]),
@@ -101,7 +127,8 @@ def test_members_are_selected_in_the_given_order(changes: dict[str, Any]) -> Non
         if not name.startswith(("critics.", "observation_")):
             np.testing.assert_array_equal(array, arrays[name][[2, 0]], err_msg=name)
     np.testing.assert_array_equal(
-        whole.member(1).act(observations[1:2]), Policy(select_members(arrays, [1])).act(observations[1:2])
+        whole.member(1).act(observations[1:2]),
+        Policy(select_members(arrays, [1])).act(observations[1:2]),
     )
 
 
@@ -145,14 +172,18 @@ def test_an_episodes_draws_do_not_depend_on_its_neighbours(seeds: list[int], ste
         for row, (own_uniform, own_stochastic) in enumerate(alone):
             own = observations[row : row + 1]
             np.testing.assert_array_equal(drawn[row], own_uniform.act(own)[0])
-            np.testing.assert_allclose(sampled[row], own_stochastic.act(own)[0], rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(
+                sampled[row], own_stochastic.act(own)[0], rtol=1e-5, atol=1e-6
+            )
 
 
 def test_stochastic_actor_draws_from_the_policys_distribution() -> None:
     _, _, arrays, _ = trained()
     policy = Policy(arrays).member(0)
     observation = observations_of(1)[0]
-    pre_tanh = np.arctanh(StochasticActor(policy, range(4000)).act(np.repeat(observation, 4000, 0)).astype(np.float64))
+    pre_tanh = np.arctanh(
+        StochasticActor(policy, range(4000)).act(np.repeat(observation, 4000, 0)).astype(np.float64)
+    )
     agent, scalars, _, _ = trained()
     output = helpers.policy_at(agent, normalized(observations_of(1)), scalars)
     mean, std = output.mean[0, 0].numpy(), output.log_std[0, 0].exp().numpy()
@@ -163,11 +194,18 @@ def test_stochastic_actor_draws_from_the_policys_distribution() -> None:
 def test_uniform_actor_covers_the_bounds() -> None:
     actor = UniformActor(ACTION_DIM, range(50))
     drawn = np.concatenate([actor.act(np.zeros((50, OBSERVATION_DIM))) for _ in range(40)])
-    assert (drawn.min(0) < -0.95).all() and (drawn.max(0) > 0.95).all() and np.abs(drawn).max() <= 1.0
+    assert (
+        (drawn.min(0) < -0.95).all() and (drawn.max(0) > 0.95).all() and np.abs(drawn).max() <= 1.0
+    )
     np.testing.assert_allclose(drawn.std(0), 1.0 / np.sqrt(3.0), rtol=0.05)
     assert len({tuple(row) for row in drawn.tolist()}) == 2000, "no two draws are equal"
 
 
 def test_acting_needs_no_torch() -> None:
     code = "import sys, cqlray.algorithms.policy; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

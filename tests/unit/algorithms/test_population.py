@@ -1,4 +1,6 @@
-"""How updates are run many times: independence of members, positions of streams, checkpoints, frozen members."""
+"""How updates are run many times: independence of members, positions of streams, checkpoints,
+frozen members.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ from tests.unit.algorithms import helpers
 from tests.unit.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY
 
 FAST = dataclasses.replace(
-    TINY, hidden_units=8, batch_size=8, policy_learning_rate=1e-2, critic_learning_rate=1e-2, lagrange=True
+    TINY,
+    hidden_units=8,
+    batch_size=8,
+    policy_learning_rate=1e-2,
+    critic_learning_rate=1e-2,
+    lagrange=True,
 )
 
 
@@ -68,7 +75,7 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert torch.equal(values, theirs[name]), name
 
 
-# -- members side by side -----------------------------------------------------------------------------------------------
+# -- members side by side --------------------------------------------------------------------------
 
 ORDER = [5, 2, 7, 0, 3, 6, 1, 4]
 
@@ -82,7 +89,9 @@ def eight() -> dict[str, Tensor]:
 def test_a_member_alone_is_the_member_in_a_stack(eight: dict[str, Tensor], member: int) -> None:
     alone = states(advanced([settings_of(member)], [100 + member], [20])[0])
     for name, values in alone.items():
-        torch.testing.assert_close(values[0], eight[name][member], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            values[0], eight[name][member], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_another_order_of_members_permutes_the_results(eight: dict[str, Tensor]) -> None:
@@ -92,7 +101,9 @@ def test_another_order_of_members_permutes_the_results(eight: dict[str, Tensor])
 
 
 def test_members_differ_and_equal_seeds_are_paired() -> None:
-    population, _ = helpers.fresh_population([settings_of(0), settings_of(1), settings_of(0)], [4, 4, 5])
+    population, _ = helpers.fresh_population(
+        [settings_of(0), settings_of(1), settings_of(0)], [4, 4, 5]
+    )
     networks = population.agent.policy.flat
     assert torch.equal(networks[0], networks[1]) and not torch.equal(networks[0], networks[2])
     for update in (0, BLOCK):
@@ -101,7 +112,7 @@ def test_members_differ_and_equal_seeds_are_paired() -> None:
             assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
 
 
-# -- the position of the streams ----------------------------------------------------------------------------------------
+# -- the position of the streams -------------------------------------------------------------------
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -114,14 +125,21 @@ def test_advance_is_the_sum_of_its_parts(parts: list[int]) -> None:
     assert_equal(states(whole), states(pieces))
     for name, values in metrics.items():
         for member, value in enumerate(values):
-            mean = sum(m[name][member] * count for m, count in zip(by_piece, parts, strict=True)) / sum(parts)
+            mean = sum(
+                m[name][member] * count for m, count in zip(by_piece, parts, strict=True)
+            ) / sum(parts)
             assert value == pytest.approx(mean, rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("parts", [[4, 6], [BLOCK - 1, 2], [BLOCK, 1], [1, BLOCK], [2 * BLOCK + 3, 5]])
+@pytest.mark.parametrize(
+    "parts", [[4, 6], [BLOCK - 1, 2], [BLOCK, 1], [1, BLOCK], [2 * BLOCK + 3, 5]]
+)
 def test_advance_in_two_calls_is_one_call_to_the_bit(parts: list[int]) -> None:
     configs = [settings_of(0), settings_of(1)]
-    assert_equal(states(advanced(configs, [1, 2], parts)[0]), states(advanced(configs, [1, 2], [sum(parts)])[0]))
+    assert_equal(
+        states(advanced(configs, [1, 2], parts)[0]),
+        states(advanced(configs, [1, 2], [sum(parts)])[0]),
+    )
 
 
 def test_noise_depends_on_seed_and_update_alone() -> None:
@@ -145,7 +163,9 @@ def test_a_saved_population_goes_on_to_the_bit(at: int) -> None:
     configs = [settings_of(0), settings_of(1)]
     undisturbed, _ = advanced(configs, [1, 2], [at, 50 - at])
     saved, _ = advanced(configs, [1, 2], [at])
-    data = checkpoint.encode({n: t.numpy() for n, t in saved.agent.tensors().items()}, {"updates": saved.agent.updates})
+    data = checkpoint.encode(
+        {n: t.numpy() for n, t in saved.agent.tensors().items()}, {"updates": saved.agent.updates}
+    )
     arrays, metadata = checkpoint.decode(data, "test")
     resumed, scalars = helpers.fresh_population(configs, [1, 2])
     resumed.agent.policy.flat.add_(1.0)  # whatever it held before
@@ -164,35 +184,48 @@ def test_a_checkpoint_of_another_shape_is_refused_unharmed() -> None:
     assert population.agent.updates == 0
 
 
-# -- batches ------------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 def test_gather_looks_up_what_the_positions_say() -> None:
     table = helpers.random_table(members=2)
-    scalars = {"reward_scale": torch.tensor([2.0, 0.5]).double(), "reward_shift": torch.tensor([1.0, -3.0]).double()}
-    positions = torch.rand((2, 400), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scalars = {
+        "reward_scale": torch.tensor([2.0, 0.5]).double(),
+        "reward_shift": torch.tensor([1.0, -3.0]).double(),
+    }
+    positions = torch.rand(
+        (2, 400), generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     positions[:, 0], positions[:, 1] = 0.0, math.nextafter(1.0, 0.0)
     batch = table.gather(scalars)(positions)
     for m in range(2):
         expected = helpers.reference_batch(table, positions[m].numpy(), m)
-        expected["rewards"] = expected["rewards"] * float(scalars["reward_scale"][m]) + float(scalars["reward_shift"][m])
+        expected["rewards"] = expected["rewards"] * float(scalars["reward_scale"][m]) + float(
+            scalars["reward_shift"][m]
+        )
         for name, values in expected.items():
             np.testing.assert_allclose(getattr(batch, name)[m].numpy(), values, err_msg=name)
     seen = {tuple(action.tolist()) for action in batch.actions[0]}
-    assert len(seen) == len(table.rows), "every transition can be drawn, the first and the last included"
+    assert len(seen) == len(table.rows), (
+        "every transition can be drawn, the first and the last included"
+    )
 
 
 def test_next_observations_never_cross_into_another_episode() -> None:
     table = helpers.random_table(transitions=20, members=1)
-    numbered = dataclasses.replace(table, observations=torch.arange(24, dtype=torch.float64).unsqueeze(1))
+    numbered = dataclasses.replace(
+        table, observations=torch.arange(24, dtype=torch.float64).unsqueeze(1)
+    )
     scalars = {"reward_scale": torch.ones(1), "reward_shift": torch.zeros(1)}
     batch = numbered.gather(scalars)((torch.arange(20) / 20 + 0.01).unsqueeze(0).double())
-    assert torch.equal(batch.next_observations - batch.observations, torch.ones(1, 20, 1, dtype=torch.float64))
+    assert torch.equal(
+        batch.next_observations - batch.observations, torch.ones(1, 20, 1, dtype=torch.float64)
+    )
     # Episodes of five steps hold six rows each, so no transition starts at rows 5, 11, 17 and 23.
     assert not set(batch.observations.flatten().int().tolist()) & {5, 11, 17, 23}
 
 
-# -- members that fail --------------------------------------------------------------------------------------------------
+# -- members that fail -----------------------------------------------------------------------------
 
 
 def poisoned(gather: Gather, member: int, at: int, value: float) -> Gather:
@@ -231,7 +264,11 @@ def test_a_bad_member_is_frozen_at_its_last_good_state(value: float) -> None:
 
 
 def test_a_diverging_learning_rate_freezes_its_member_alone() -> None:
-    configs = [settings_of(0), dataclasses.replace(settings_of(1), critic_learning_rate=1e30), settings_of(2)]
+    configs = [
+        settings_of(0),
+        dataclasses.replace(settings_of(1), critic_learning_rate=1e30),
+        settings_of(2),
+    ]
     population, _ = advanced(configs, [1, 2, 3], [10, 5])
     tame, _ = advanced([settings_of(m) for m in range(3)], [1, 2, 3], [10, 5])
     assert population.frozen == {1: 0} and tame.frozen == {}
@@ -246,27 +283,45 @@ def test_a_non_finite_parameter_is_reported_and_does_not_spread() -> None:
     population, scalars = helpers.fresh_population(configs, [1, 2, 3])
     population.agent.critics.flat.view(3, -1)[2, 7] = math.nan
     clean, _ = advanced(configs, [1, 2, 3], [8])
-    metrics = population.advance(8, helpers.random_table(members=3, dtype=torch.float32).gather(scalars))
+    metrics = population.advance(
+        8, helpers.random_table(members=3, dtype=torch.float32).gather(scalars)
+    )
     assert population.frozen == {2: 0}
-    assert math.isnan(metrics["td_loss"][2]) and all(math.isfinite(v) for name in metrics for v in metrics[name][:2])
+    assert math.isnan(metrics["td_loss"][2]) and all(
+        math.isfinite(v) for name in metrics for v in metrics[name][:2]
+    )
     for name, values in states(population).items():
         assert torch.equal(values[:2], states(clean)[name][:2]), name
 
 
-# -- no waiting for the device ------------------------------------------------------------------------------------------
+# -- no waiting for the device ---------------------------------------------------------------------
 
 
 class HostReads(TorchDispatchMode):
-    """Counts the operations whose outcome the host would have to wait for, or that leave the device."""
+    """Counts the operations whose outcome the host would have to wait for, or that leave the
+    device.
+    """
 
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.default", "item")
+    FORBIDDEN = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "unique",
+        "is_nonzero",
+        "equal.default",
+        "item",
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = str(func)
         if any(name.startswith(f"aten.{word}") for word in self.FORBIDDEN):
@@ -277,7 +332,9 @@ class HostReads(TorchDispatchMode):
         if any(isinstance(mask, Tensor) and mask.dtype == torch.bool for mask in masks):
             self.found.append(f"{name} by a mask")
         if name.startswith("aten.lift_fresh"):
-            self.found.append(f"{name}: a tensor made of host values is copied to the device at every update")
+            self.found.append(
+                f"{name}: a tensor made of host values is copied to the device at every update"
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -300,7 +357,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_an_update_of_cql_never_waits_for_the_device(case: str) -> None:
     config = dataclasses.replace(TINY, **OPTIONS[case])
     population, scalars = helpers.fresh_population([config, config], [1, 2])
-    gather, chosen = helpers.random_table(dtype=torch.float32).gather(scalars), cql.Settings.of([config, config])
+    gather, chosen = (
+        helpers.random_table(dtype=torch.float32).gather(scalars),
+        cql.Settings.of([config, config]),
+    )
     for update in range(2):
         noise, positions = population.noise.at(update)
         with HostReads() as reads:
@@ -311,7 +371,11 @@ def test_an_update_of_cql_never_waits_for_the_device(case: str) -> None:
 def test_an_update_of_sac_never_waits_for_the_device() -> None:
     config = SACConfig(hidden_units=5, batch_size=4, gradient_clip=1.0, layer_norm=True)
     agent = helpers.random_agent([config])
-    scalars, noise, batch = helpers.double_scalars([config]), helpers.random_noise(config, 1, 0), helpers.batch_of(config, 1)
+    scalars, noise, batch = (
+        helpers.double_scalars([config]),
+        helpers.random_noise(config, 1, 0),
+        helpers.batch_of(config, 1),
+    )
     with HostReads() as reads:
         sac.update(agent, batch, noise, scalars, config)
     assert reads.found == []
@@ -319,13 +383,17 @@ def test_an_update_of_sac_never_waits_for_the_device() -> None:
 
 @pytest.mark.parametrize("case", OPTIONS)
 def test_an_update_recorded_once_goes_on_when_replayed(case: str) -> None:
-    """What a CUDA graph needs: the recorded operations, replayed, make every further update, to the bit.
+    """What a CUDA graph needs: the recorded operations, replayed, make every further update, to the
+    bit.
 
-    The recording is made by torch's tracer on the CPU, which keeps each tensor that an update touches, as a CUDA graph
-    does, and bakes in every number that Python computed: one that changes between updates would show.
+    The recording is made by torch's tracer on the CPU, which keeps each tensor that an update
+    touches, as a CUDA graph does, and bakes in every number that Python computed: one that changes
+    between updates would show.
     """
     config = dataclasses.replace(FAST, **{**OPTIONS[case], "bc_warmup_updates": 3})
-    (recorded, scalars), (plain, _) = (helpers.fresh_population([config, config], [1, 2]) for _ in range(2))
+    (recorded, scalars), (plain, _) = (
+        helpers.fresh_population([config, config], [1, 2]) for _ in range(2)
+    )
     gather = helpers.random_table(dtype=torch.float32).gather(scalars)
     for population in (recorded, plain):
         population.advance(1, gather)
@@ -377,7 +445,9 @@ def test_the_check_above_notices(read: Callable[[Tensor], Any]) -> None:
     assert reads.found
 
 
-@pytest.mark.parametrize("reads", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t.tolist(), lambda t: t[t > 0]])
+@pytest.mark.parametrize(
+    "reads", [lambda t: t.sum().item(), lambda t: t.cpu(), lambda t: t.tolist(), lambda t: t[t > 0]]
+)
 def test_the_check_below_notices(reads: Callable[[Tensor], Any]) -> None:
     with pytest.raises((RuntimeError, NotImplementedError)):
         reads(torch.ones(3, device="meta"))
@@ -399,7 +469,11 @@ def on_meta(agent: AgentState) -> AgentState:
 
 @pytest.mark.parametrize("case", [*OPTIONS, "sac"])
 def test_an_update_runs_on_a_device_without_values(case: str) -> None:
-    config: Any = SACConfig(hidden_units=5, batch_size=4) if case == "sac" else dataclasses.replace(TINY, **OPTIONS[case])
+    config: Any = (
+        SACConfig(hidden_units=5, batch_size=4)
+        if case == "sac"
+        else dataclasses.replace(TINY, **OPTIONS[case])
+    )
     agent = on_meta(helpers.random_agent([config, config]))
     scalars = {n: t.to("meta") for n, t in helpers.double_scalars([config, config]).items()}
     noise = {n: t.to("meta") for n, t in helpers.random_noise(config, 2, 0).items()}
@@ -412,7 +486,7 @@ def test_an_update_runs_on_a_device_without_values(case: str) -> None:
     assert all(value.device.type == "meta" for value in metrics.values())
 
 
-# -- metrics ------------------------------------------------------------------------------------------------------------
+# -- metrics ---------------------------------------------------------------------------------------
 
 SAC_METRICS = {"td_loss", "policy_loss", "q_data", "entropy", "temperature"}
 
@@ -425,10 +499,13 @@ def test_names_and_values_of_the_metrics() -> None:
     config = TeacherConfig(hidden_units=5, batch_size=4)
     agent = helpers.random_agent([config])
     batch, noise = helpers.batch_of(config, 1), helpers.random_noise(config, 1, 0)
-    assert set(sac.update(agent, batch, noise, helpers.double_scalars([config]), config)) == SAC_METRICS
+    assert (
+        set(sac.update(agent, batch, noise, helpers.double_scalars([config]), config))
+        == SAC_METRICS
+    )
 
 
-# -- no option is dead --------------------------------------------------------------------------------------------------
+# -- no option is dead -----------------------------------------------------------------------------
 
 PER_MEMBER: dict[str, Any] = {  # another value of each number that members have for themselves
     "discount": 0.5,
@@ -476,7 +553,13 @@ def small_shard() -> Shard:
     ends = np.arange(6) == 5
     return Shard.of(
         [
-            Episode(normal(7, 3), np.tanh(normal(6, 2)), normal(6) * 3.0, ends & (e % 2 == 0), ends & (e % 2 == 1))
+            Episode(
+                normal(7, 3),
+                np.tanh(normal(6, 2)),
+                normal(6) * 3.0,
+                ends & (e % 2 == 0),
+                ends & (e % 2 == 1),
+            )
             for e in range(8)
         ],
         "replay",
@@ -498,7 +581,9 @@ FIELDS = {f.name: f for f in dataclasses.fields(CQLConfig)}
 
 
 def test_the_two_tables_name_every_option() -> None:
-    assert set(PER_MEMBER) == {name for name, field in FIELDS.items() if "per_member" in field.metadata}
+    assert set(PER_MEMBER) == {
+        name for name, field in FIELDS.items() if "per_member" in field.metadata
+    }
     assert set(STRUCTURAL) | {"num_updates"} == set(FIELDS) - set(PER_MEMBER)
 
 
@@ -519,7 +604,9 @@ def test_every_number_of_a_member_changes_its_update_and_nobody_elses(name: str)
 def test_every_structural_option_changes_the_update(name: str) -> None:
     arrays, others = learnt(BASE), learnt(dataclasses.replace(BASE, **{name: STRUCTURAL[name]}))
     if all(arrays[key].shape == others[key].shape for key in arrays):
-        assert any(not np.allclose(arrays[key], others[key], rtol=1e-3, atol=1e-7) for key in arrays), f"{name} has no effect"
+        assert any(
+            not np.allclose(arrays[key], others[key], rtol=1e-3, atol=1e-7) for key in arrays
+        ), f"{name} has no effect"
 
 
 def test_target_entropy_defaults_to_minus_the_action_dimensions() -> None:
@@ -545,10 +632,18 @@ def test_calibration_needs_returns_in_trained_units() -> None:
     for m, config in enumerate((calibrated, shifted)):
         expected: list[float] = []
         for episode in small_shard().episodes():
-            rewards = [config.reward_scale * float(r) + config.reward_shift for r in episode.rewards]
-            expected += [sum(r * config.discount**k for k, r in enumerate(rewards[t:])) for t in range(len(rewards))]
+            rewards = [
+                config.reward_scale * float(r) + config.reward_shift for r in episode.rewards
+            ]
+            expected += [
+                sum(r * config.discount**k for k, r in enumerate(rewards[t:]))
+                for t in range(len(rewards))
+            ]
         np.testing.assert_allclose(returns[m].numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_observation_dim_of_helpers_is_that_of_the_shard() -> None:
-    assert small_shard().observations.shape[1] == OBSERVATION_DIM and small_shard().actions.shape[1] == ACTION_DIM
+    assert (
+        small_shard().observations.shape[1] == OBSERVATION_DIM
+        and small_shard().actions.shape[1] == ACTION_DIM
+    )

@@ -14,10 +14,14 @@ from cqlray.benchmarks.learner import WORKLOADS, Workload, make_population
 
 CPU = torch.device("cpu")
 BF16_ERROR = 0.1  # relative, after three layers and back; 8 bits of mantissa in each
-SMALL = dataclasses.replace(WORKLOADS["P"].config, hidden_units=32, batch_size=32, num_action_samples=3)
+SMALL = dataclasses.replace(
+    WORKLOADS["P"].config, hidden_units=32, batch_size=32, num_action_samples=3
+)
 
 
-def stack_and_inputs(layer_norm: bool, dtype: torch.dtype | None, rows: int, width: int) -> tuple[Stack, Tensor]:
+def stack_and_inputs(
+    layer_norm: bool, dtype: torch.dtype | None, rows: int, width: int
+) -> tuple[Stack, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = Shape((5, width, width, 2), layer_norm)
     flat = torch.stack([shape.initial(generator) for _ in range(3)])
@@ -33,7 +37,10 @@ def outputs_and_gradients(stack: Stack, inputs: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_bf16_products_are_near_float32s_and_come_back_as_float32(layer_norm: bool) -> None:
-    exact, short = (outputs_and_gradients(*stack_and_inputs(layer_norm, d, 64, 48)) for d in (None, torch.bfloat16))
+    exact, short = (
+        outputs_and_gradients(*stack_and_inputs(layer_norm, d, 64, 48))
+        for d in (None, torch.bfloat16)
+    )
     for one, other in zip(exact, short, strict=True):
         assert other.dtype == torch.float32
         assert 0 < (one - other).norm() < BF16_ERROR * one.norm()
@@ -48,9 +55,13 @@ def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> 
     double = Stack(stack.shape, stack.flat.double())
     x, (w0, b0, w1, b1, w2, b2) = inputs.double().requires_grad_(), double.parameters()
     output = torch.relu(torch.relu(x @ w0 + b0) @ w1 + b1) @ w2 + b2
-    of_inputs, *of_parameters = torch.autograd.grad(output.square().sum(), [x, *double.parameters()])
+    of_inputs, *of_parameters = torch.autograd.grad(
+        output.square().sum(), [x, *double.parameters()]
+    )
     tolerance = 1e-5 if dtype is None else BF16_ERROR
-    for one, other in zip([output.detach(), of_inputs, double.flatten(tuple(of_parameters))], found, strict=True):
+    for one, other in zip(
+        [output.detach(), of_inputs, double.flatten(tuple(of_parameters))], found, strict=True
+    ):
         assert (one - other).norm() < tolerance * one.norm()
 
 
@@ -62,13 +73,19 @@ def test_the_way_back_from_the_first_rows_alone(rows: int) -> None:
     for count in (rows // 3, rows // 2, rows):
         of_outputs = torch.zeros_like(taken.outputs)
         of_outputs[:, :count] = taken.outputs[:, :count]
-        torch.testing.assert_close(taken.gradient(of_outputs[:, :count]), taken.gradient(of_outputs), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            taken.gradient(of_outputs[:, :count]), taken.gradient(of_outputs), rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_forth_and_back_in_pieces_is_all_forth_and_then_back(layer_norm: bool, dtype: torch.dtype | None) -> None:
-    """Two members of three networks each; groups of 30 rows, the last piece smaller, no group parted."""
+def test_forth_and_back_in_pieces_is_all_forth_and_then_back(
+    layer_norm: bool, dtype: torch.dtype | None
+) -> None:
+    """Two members of three networks each; groups of 30 rows, the last piece smaller, no group
+    parted.
+    """
     width, group = 64, 30
     rows = PIECE_SIZE // width // group * group * 2 + 4 * group
     generator = torch.Generator().manual_seed(0)
@@ -84,7 +101,11 @@ def test_forth_and_back_in_pieces_is_all_forth_and_then_back(layer_norm: bool, d
         return 2.0 * outputs * torch.arange(part.start, part.stop).view(1, -1, 1)
 
     outputs, gradient = stack.differentiate(inputs, group, derivative)
-    assert seen == ([(None, 0)] if layer_norm else [(e, r) for e in range(6) for r in (0, (rows - 120) // 2, rows - 120)])
+    assert seen == (
+        [(None, 0)]
+        if layer_norm
+        else [(e, r) for e in range(6) for r in (0, (rows - 120) // 2, rows - 120)]
+    )
     double = Stack(shape, stack.flat.double())
     whole = Pass(double, inputs.double())
     expected = whole.outputs
@@ -113,7 +134,9 @@ def test_updates_in_bf16_are_the_same_bits_each_time_and_near_float32s() -> None
 
 def test_tf32_is_float32_where_there_is_no_gpu() -> None:
     for one, other in zip(
-        trained("float32", 3).agent.tensors().values(), trained("tf32", 3).agent.tensors().values(), strict=True
+        trained("float32", 3).agent.tensors().values(),
+        trained("tf32", 3).agent.tensors().values(),
+        strict=True,
     ):
         assert torch.equal(one, other)
 
@@ -130,5 +153,7 @@ def test_the_graph_on_a_gpu_makes_the_same_updates() -> None:
         plain.on_device(plain_gather)
         plain.agent.updates += 1
     assert graphed.graphed is not None and graphed.graphed[1].graph is not None
-    for one, other in zip(graphed.agent.tensors().values(), plain.agent.tensors().values(), strict=True):
+    for one, other in zip(
+        graphed.agent.tensors().values(), plain.agent.tensors().values(), strict=True
+    ):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Whole updates against tests/unit/algorithms/reference.py, which was written from the equations: every option, and random mixtures."""
+"""Whole updates against tests/unit/algorithms/reference.py, which was written from the equations:
+every option, and random mixtures.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +57,26 @@ SECOND = dataclasses.replace(
 )
 BOTH, ONE = "both members", "the second member alone"
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of both members, changes of the second alone
+CASES: dict[
+    str, tuple[dict[str, Any], dict[str, Any]]
+] = {  # changes of both members, changes of the second alone
     "plain": ({}, {}),
     "entropy backup": ({"entropy_backup": True}, {}),
     "max target backup": ({"max_target_backup": True}, {}),
     "lagrange": ({"lagrange": True}, {}),
     "lagrange at its cap": ({"lagrange": True}, {"initial_multiplier": 3e6}),
-    "lagrange with clip": ({"lagrange": True, "difference_clip_max": 2.0}, {"difference_clip_min": 1.0}),
+    "lagrange with clip": (
+        {"lagrange": True, "difference_clip_max": 2.0},
+        {"difference_clip_min": 1.0},
+    ),
     "calibrated": ({"calibrated": True}, {}),
     "calibrated lagrange": ({"calibrated": True, "lagrange": True}, {}),
     "difference clip": ({"difference_clip_min": 2.0, "difference_clip_max": 3.0}, {}),
     "difference clip of one": ({}, {"difference_clip_min": 1.0, "difference_clip_max": 4.0}),
-    "conservative temperature": ({"conservative_temperature": 0.3}, {"conservative_temperature": 4.0}),
+    "conservative temperature": (
+        {"conservative_temperature": 0.3},
+        {"conservative_temperature": 4.0},
+    ),
     "cloning, then not": ({"bc_warmup_updates": 2}, {"bc_warmup_updates": 1}),
     "cloning of one": ({}, {"bc_warmup_updates": 10}),
     "one critic": ({"num_critics": 1}, {}),
@@ -82,8 +92,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of both m
     "no discount": ({"discount": 0.0}, {}),
     "targets copied": ({"target_update_rate": 1.0}, {}),
     "all of the critics' loss": (
-        {"lagrange": True, "calibrated": True, "num_critics": 3, "conservative_temperature": 0.5, "difference_clip_max": 6.0},
-        {"conservative_temperature": 2.0, "difference_clip_max": 2.0, "difference_clip_min": 1.0},
+        {
+            "lagrange": True,
+            "calibrated": True,
+            "num_critics": 3,
+            "conservative_temperature": 0.5,
+            "difference_clip_max": 6.0,
+        },
+        {
+            "conservative_temperature": 2.0,
+            "difference_clip_max": 2.0,
+            "difference_clip_min": 1.0,
+        },
     ),
     "all together": (
         {
@@ -105,7 +125,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of both m
 
 def assert_agrees(agent: AgentState, reference: list[Reference], atol: float) -> None:
     members = len(reference)
-    ours = {name: tensor.numpy() for name, tensor in helpers.by_member(agent.tensors(), members).items()}
+    ours = {
+        name: tensor.numpy() for name, tensor in helpers.by_member(agent.tensors(), members).items()
+    }
     for m, theirs in enumerate(reference):
         expected: dict[str, Any] = {
             "policy": theirs.policy,
@@ -120,10 +142,14 @@ def assert_agrees(agent: AgentState, reference: list[Reference], atol: float) ->
         assert expected.keys() == ours.keys()
         for name, value in expected.items():
             flat = np.broadcast_to(np.ravel(value), ours[name][m].shape)
-            np.testing.assert_allclose(ours[name][m], flat, rtol=1e-6, atol=atol, err_msg=f"{name} of member {m}")
+            np.testing.assert_allclose(
+                ours[name][m], flat, rtol=1e-6, atol=atol, err_msg=f"{name} of member {m}"
+            )
 
 
-def check(configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tuple[int, ...] = (1, 3)) -> AgentState:
+def check(
+    configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tuple[int, ...] = (1, 3)
+) -> AgentState:
     """Run both, compare after each of `num_updates`."""
     conservative = isinstance(configs[0], CQLConfig)
     members = len(configs)
@@ -135,14 +161,18 @@ def check(configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tu
     for update in range(max(num_updates)):
         noise = helpers.random_noise(configs[0], members, 100 * seed + update)
         generator = torch.Generator().manual_seed(1000 * seed + update)
-        positions = torch.rand((members, configs[0].batch_size), generator=generator, dtype=torch.float64)
+        positions = torch.rand(
+            (members, configs[0].batch_size), generator=generator, dtype=torch.float64
+        )
         if conservative:
             cql.update(agent, gather(positions), noise, scalars, cql.Settings.of(list(configs)))  # type: ignore[arg-type]
         else:
             sac.update(agent, gather(positions), noise, scalars, configs[0])
         for m, one in enumerate(reference):
             own_noise = {name: values[m].numpy() for name, values in noise.items()}
-            one.update(helpers.reference_batch(table, positions[m].numpy(), m), own_noise, conservative)
+            one.update(
+                helpers.reference_batch(table, positions[m].numpy(), m), own_noise, conservative
+            )
         if update + 1 in num_updates:
             assert_agrees(agent, reference, atol=1e-8)
     assert agent.step == max(num_updates)
@@ -151,10 +181,14 @@ def check(configs: list[CQLConfig] | list[SACConfig], seed: int, num_updates: tu
 
 @pytest.fixture(params=["all at once", "in pieces"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the rows go through the networks on a CPU; the pieces are of one state, or of seven rows and then one."""
+    """How the rows go through the networks on a CPU; the pieces are of one state, or of seven rows
+    and then one.
+    """
     if request.param == "in pieces":
         monkeypatch.setattr(networks, "SMALLEST", 0)
-        monkeypatch.setattr(networks, "PIECE_SIZE", TINY.hidden_units * (1 + 3 * TINY.num_action_samples))
+        monkeypatch.setattr(
+            networks, "PIECE_SIZE", TINY.hidden_units * (1 + 3 * TINY.num_action_samples)
+        )
     return str(request.param)
 
 
@@ -230,7 +264,9 @@ STRUCTURE = st.fixed_dictionaries(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(STRUCTURE, st.lists(MEMBER, min_size=1, max_size=3), st.integers(0, 1000))
-def test_any_mixture_of_options_is_the_equations(structure: dict[str, Any], members: list[dict[str, Any]], seed: int) -> None:
+def test_any_mixture_of_options_is_the_equations(
+    structure: dict[str, Any], members: list[dict[str, Any]], seed: int
+) -> None:
     check([dataclasses.replace(FIRST, **structure, **member) for member in members], seed, (2,))
 
 
@@ -257,12 +293,16 @@ def test_float32_as_a_learner_runs_it() -> None:
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_initial_networks(layer_norm: bool) -> None:
-    config = dataclasses.replace(TINY, hidden_units=32, num_critics=3, layer_norm=layer_norm, critic_layers=3)
+    config = dataclasses.replace(
+        TINY, hidden_units=32, num_critics=3, layer_norm=layer_norm, critic_layers=3
+    )
     agent = agents.initial_state([config] * 2, [0, 1], OBSERVATION_DIM, ACTION_DIM, CPU)
     assert agent.critics.shape.sizes == (OBSERVATION_DIM + ACTION_DIM, 32, 32, 32, 1)
     assert agent.policy.shape.sizes == (OBSERVATION_DIM, 32, 2 * ACTION_DIM)
     assert agent.critics.flat.shape == (6, agent.critics.shape.num_parameters())
-    assert len({tuple(row.tolist()) for row in agent.critics.flat}) == 6, "every critic starts elsewhere"
+    assert len({tuple(row.tolist()) for row in agent.critics.flat}) == 6, (
+        "every critic starts elsewhere"
+    )
     torch.testing.assert_close(agent.targets.flat, agent.critics.flat, rtol=0, atol=0)
     assert agent.targets.flat.data_ptr() != agent.critics.flat.data_ptr()
     for stack in (agent.policy, agent.critics):

@@ -24,7 +24,9 @@ TOY = "tests.toy_envs:Point-v0"
 
 
 def frame(episodes: int = 12, steps: int = 8, seed: int = 0) -> pd.DataFrame:
-    """A log of a made-up plant: two sensors, one torque, the last row of each trip its final observation."""
+    """A log of a made-up plant: two sensors, one torque, the last row of each trip its final
+    observation.
+    """
     rng = np.random.default_rng(seed)
     rows = episodes * (steps + 1)
     last = np.arange(rows) % (steps + 1) == steps
@@ -35,14 +37,23 @@ def frame(episodes: int = 12, steps: int = 8, seed: int = 0) -> pd.DataFrame:
             "sensor_10": rng.normal(size=rows).astype(np.float32),
             "torque": rng.uniform(-1, 1, rows).astype(np.float32),
             "r": rng.normal(size=rows).astype(np.float32),
-            "crashed": (np.arange(rows) % (steps + 1) == steps - 1) & (np.repeat(np.arange(episodes), steps + 1) % 2 == 0),
+            "crashed": (
+                (np.arange(rows) % (steps + 1) == steps - 1)
+                & (np.repeat(np.arange(episodes), steps + 1) % 2 == 0)
+            ),
         }
     )
     log.loc[last, ["torque", "r"]] = np.nan
     return log
 
 
-COLUMNS = {"observation": "sensor_*", "action": "torque", "reward": "r", "episode": "trip", "terminated": "crashed"}
+COLUMNS = {
+    "observation": "sensor_*",
+    "action": "torque",
+    "reward": "r",
+    "episode": "trip",
+    "terminated": "crashed",
+}
 FLAGS = [
     *("--columns.observation", "sensor_*", "--columns.action", "torque", "--columns.reward", "r"),
     *("--columns.episode", "trip", "--columns.terminated", "crashed"),
@@ -92,13 +103,17 @@ NAMED = {
     "episode": "trip",
     "terminated": "crashed",
 }
-IN_WORDS = "observation sensor_10, sensor_1; action torque; reward r; episode trip; terminated crashed"
+IN_WORDS = (
+    "observation sensor_10, sensor_1; action torque; reward r; episode trip; terminated crashed"
+)
 
 
 def swapped(**changes: int) -> pd.DataFrame:
     """The same log from a recorder that has the sensors in another order."""
     log = frame(**changes)
-    return log[["sensor_10", "trip", "sensor_1", *(name for name in log if name[0] not in "st")]].assign(torque=log["torque"])
+    return log[
+        ["sensor_10", "trip", "sensor_1", *(name for name in log if name[0] not in "st")]
+    ].assign(torque=log["torque"])
 
 
 def test_dataset_json_names_the_columns_in_their_order(tmp_path: Path) -> None:
@@ -107,9 +122,15 @@ def test_dataset_json_names_the_columns_in_their_order(tmp_path: Path) -> None:
     written = native.read_description(tmp_path / "data")
     assert written["columns"] == written["provenance"][0]["columns"] == NAMED
     again = cqlray.load_dataset(tmp_path / "data")
-    np.testing.assert_array_equal(next(again.episodes()).observations, log[["sensor_10", "sensor_1"]].to_numpy()[:9])
+    np.testing.assert_array_equal(
+        next(again.episodes()).observations, log[["sensor_10", "sensor_1"]].to_numpy()[:9]
+    )
     again.save(tmp_path / "copy")
-    assert native.read_description(tmp_path / "copy")["columns"] == again.description["columns"] == NAMED
+    assert (
+        native.read_description(tmp_path / "copy")["columns"]
+        == again.description["columns"]
+        == NAMED
+    )
     # What was written before columns were named stays readable; what is no name is not.
     file = tmp_path / "data" / "dataset.json"
     file.write_text(json.dumps({key: value for key, value in written.items() if key != "columns"}))
@@ -123,11 +144,17 @@ def test_dataset_json_names_the_columns_in_their_order(tmp_path: Path) -> None:
 def test_what_is_appended_has_its_columns_in_the_order_of_what_is_there(tmp_path: Path) -> None:
     cqlray.load_dataset(frame(), COLUMNS).save(tmp_path / "data")
     other = cqlray.load_dataset(swapped(seed=1), COLUMNS)
-    with pytest.raises(UserError, match="has the observation columns in the order sensor_1, sensor_10; dataset 'DataFrame'"):
+    with pytest.raises(
+        UserError,
+        match="has the observation columns in the order sensor_1, sensor_10; dataset 'DataFrame'",
+    ):
         other.save(tmp_path / "data", append=True)
     named = COLUMNS | {"observation": ["sensor_1", "sensor_10"]}
     cqlray.load_dataset(swapped(seed=1), named).save(tmp_path / "data", append=True)
-    assert native.read_description(tmp_path / "data")["columns"]["observation"] == ["sensor_1", "sensor_10"]
+    assert native.read_description(tmp_path / "data")["columns"]["observation"] == [
+        "sensor_1",
+        "sensor_10",
+    ]
 
 
 def test_the_plan_names_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,20 +170,31 @@ def test_what_the_data_does_not_say_comes_from_the_environment(tmp_path: Path) -
     spec = datasets.describe_env(EnvConfig(TOY))
     rng = np.random.default_rng(0)
     width = spec.observation_dim
-    log = pd.DataFrame(rng.normal(size=(30, width)).astype(np.float32), columns=[f"observation_{i}" for i in range(width)])
+    log = pd.DataFrame(
+        rng.normal(size=(30, width)).astype(np.float32),
+        columns=[f"observation_{i}" for i in range(width)],
+    )
     for index in range(spec.action_dim):
         log[f"action_{index}"] = np.float32(0.5)
     log["reward"], log["episode"] = np.float32(1), np.repeat([0, 1, 2], 10)
     data = cqlray.load_dataset(log, env=TOY)
-    assert data.environment["id"] == TOY and list(data.environment["action_high"]) == list(spec.action_high)
-    with pytest.raises(UserError, match=r"does not belong to env.id 'Pendulum-v1': it has observation_dim \d and not 3"):
+    assert data.environment["id"] == TOY and list(data.environment["action_high"]) == list(
+        spec.action_high
+    )
+    with pytest.raises(
+        UserError,
+        match=r"does not belong to env.id 'Pendulum-v1': it has observation_dim \d and not 3",
+    ):
         cqlray.load_dataset(log.drop(columns="observation_1"), env="Pendulum-v1")
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"observaton": "sensor_*"}, r"unknown key columns.observaton; did you mean columns.observation\?"),
+        (
+            {"observaton": "sensor_*"},
+            r"unknown key columns.observaton; did you mean columns.observation\?",
+        ),
         ({"observation": "sensors_*"}, "no column matches 'sensors_[*]'"),
         ({"action": 3}, r"columns.action\[0\] is 3; it must be text"),
     ],
@@ -167,13 +205,18 @@ def test_wrong_columns_are_one_line(columns: dict[str, object], said: str) -> No
 
 
 def test_a_dataset_must_say_its_bounds_to_be_trained_on() -> None:
-    source = datasets.open_data(frame(), ColumnsConfig(("sensor_*",), ("torque",), "r", "trip"), None)
-    with pytest.raises(UserError, match="does not say the bounds of its actions; name its environment with --env"):
+    source = datasets.open_data(
+        frame(), ColumnsConfig(("sensor_*",), ("torque",), "r", "trip"), None
+    )
+    with pytest.raises(
+        UserError, match="does not say the bounds of its actions; name its environment with --env"
+    ):
         datasets.spec_of(source)
 
 
 @pytest.mark.parametrize(
-    ("name", "full"), [("s3://b/x", True), ("minari:a/b-v0", True), ("data/x", False), ("odd:name/x", True)]
+    ("name", "full"),
+    [("s3://b/x", True), ("minari:a/b-v0", True), ("data/x", False), ("odd:name/x", True)],
 )
 def test_absolute_names(name: str, full: bool) -> None:
     assert (datasets.absolute(name) == name) is full
@@ -193,7 +236,9 @@ def test_a_run_s_digest_is_the_one_it_wrote(finished_run: Path) -> None:
 def of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A dataset whose description names an environment in a module that must not be imported."""
     place = tmp_path / "foreign"
-    cqlray.load_dataset(frame(episodes=40), COLUMNS | {"action_low": -1, "action_high": 1}).save(place)
+    cqlray.load_dataset(frame(episodes=40), COLUMNS | {"action_low": -1, "action_high": 1}).save(
+        place
+    )
     written = native.read_description(place)
     environment = written["environment"] | {"id": "evil_mod:Evil-v0", "kwargs": {"command": "ls"}}
     (place / "dataset.json").write_text(json.dumps(written | {"environment": environment}))
@@ -205,13 +250,20 @@ def of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_no_command_imports_the_module_that_a_dataset_names(
     capsys: pytest.CaptureFixture[str], of_a_module: str, tmp_path: Path
 ) -> None:
-    assert "--env evil_mod:Evil-v0 trains with tests in it" in mistake(capsys, "train", "--dataset", of_a_module)
-    out = {name: str(tmp_path / name) for name in ("card.html", "own", "minari", "log.csv", "mended")}
+    assert "--env evil_mod:Evil-v0 trains with tests in it" in mistake(
+        capsys, "train", "--dataset", of_a_module
+    )
+    out = {
+        name: str(tmp_path / name) for name in ("card.html", "own", "minari", "log.csv", "mended")
+    }
     commands = [
         *(["info"], ["info", "--json"], ["info", "--html", out["card.html"]]),
         *(["validate"], ["validate", "--json"]),
         *(["convert", "--out", out["own"]], ["convert", "--fix", "--out", out["mended"]]),
-        *(["convert", "--to", name, "--out", out[file]] for name, file in (("minari", "minari"), ("log", "log.csv"))),
+        *(
+            ["convert", "--to", name, "--out", out[file]]
+            for name, file in (("minari", "minari"), ("log", "log.csv"))
+        ),
     ]
     for name, *words in commands:
         assert cli.main(["dataset", name, of_a_module, *words]) == 0, words
@@ -219,7 +271,9 @@ def test_no_command_imports_the_module_that_a_dataset_names(
     # What was converted names it still, and no module is imported on that word either.
     assert native.read_description(tmp_path / "own")["environment"]["id"] == "evil_mod:Evil-v0"
     capsys.readouterr()
-    assert "names the environment 'evil_mod:Evil-v0'" in mistake(capsys, "train", "--dataset", out["own"])
+    assert "names the environment 'evil_mod:Evil-v0'" in mistake(
+        capsys, "train", "--dataset", out["own"]
+    )
 
 
 def test_python_does_not_import_it_either(of_a_module: str) -> None:
@@ -241,9 +295,14 @@ def log(tmp_path: Path) -> str:
     return str(tmp_path / "trips.csv")
 
 
-def test_validate_says_what_is_wrong_and_where(capsys: pytest.CaptureFixture[str], log: str) -> None:
+def test_validate_says_what_is_wrong_and_where(
+    capsys: pytest.CaptureFixture[str], log: str
+) -> None:
     assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "12 episodes, 96 transitions: 0 errors, 1 warning"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == "12 episodes, 96 transitions: 0 errors, 1 warning"
+    )
     broken = pd.read_csv(log)
     broken.loc[13, "torque"] = 7.5
     broken.to_csv(log, index=False)
@@ -256,16 +315,36 @@ def test_validate_says_what_is_wrong_and_where(capsys: pytest.CaptureFixture[str
     assert said["errors"] == 2 and said["findings"][1]["place"]["row"] == 13
 
 
-def test_columns_may_stand_in_a_file(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
-    yaml = "columns: {observation: ['sensor_*'], action: [torque], reward: r, episode: wrong, terminated: crashed}\n"
+def test_columns_may_stand_in_a_file(
+    capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path
+) -> None:
+    yaml = (
+        "columns: {observation: ['sensor_*'], action: [torque], reward: r, episode: wrong,"
+        " terminated: crashed}\n"
+    )
     (tmp_path / "c.yaml").write_text(yaml)
-    words = ["dataset", "info", log, "--config", str(tmp_path / "c.yaml"), "--columns.episode", "trip", "--json"]
+    words = [
+        "dataset",
+        "info",
+        log,
+        "--config",
+        str(tmp_path / "c.yaml"),
+        "--columns.episode",
+        "trip",
+        "--json",
+    ]
     assert cli.main(words) == 0
     assert json.loads(capsys.readouterr().out)["transitions"] == 96
 
 
-def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
-    own, back, minari = str(tmp_path / "own"), str(tmp_path / "back.parquet"), str(tmp_path / "minari")
+def test_convert_there_and_back(
+    capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path
+) -> None:
+    own, back, minari = (
+        str(tmp_path / "own"),
+        str(tmp_path / "back.parquet"),
+        str(tmp_path / "minari"),
+    )
     assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own]) == 0
     assert capsys.readouterr().out == f"{own}: 12 episodes, 96 transitions\n"
     assert cli.main(["dataset", "convert", own, "--to", "log", "--out", back]) == 0
@@ -273,12 +352,26 @@ def test_convert_there_and_back(capsys: pytest.CaptureFixture[str], log: str, tm
     digests = {cqlray.load_dataset(place).description["digest"] for place in (own, back, minari)}
     assert len(digests) == 1
     capsys.readouterr()
-    assert "holds a dataset already" in mistake(capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own)
+    assert "holds a dataset already" in mistake(
+        capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own
+    )
     assert cli.main(["dataset", "convert", back, "--append", "--out", own]) == 0
     assert "24 episodes" in capsys.readouterr().out
-    said = mistake(capsys, "dataset", "convert", own, "--append", "--to", "log", "--out", str(tmp_path / "x.csv"))
+    said = mistake(
+        capsys,
+        "dataset",
+        "convert",
+        own,
+        "--append",
+        "--to",
+        "log",
+        "--out",
+        str(tmp_path / "x.csv"),
+    )
     assert said == "--append adds to cqlray's own datasets alone, not with --to log"
-    assert "the same episode, to the bit" in mistake(capsys, "dataset", "convert", own, "--out", str(tmp_path / "twice"))
+    assert "the same episode, to the bit" in mistake(
+        capsys, "dataset", "convert", own, "--out", str(tmp_path / "twice")
+    )
 
 
 def test_the_commands_name_the_columns(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -286,7 +379,9 @@ def test_the_commands_name_the_columns(capsys: pytest.CaptureFixture[str], tmp_p
     swapped().to_csv(log, index=False)
     assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32"]) == 0
     assert f"columns: {IN_WORDS}" in capsys.readouterr().out.splitlines()
-    assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32", "--json"]) == 0
+    assert (
+        cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--batch-size", "32", "--json"]) == 0
+    )
     assert json.loads(capsys.readouterr().out)["columns"] == NAMED
     assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--out", own]) == 0
     assert f"columns: {IN_WORDS}" in capsys.readouterr().err.splitlines()
@@ -295,13 +390,19 @@ def test_the_commands_name_the_columns(capsys: pytest.CaptureFixture[str], tmp_p
         assert f"columns      {IN_WORDS}" in capsys.readouterr().out.replace("\n" + " " * 13, " ")
 
 
-def test_fix_mends_and_says_so(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
+def test_fix_mends_and_says_so(
+    capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path
+) -> None:
     broken = pd.read_csv(log)
     broken.loc[3, "sensor_1"] = np.nan
     broken.to_csv(log, index=False)
     out = str(tmp_path / "clean")
-    assert "the value is nan" in mistake(capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", out)
-    assert cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--fix", "--out", out, "--json"]) == 0
+    assert "the value is nan" in mistake(
+        capsys, "dataset", "convert", log, *FLAGS, *BOUNDS, "--out", out
+    )
+    assert (
+        cli.main(["dataset", "convert", log, *FLAGS, *BOUNDS, "--fix", "--out", out, "--json"]) == 0
+    )
     captured = capsys.readouterr()
     assert "fixed: left out 1 episode with a value that is not finite" in captured.err
     assert json.loads(captured.out)["episodes"] == 11
@@ -309,15 +410,24 @@ def test_fix_mends_and_says_so(capsys: pytest.CaptureFixture[str], log: str, tmp
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], log: str, tmp_path: Path) -> None:
-    assert mistake(capsys, "dataset") == "dataset: the commands are dataset info, dataset validate, dataset convert"
+    assert (
+        mistake(capsys, "dataset")
+        == "dataset: the commands are dataset info, dataset validate, dataset convert"
+    )
     assert "required: --out" in mistake(capsys, "dataset", "convert", log)
     assert "no such file or directory" in mistake(capsys, "dataset", "info", str(tmp_path / "none"))
     assert "no column matches 'observation*'" in mistake(capsys, "dataset", "info", log)
-    assert "batch-size is 0" in mistake(capsys, "dataset", "validate", log, *FLAGS, "--batch-size", "0")
-    assert "invalid choice: 'tfds'" in mistake(capsys, "dataset", "convert", log, "--to", "tfds", "--out", "x")
+    assert "batch-size is 0" in mistake(
+        capsys, "dataset", "validate", log, *FLAGS, "--batch-size", "0"
+    )
+    assert "invalid choice: 'tfds'" in mistake(
+        capsys, "dataset", "convert", log, "--to", "tfds", "--out", "x"
+    )
 
 
-def test_a_d4rl_file_without_timeouts_needs_the_time_limit(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_d4rl_file_without_timeouts_needs_the_time_limit(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     rng, file = np.random.default_rng(0), str(tmp_path / "old_medium.hdf5")
     with h5py.File(file, "w") as arrays:
         arrays["observations"] = rng.normal(size=(300, 3)).astype(np.float32)

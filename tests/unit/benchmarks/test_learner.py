@@ -20,19 +20,24 @@ def product_flops(left: tuple[int, ...], right: tuple[int, ...]) -> int:
     return 2 * math.prod(left) * right[-1]
 
 
-NOT_KNOWN_TO_THE_COUNTER = {torch.ops.aten.addmm_: lambda total, left, right, **_: product_flops(left, right)}
+NOT_KNOWN_TO_THE_COUNTER = {
+    torch.ops.aten.addmm_: lambda total, left, right, **_: product_flops(left, right)
+}
 
 
 def beside_in_pieces(workload: Workload) -> int:
-    """What rows that go in pieces are counted beside the stated: biases in the products, and the outer products not.
+    """What rows that go in pieces are counted beside the stated: biases in the products, and the
+    outer products not.
 
-    A bias is one more row of its layer's weight, forth and for its gradient; the way back through a single output is an
-    outer product, made without a matrix product.
+    A bias is one more row of its layer's weight, forth and for its gradient; the way back through a
+    single output is an outer product, made without a matrix product.
     """
     config, batch = workload.config, workload.config.batch_size
     policy, critic = network_shapes(config, workload.observation_dim, workload.action_dim)
     rows = batch * (1 + 3 * config.num_action_samples)
-    passes = [  # networks, their shape, rows forth, rows that give the parameters' gradients, rows back through the last layer
+    # networks, their shape, rows forth, rows that give the parameters' gradients, rows back through
+    # the last layer
+    passes = [
         (1, policy, 2 * batch, batch, 0),
         (config.num_critics, critic, rows, rows, rows),
         (config.num_critics, critic, batch, 0, 0),
@@ -47,7 +52,9 @@ def beside_in_pieces(workload: Workload) -> int:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("members", [1, 3])
-def test_the_stated_operations_are_those_that_torch_counts(name: str, members: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stated_operations_are_those_that_torch_counts(
+    name: str, members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def counted() -> int:
         population, gather = make_population(WORKLOADS[name], members, torch.device("cpu"))
         with FlopCounterMode(display=False, custom_mapping=NOT_KNOWN_TO_THE_COUNTER) as counter:
@@ -61,13 +68,31 @@ def test_the_stated_operations_are_those_that_torch_counts(name: str, members: i
 
 
 def test_the_command_prints_what_programs_rely_on() -> None:
-    command = [sys.executable, "-m", "cqlray.benchmarks.learner", "--workload", "tutorial", "--threads", "1"]
-    done = subprocess.run([*command, "--seconds", "0.05", "--json"], capture_output=True, text=True, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "cqlray.benchmarks.learner",
+        "--workload",
+        "tutorial",
+        "--threads",
+        "1",
+    ]
+    done = subprocess.run(
+        [*command, "--seconds", "0.05", "--json"], capture_output=True, text=True, check=True
+    )
     result = json.loads(done.stdout)
     assert result.keys() >= {
-        *("member_updates_per_s", "fraction_of_limit", "limit_gflops", "achieved_gflops", "compile_seconds"),
+        *(
+            "member_updates_per_s",
+            "fraction_of_limit",
+            "limit_gflops",
+            "achieved_gflops",
+            "compile_seconds",
+        ),
         *("peak_bytes", "device"),
     }
     assert 0.0 < result["fraction_of_limit"] < 1.2
-    assert result["achieved_gflops"] == pytest.approx(result["member_updates_per_s"] * result["flops_per_update"] / 1e9)
+    assert result["achieved_gflops"] == pytest.approx(
+        result["member_updates_per_s"] * result["flops_per_update"] / 1e9
+    )
     assert "of the limit" in text(result)

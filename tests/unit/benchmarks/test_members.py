@@ -22,7 +22,9 @@ def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[
     assert "2 + 1 members" in members.text(result)
 
 
-@pytest.mark.parametrize("words", [["--members", "0"], ["--cores", "-1"], ["--updates", "0"], ["--workload", "X"]])
+@pytest.mark.parametrize(
+    "words", [["--members", "0"], ["--cores", "-1"], ["--updates", "0"], ["--workload", "X"]]
+)
 def test_wrong_use_is_one_line(words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         members.main(words, _OneLine)

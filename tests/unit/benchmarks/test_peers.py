@@ -20,7 +20,10 @@ def test_both_train_the_same_number_of_parameters(name: str) -> None:
     pytest.importorskip("d3rlpy")
     population, _ = make_population(WORKLOADS[name], 1, torch.device("cpu"))
     theirs = D3rlpyUpdates(name, 1)
-    assert theirs.parameters() == population.agent.policy.flat.numel() + population.agent.critics.flat.numel()
+    assert (
+        theirs.parameters()
+        == population.agent.policy.flat.numel() + population.agent.critics.flat.numel()
+    )
 
 
 def test_the_peer_is_set_up_as_the_workload_says() -> None:
@@ -29,17 +32,33 @@ def test_the_peer_is_set_up_as_the_workload_says() -> None:
 
     theirs, config = D3rlpyUpdates("tutorial", 1), WORKLOADS["tutorial"].config
     modules, own = theirs.algorithm.impl.modules, theirs.algorithm.config
-    assert modules.alpha_optim is None and modules.temp_optim is not None, "no multiplier is learnt, the temperature is"
-    assert (own.batch_size, own.n_action_samples, own.n_critics) == (config.batch_size, config.num_action_samples, 2)
-    assert isinstance(theirs.buffer.buffer, InfiniteBuffer) and theirs.buffer.transition_count == TRANSITIONS
+    assert modules.alpha_optim is None and modules.temp_optim is not None, (
+        "no multiplier is learnt, the temperature is"
+    )
+    assert (own.batch_size, own.n_action_samples, own.n_critics) == (
+        config.batch_size,
+        config.num_action_samples,
+        2,
+    )
+    assert (
+        isinstance(theirs.buffer.buffer, InfiniteBuffer)
+        and theirs.buffer.transition_count == TRANSITIONS
+    )
     before = [parameter.clone() for parameter in modules.policy.parameters()]
     assert theirs.turn(2).work == 2
-    assert all((a != b).any() for a, b in zip(before, modules.policy.parameters(), strict=True)), "it learns"
+    assert all((a != b).any() for a, b in zip(before, modules.policy.parameters(), strict=True)), (
+        "it learns"
+    )
 
 
 def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("d3rlpy")
-    assert peers.main(["--workload", "tutorial", "--threads", "1", "--updates", "3", "--json"], _OneLine) == 0
+    assert (
+        peers.main(
+            ["--workload", "tutorial", "--threads", "1", "--updates", "3", "--json"], _OneLine
+        )
+        == 0
+    )
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert result["updates_per_round"] == 3

@@ -17,7 +17,11 @@ def storage(out: AnyPath, monkeypatch: pytest.MonkeyPatch) -> tuple[bool, str]:
     """What is found of the storage; the rest of the examination takes its time, and a cluster."""
     for name in ("_packages", "_torch", "_environment", "_ray"):
         monkeypatch.setattr(doctor, name, lambda *_: "")
-    ((good, found),) = [(good, found) for name, good, found in doctor.examine(EnvConfig("x"), out) if name == "storage"]
+    ((good, found),) = [
+        (good, found)
+        for name, good, found in doctor.examine(EnvConfig("x"), out)
+        if name == "storage"
+    ]
     return good, found
 
 
@@ -33,8 +37,13 @@ def test_a_bucket_is_written_to_and_no_directory_of_its_name_is_made(
         monkeypatch.setattr(doctor, name, lambda *_: "")
     (remote / "mine").write(b"x")
     assert cli.main(["doctor", "--out", str(remote)]) == 0
-    assert f"ok   storage      {remote} can be written, read and removed from\n" in capsys.readouterr().out
-    assert [place.name for place in remote.iterdir()] == ["mine"], "what was there, and nothing of the trial"
+    assert (
+        f"ok   storage      {remote} can be written, read and removed from\n"
+        in capsys.readouterr().out
+    )
+    assert [place.name for place in remote.iterdir()] == ["mine"], (
+        "what was there, and nothing of the trial"
+    )
     assert {"PUT", "DELETE"} <= {method for method, _ in proxy.requests}
     assert list(tmp_path.iterdir()) == []
 

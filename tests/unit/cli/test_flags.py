@@ -1,4 +1,6 @@
-"""arguments.py: flags over YAML over a preset, one line for each mistake, and a help page that one can read."""
+"""arguments.py: flags over YAML over a preset, one line for each mistake, and a help page that one
+can read.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_the_preset_below_everything(line: str, preset: str) -> None:
     assert config.env.id == ("Hopper-v5" if "Hopper" in line else "Pendulum-v1")
 
 
-@pytest.mark.parametrize("line", ["--env Hopper-v5", "--env=Hopper-v5", "--env.id Hopper-v5", "--env.id=Hopper-v5"])
+@pytest.mark.parametrize(
+    "line", ["--env Hopper-v5", "--env=Hopper-v5", "--env.id Hopper-v5", "--env.id=Hopper-v5"]
+)
 def test_the_environment_has_a_short_name(line: str) -> None:
     assert parse(line).env.id == "Hopper-v5"
 
@@ -59,13 +63,20 @@ def test_the_environment_has_a_short_name(line: str) -> None:
     ],
 )
 def test_collect_has_short_names(line: str) -> None:
-    assert parse(line, "collect").collection == CollectionConfig(tiers=("random", "expert"), episodes=(3, 4))
+    assert parse(line, "collect").collection == CollectionConfig(
+        tiers=("random", "expert"), episodes=(3, 4)
+    )
 
 
 def test_flags_go_over_yaml_and_yaml_over_the_preset(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
-    path.write_text("env: {id: Hopper-v5, kwargs: {a: 1, b: 2}}\ncql: {batch_size: 32, policy_learning_rate: 3e-5}\n")
-    config, options = parse_config(["--config", str(path), "--cql.batch-size", "64", "--env.kwargs", "b", "7"], "run")
+    path.write_text(
+        "env: {id: Hopper-v5, kwargs: {a: 1, b: 2}}\ncql: {batch_size: 32, policy_learning_rate:"
+        " 3e-5}\n"
+    )
+    config, options = parse_config(
+        ["--config", str(path), "--cql.batch-size", "64", "--env.kwargs", "b", "7"], "run"
+    )
     assert options == Options(config=path)
     assert config == validate(
         merge(
@@ -89,15 +100,17 @@ def test_rules_between_fields_see_all_layers_together(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("teacher: {warmup_rounds: 100}")
     assert (
-        refused(f"--config {path}") == f"{path}: teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is 20"
+        refused(f"--config {path}")
+        == f"{path}: teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is 20"
     )
     assert parse(f"--config {path} --teacher.rounds 200").teacher.warmup_rounds == 100
 
 
 def test_values_of_every_kind() -> None:
     config = parse(
-        "--cql.lagrange --cql.no-observation-normalization --cql.target-entropy -3 --cql.difference-clip-min -inf "
-        "--cql.difference_clip_max=1e3 --resources.gpus 0 --teacher.stop-return inf --out=-odd- --seed 7"
+        "--cql.lagrange --cql.no-observation-normalization --cql.target-entropy -3"
+        " --cql.difference-clip-min -inf --cql.difference_clip_max=1e3 --resources.gpus 0"
+        " --teacher.stop-return inf --out=-odd- --seed 7"
     )
     assert config.cql.lagrange
     assert not config.cql.observation_normalization
@@ -132,8 +145,20 @@ def test_options_beside_the_config() -> None:
 def recorded(folder: Path, env: str) -> Path:
     """A dataset's description, which names its environment."""
     folder.mkdir()
-    environment = {"id": env, "max_episode_steps": 70, "kwargs": {"g": 5.0}, "observation_dim": 3, "action_dim": 1}
-    description = {"environment": environment, "digest": "", "shards": [], "transitions": 0, "episodes": 0}
+    environment = {
+        "id": env,
+        "max_episode_steps": 70,
+        "kwargs": {"g": 5.0},
+        "observation_dim": 3,
+        "action_dim": 1,
+    }
+    description = {
+        "environment": environment,
+        "digest": "",
+        "shards": [],
+        "transitions": 0,
+        "episodes": 0,
+    }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
 
@@ -146,9 +171,16 @@ def test_train_takes_its_dataset_from_either(tmp_path: Path) -> None:
 
 
 def test_the_dataset_names_the_environment_and_with_it_the_preset(tmp_path: Path) -> None:
-    hopper, pendulum = recorded(tmp_path / "h", "Hopper-v5"), recorded(tmp_path / "p", "Pendulum-v1")
+    hopper, pendulum = (
+        recorded(tmp_path / "h", "Hopper-v5"),
+        recorded(tmp_path / "p", "Pendulum-v1"),
+    )
     config = parse(f"--dataset {hopper}", "train")
-    assert (config.env.id, config.env.max_episode_steps, config.env.kwargs) == ("Hopper-v5", 70, {"g": 5.0})
+    assert (config.env.id, config.env.max_episode_steps, config.env.kwargs) == (
+        "Hopper-v5",
+        70,
+        {"g": 5.0},
+    )
     assert config.cql == PRESETS["general"].cql
     assert parse(f"--dataset {pendulum}", "train").cql == PRESETS["pendulum"].cql
     assert parse(f"--dataset {hopper} --env Walker2d-v5", "train").env.id == "Walker2d-v5"
@@ -157,22 +189,34 @@ def test_the_dataset_names_the_environment_and_with_it_the_preset(tmp_path: Path
     )
 
 
-def test_a_module_is_imported_on_the_user_s_word_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dataset's description comes with the dataset, perhaps from somebody else: it must not choose what code runs."""
+def test_a_module_is_imported_on_the_user_s_word_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset's description comes with the dataset, perhaps from somebody else: it must not
+    choose what code runs.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evil_mod.py").write_text("raise SystemExit('imported')")
     data = recorded(tmp_path / "data", "evil_mod:Evil-v0")
     said = (
-        f"dataset {str(data)!r} names the environment 'evil_mod:Evil-v0', and no module is imported on a file's word:"
-        " --env evil_mod:Evil-v0 trains with tests in it, --env none without tests"
+        f"dataset {str(data)!r} names the environment 'evil_mod:Evil-v0', and no module is imported"
+        " on a file's word: --env evil_mod:Evil-v0 trains with tests in it, --env none without"
+        " tests"
     )
     (tmp_path / "my.yaml").write_text("env: {kwargs: {g: 4.0}}")
     assert refused(f"--dataset {data}", "train") == said
-    assert refused(f"--dataset {data} --env.max-episode-steps 9 --config {tmp_path / 'my.yaml'}", "train") == said
+    assert (
+        refused(
+            f"--dataset {data} --env.max-episode-steps 9 --config {tmp_path / 'my.yaml'}", "train"
+        )
+        == said
+    )
     # Its arguments go with it where the user names it, in a flag or in a file, and nowhere else.
     (tmp_path / "my.yaml").write_text("env: {id: 'evil_mod:Evil-v0'}")
     for words in ("--env evil_mod:Evil-v0", f"--config {tmp_path / 'my.yaml'}"):
-        assert parse(f"--dataset {data} {words}", "train").env == EnvConfig("evil_mod:Evil-v0", 70, {"g": 5.0})
+        assert parse(f"--dataset {data} {words}", "train").env == EnvConfig(
+            "evil_mod:Evil-v0", 70, {"g": 5.0}
+        )
     for other in ("none", "Hopper-v5", "mine:Evil-v0"):
         assert parse(f"--dataset {data} --env {other}", "train").env == EnvConfig(other, 70, {})
     strange = recorded(tmp_path / "strange", "a:b\n\x1b[2J; rm")
@@ -193,12 +237,22 @@ MISTAKES = {
     "--sweep.discount 0.5 x": "sweep.discount[1] is 'x'; it must be a number",
     "--sweep.discount 0.5 1.5": "sweep.discount[1] is 1.5; it must be less than 1",
     "--sweep.lagrange maybe": "sweep.lagrange[0] is 'maybe'; it must be true or false",
-    "--collection.episodes 1 2": "collection.episodes has 2 numbers for the 3 of collection.tiers; "
-    "it must have one for all or one for each",
-    "--batch-size 3": "unknown option --batch-size; did you mean --cql.batch-size or --teacher.batch-size?",
-    "--bach-size 3": "unknown option --bach-size; did you mean --cql.batch-size or --teacher.batch-size?",
-    "--cql.conservativ-weight=3": "unknown option --cql.conservativ-weight; did you mean --cql.conservative-weight?",
-    "--sweep.conservativ-weight 3": "unknown option --sweep.conservativ-weight; did you mean --sweep.conservative-weight?",
+    "--collection.episodes 1 2": (
+        "collection.episodes has 2 numbers for the 3 of collection.tiers; "
+        "it must have one for all or one for each"
+    ),
+    "--batch-size 3": (
+        "unknown option --batch-size; did you mean --cql.batch-size or --teacher.batch-size?"
+    ),
+    "--bach-size 3": (
+        "unknown option --bach-size; did you mean --cql.batch-size or --teacher.batch-size?"
+    ),
+    "--cql.conservativ-weight=3": (
+        "unknown option --cql.conservativ-weight; did you mean --cql.conservative-weight?"
+    ),
+    "--sweep.conservativ-weight 3": (
+        "unknown option --sweep.conservativ-weight; did you mean --sweep.conservative-weight?"
+    ),
     "--sweep.num-updates 3": "unknown option --sweep.num-updates; did you mean --cql.num-updates?",
     "--qiet": "unknown option --qiet; did you mean --quiet?",
     "--zzzzz 3": "unknown option --zzzzz; --help lists all options",
@@ -210,18 +264,24 @@ MISTAKES = {
     "--out --json": "--out needs a value: --out TEXT",
     "--seed 1 2": "--seed takes one value, and '2' follows it",
     "--seed 1 --seed 2": "--seed stands twice",
-    "--cql.lagrange yes": "--cql.lagrange takes no value, and 'yes' follows it; --cql.no-lagrange turns it off",
+    "--cql.lagrange yes": (
+        "--cql.lagrange takes no value, and 'yes' follows it; --cql.no-lagrange turns it off"
+    ),
     "--json yes": "--json takes no value, and 'yes' follows it",
     "--env.kwargs a": "--env.kwargs takes pairs: --env.kwargs NAME VALUE ...",
     "--env.kwargs a inf": "env.kwargs.a is inf; it must be a finite number",
     "--preset pendulm": "there is no preset 'pendulm'; did you mean pendulum?",
     "--preset zzz": "there is no preset 'zzz'; the presets are general, pendulum, tutorial",
-    "--dataset x": "--dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains on one",
+    "--dataset x": (
+        "--dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains on one"
+    ),
 }
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_a_mistake_gets_its_line_and_nothing_else_is_printed(line: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_gets_its_line_and_nothing_else_is_printed(
+    line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert refused(line) == f"command line: {MISTAKES[line]}"
     assert capfd.readouterr() == ("", "")
 
@@ -235,12 +295,25 @@ def test_every_wrong_value_gets_a_line() -> None:
 
 def test_mistakes_of_each_command() -> None:
     assert refused("", "train") == "train needs --dataset DIRECTORY"
-    assert refused("--teacher.rounds 3 --dataset x", "train") == "command line: --teacher.rounds plays no part in cqlray train"
-    assert refused("--tiers random --dataset x", "train").startswith("command line: unknown option --tiers")
-    assert refused("--num-seeds 3", "collect") == "command line: --num-seeds plays no part in cqlray collect"
-    assert refused("--cql.discount 0.5", "collect") == "command line: --cql.discount plays no part in cqlray collect"
-    assert refused("--dataset x", "collect") == (
-        "command line: --dataset plays no part in cqlray collect; cqlray train --dataset DIRECTORY trains on one"
+    assert (
+        refused("--teacher.rounds 3 --dataset x", "train")
+        == "command line: --teacher.rounds plays no part in cqlray train"
+    )
+    assert refused("--tiers random --dataset x", "train").startswith(
+        "command line: unknown option --tiers"
+    )
+    assert (
+        refused("--num-seeds 3", "collect")
+        == "command line: --num-seeds plays no part in cqlray collect"
+    )
+    assert (
+        refused("--cql.discount 0.5", "collect")
+        == "command line: --cql.discount plays no part in cqlray collect"
+    )
+    assert (
+        refused("--dataset x", "collect")
+        == "command line: --dataset plays no part in cqlray collect; cqlray train --dataset"
+        " DIRECTORY trains on one"
     )
 
 
@@ -250,11 +323,16 @@ def test_mistakes_in_yaml_name_the_file(tmp_path: Path) -> None:
     path.write_text("cql: {batch_size: 0}")
     assert refused(f"--config {path}") == f"{path}: cql.batch_size is 0; it must be at least 1"
     path.write_text("dataset: x")
-    assert refused(f"--config {path}") == (
-        f"{path}: dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains on one"
+    assert (
+        refused(f"--config {path}")
+        == f"{path}: dataset plays no part in cqlray run; cqlray train --dataset DIRECTORY trains"
+        " on one"
     )
     path.write_text("seed: 1")
-    assert refused(f"--config {path} --cql.batch-size 0") == "command line: cql.batch_size is 0; it must be at least 1"
+    assert (
+        refused(f"--config {path} --cql.batch-size 0")
+        == "command line: cql.batch_size is 0; it must be at least 1"
+    )
 
 
 # The help page
@@ -263,22 +341,46 @@ def test_mistakes_in_yaml_name_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "shown", "hidden"),
     [
-        ("run", ["--teacher.rounds", "--collection.tiers", "--cql.discount", "--sweep.OPTION", "--num-seeds"], ["--dataset"]),
-        ("train", ["--dataset", "--cql.discount", "--sweep.OPTION", "--evaluation.interval"], ["--teacher", "--collection"]),
+        (
+            "run",
+            [
+                "--teacher.rounds",
+                "--collection.tiers",
+                "--cql.discount",
+                "--sweep.OPTION",
+                "--num-seeds",
+            ],
+            ["--dataset"],
+        ),
+        (
+            "train",
+            ["--dataset", "--cql.discount", "--sweep.OPTION", "--evaluation.interval"],
+            ["--teacher", "--collection"],
+        ),
         (
             "collect",
-            ["--teacher.rounds", "--teacher.discount", "--tiers, --collection.tiers", "--env, --env.id"],
+            [
+                "--teacher.rounds",
+                "--teacher.discount",
+                "--tiers, --collection.tiers",
+                "--env, --env.id",
+            ],
             ["--cql", "--sweep", "--evaluation", "--num-seeds", "--dataset"],
         ),
     ],
 )
-def test_the_help_page(command: str, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_page(
+    command: str, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_config(["--help"], command)
     page = capsys.readouterr().out
     assert caught.value.code == 0
     assert page.startswith(f"usage: cqlray {command} ")
-    assert all(f"  {flag}" in page for flag in [*shown, "--config", "--preset", "--json", "--out", "--resources.gpus"])
+    assert all(
+        f"  {flag}" in page
+        for flag in [*shown, "--config", "--preset", "--json", "--out", "--resources.gpus"]
+    )
     assert not any(f"  {flag}" in page for flag in hidden)
 
 
@@ -291,7 +393,10 @@ def test_the_help_page_fits(command: str, width: int) -> None:
 
 
 def test_the_help_page_has_docstrings_and_the_defaults_that_hold() -> None:
-    row = "  --seed INT                        Seed that every random stream of the run is derived from. [0]"
+    row = (
+        "  --seed INT                        Seed that every random stream of the run is derived"
+        " from. [0]"
+    )
     assert row in help_text("run", width=120).splitlines()
     page = help_text("run", PRESETS["tutorial"], width=120)
     assert "Transitions in a batch. [64]" in page

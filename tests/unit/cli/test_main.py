@@ -33,36 +33,65 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return printed.err.removeprefix("cqlray: ").strip()
 
 
-def test_mistakes_before_anything_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_mistakes_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = str(tmp_path / "out")
     assert mistake(capsys, "runn") == "there is no command 'runn'; did you mean run?"
     said = mistake(capsys, "run", "--env", "Pendulm-v1", "--out", out)
     assert "did you mean Pendulum-v1?" in said
     said = mistake(capsys, "run", "--env", "CartPole-v1", "--out", out)
-    assert said == "env.id 'CartPole-v1': actions are Discrete(2); cqlray needs a one-dimensional Box (continuous actions)"
+    assert (
+        said == "env.id 'CartPole-v1': actions are Discrete(2); cqlray needs a one-dimensional Box"
+        " (continuous actions)"
+    )
     assert "--cql.batch-size" in mistake(capsys, "run", "--cql.batch-sise", "3")
-    assert mistake(capsys, "run", "--cql.batch-size", "-3") == "command line: cql.batch_size is -3; it must be at least 1"
+    assert (
+        mistake(capsys, "run", "--cql.batch-size", "-3")
+        == "command line: cql.batch_size is -3; it must be at least 1"
+    )
     assert mistake(capsys, "train") == "train needs --dataset DIRECTORY"
-    assert mistake(capsys, "train", "--dataset", out).startswith(f"dataset {out!r}: no such file or directory; a dataset")
-    assert mistake(capsys, "resume", out) == f"{out} is not a run directory: there is no such directory"
+    assert mistake(capsys, "train", "--dataset", out).startswith(
+        f"dataset {out!r}: no such file or directory; a dataset"
+    )
+    assert (
+        mistake(capsys, "resume", out)
+        == f"{out} is not a run directory: there is no such directory"
+    )
     assert mistake(capsys, "report", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
-    assert mistake(capsys, "evaluate", str(tmp_path)).startswith(f"{tmp_path} is not a run directory")
-    assert mistake(capsys, "evaluate", out, "--episodes", "0") == "episodes is 0; it must be at least 1"
-    assert mistake(capsys, "benchmark") == "benchmark: the commands are benchmark learner, members, rollout, data, actor, peers"
+    assert mistake(capsys, "evaluate", str(tmp_path)).startswith(
+        f"{tmp_path} is not a run directory"
+    )
+    assert (
+        mistake(capsys, "evaluate", out, "--episodes", "0")
+        == "episodes is 0; it must be at least 1"
+    )
+    assert (
+        mistake(capsys, "benchmark")
+        == "benchmark: the commands are benchmark learner, members, rollout, data, actor, peers"
+    )
     assert "must be positive" in mistake(capsys, "benchmark", "learner", "--members", "0")
     assert "invalid choice: 'X'" in mistake(capsys, "benchmark", "learner", "--workload", "X")
     assert "required: RUN" in mistake(capsys, "resume")
-    assert mistake(capsys, "dataset", "list").startswith("dataset list: the commands are dataset info, dataset validate")
+    assert mistake(capsys, "dataset", "list").startswith(
+        "dataset list: the commands are dataset info, dataset validate"
+    )
     assert not Path(out).exists()
 
 
-def test_an_empty_dataset_and_one_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_empty_dataset_and_one_that_is_none(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert "is an empty directory" in mistake(capsys, "train", "--dataset", str(tmp_path))
     (tmp_path / "notes.txt").write_text("x")
-    assert "is of no known format; a dataset is a cqlray" in mistake(capsys, "dataset", "info", str(tmp_path))
+    assert "is of no known format; a dataset is a cqlray" in mistake(
+        capsys, "dataset", "info", str(tmp_path)
+    )
 
 
-def test_an_output_directory_that_exists_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_output_directory_that_exists_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "exists already" in mistake(capsys, "run", "--out", str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
@@ -71,13 +100,16 @@ def test_an_output_directory_that_exists_is_left_alone(capsys: pytest.CaptureFix
 def test_a_run_without_an_environment_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no tests, and never will: nothing may tell its user to wait for them, or to name an environment."""
+    """It has no tests, and never will: nothing may tell its user to wait for them, or to name an
+    environment.
+    """
     evaluation = EvaluationConfig(episodes=0, video=True)
     config = RunConfig(env=EnvConfig(NO_ENVIRONMENT), dataset="log.csv", evaluation=evaluation)
     logged, other = (str(make_run(tmp_path / name, config=config)) for name in ("logged", "other"))
     words = (
-        f"{logged} has no environment (env.id none), so no episode can be played with its policies; what its data says of "
-        f"them: cqlray evaluate {logged} --fitted-q, then cqlray report {logged}"
+        f"{logged} has no environment (env.id none), so no episode can be played with its policies;"
+        f" what its data says of them: cqlray evaluate {logged} --fitted-q, then cqlray report"
+        f" {logged}"
     )
     assert mistake(capsys, "video", logged) == words
     assert mistake(capsys, "video", logged, "--policy", "random") == words
@@ -90,7 +122,9 @@ def test_a_run_without_an_environment_says_so(
     assert said == [f"no video: {words}"]
 
 
-def test_the_report_of_one_run_somewhere_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_report_of_one_run_somewhere_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """The run directory may be one that one can only read."""
     run = make_run(tmp_path / "run")
     before = sorted(path for path in run.rglob("*"))
@@ -99,26 +133,40 @@ def test_the_report_of_one_run_somewhere_else(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == f"{page}\n"
     assert main(["report", str(run), "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(page)}
-    assert "--to tensorboard writes into the run" in mistake(capsys, "report", str(run), "--out", "x", "--to", "tensorboard")
+    assert "--to tensorboard writes into the run" in mistake(
+        capsys, "report", str(run), "--out", "x", "--to", "tensorboard"
+    )
     assert sorted(run.rglob("*")) == before
     assert write_report(run).read_text() == page.read_text()
 
 
 @pytest.mark.ray
-def test_mistakes_that_need_the_cluster(capsys: pytest.CaptureFixture[str], finished_run: Path, tmp_path: Path) -> None:
+def test_mistakes_that_need_the_cluster(
+    capsys: pytest.CaptureFixture[str], finished_run: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     said = mistake(capsys, "run", "--resources.gpus", "8", "--out", str(out))
-    assert said == "resources.gpus is 8, but the cluster has 0 GPUs; ask for at most that, or add nodes"
+    assert (
+        said
+        == "resources.gpus is 8, but the cluster has 0 GPUs; ask for at most that, or add nodes"
+    )
     (tmp_path / "file").write_text("x")
     said = mistake(capsys, "run", "--out", str(tmp_path / "file" / "run"))
     assert said.endswith("cannot be written: Not a directory")
-    said = mistake(capsys, "train", "--dataset", str(finished_run), "--env", "Pendulum-v1", "--out", str(out))
-    assert said == f"dataset {str(finished_run)!r} is from tests.toy_envs:Point-v0, not from env.id 'Pendulum-v1'"
+    said = mistake(
+        capsys, "train", "--dataset", str(finished_run), "--env", "Pendulum-v1", "--out", str(out)
+    )
+    assert (
+        said == f"dataset {str(finished_run)!r} is from tests.toy_envs:Point-v0, not from env.id"
+        " 'Pendulum-v1'"
+    )
     shard = next((finished_run / "dataset").glob("*.parquet"))
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for path in (finished_run / "dataset").iterdir():
-        (damaged / path.name).write_bytes(path.read_bytes()[: 100 if path.name == shard.name else None])
+        (damaged / path.name).write_bytes(
+            path.read_bytes()[: 100 if path.name == shard.name else None]
+        )
     words = ["--env", "tests.toy_envs:Point-v0", "--out", str(tmp_path / "other"), "--quiet"]
     said = mistake(capsys, "train", "--dataset", str(damaged), *words)
     assert said.startswith(f"{damaged / shard.name}: not a readable Parquet file")
@@ -127,8 +175,19 @@ def test_mistakes_that_need_the_cluster(capsys: pytest.CaptureFixture[str], fini
 
 @pytest.mark.ray
 def test_output_for_programs(finished_run: Path, ray_cluster: str, tmp_path: Path) -> None:
-    """Progress goes to stderr; the last line of stdout is one JSON object with the keys that programs rely on."""
-    command = ["train", "--dataset", str(finished_run), "--out", str(tmp_path / "run"), "--num-seeds", "2", "--json"]
+    """Progress goes to stderr; the last line of stdout is one JSON object with the keys that
+    programs rely on.
+    """
+    command = [
+        "train",
+        "--dataset",
+        str(finished_run),
+        "--out",
+        str(tmp_path / "run"),
+        "--num-seeds",
+        "2",
+        "--json",
+    ]
     command += ["--env", "tests.toy_envs:Point-v0"]
     command += [
         "--cql.num-updates",
@@ -142,15 +201,33 @@ def test_output_for_programs(finished_run: Path, ray_cluster: str, tmp_path: Pat
     ]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
     done = subprocess.run(
-        [sys.executable, "-m", "cqlray", *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "cqlray", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     result = json.loads(done.stdout.splitlines()[-1])
     assert result.keys() >= {
-        *("iqm", "iqm_low", "iqm_high", "worst_member", "members", "teacher", "dataset", "random", "run_dir", "seconds")
+        *(
+            "iqm",
+            "iqm_low",
+            "iqm_high",
+            "worst_member",
+            "members",
+            "teacher",
+            "dataset",
+            "random",
+            "run_dir",
+            "seconds",
+        )
     }
     assert [member["member"] for member in result["members"]] == [0, 1]
     assert all(len(member["returns"]) == 4 and "seed" in member for member in result["members"])
-    assert result["teacher"] is not None and result["random"] is not None, "the dataset brings its references along"
+    assert result["teacher"] is not None and result["random"] is not None, (
+        "the dataset brings its references along"
+    )
     assert "students" in done.stderr and "cluster" in done.stderr
     assert (tmp_path / "run" / "report.html").is_file()
 
@@ -181,7 +258,9 @@ def test_help_and_no_words_at_all(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.ray
-def test_doctor_finds_this_machine_well(ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_this_machine_well(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", "--out", str(tmp_path)]) == 0
     assert "FAIL" not in capsys.readouterr().out
     assert main(["doctor", "--out", str(tmp_path), "--env", "Nothing-v3"]) == 1

@@ -1,4 +1,7 @@
-"""`cqlray submit` up to the cluster: what it refuses, what it sends. The rest is in tests/integration/distributed/test_jobs.py."""
+"""`cqlray submit` up to the cluster: what it refuses, what it sends.
+
+The rest is in tests/integration/distributed/test_jobs.py.
+"""
 
 from __future__ import annotations
 
@@ -55,15 +58,30 @@ def options_of(*words: str) -> argparse.Namespace:
         ("", "submit: a job is one of submit run, submit train, submit collect, submit resume"),
         ("report /x", "submit report: a job is one of submit run"),
         ("--adress x run", "submit: unrecognized arguments: --adress"),
-        ("run", "a Ray job needs --out: the working directory, where the default lies, goes with it; give an absolute path on"),
+        (
+            "run",
+            (
+                "a Ray job needs --out: the working directory, where the default lies, goes with"
+                " it; give an absolute path on"
+            ),
+        ),
         (
             "run --out runs/x",
-            "--out runs/x is relative, and the working directory goes with a Ray job; it should be an absolute",
+            (
+                "--out runs/x is relative, and the working directory goes with a Ray job; it should"
+                " be an absolute"
+            ),
         ),
         ("collect --out ~x", "--out ~x is relative"),
         ("run --out ftp://a/b", "ftp:// is not known here"),
-        ("run --out /x --cql.batch-sise 3", "command line: unknown option --cql.batch-sise; did you mean --cql.batch-size"),
-        ("run --out /x --cql.batch-size -3", "command line: cql.batch_size is -3; it must be at least 1"),
+        (
+            "run --out /x --cql.batch-sise 3",
+            "command line: unknown option --cql.batch-sise; did you mean --cql.batch-size",
+        ),
+        (
+            "run --out /x --cql.batch-size -3",
+            "command line: cql.batch_size is -3; it must be at least 1",
+        ),
         ("run --out /x --config c.yaml", "c.yaml: no such file"),
         ("train --out /x", "train needs --dataset DIRECTORY"),
         ("train --out /x --dataset logs.csv", "--dataset logs.csv is relative"),
@@ -75,7 +93,10 @@ def options_of(*words: str) -> argparse.Namespace:
         ("--working-dir src resume /x", "submit: --working-dir src: no such directory"),
         ("--runtime-env-json {x resume /x", "submit: --runtime-env-json is not JSON: "),
         ("--runtime-env-json [] resume /x", "submit: --runtime-env-json must be an object"),
-        ('--runtime-env-json {"env_vars":3} resume /x', "submit: --runtime-env-json must be an object"),
+        (
+            '--runtime-env-json {"env_vars":3} resume /x',
+            "submit: --runtime-env-json must be an object",
+        ),
         (
             '--runtime-env-json {"env_vars":{"AWS_SECRET_ACCESS_KEY":"x"}} resume /x',
             "submit: env_vars has AWS_SECRET_ACCESS_KEY",
@@ -100,12 +121,19 @@ def test_mistakes_are_found_before_anything_is_sent(
         "resume s3://bucket/x --json",
     ],
 )
-def test_good_commands_get_as_far_as_the_cluster(capsys: pytest.CaptureFixture[str], nowhere: str, words: str) -> None:
+def test_good_commands_get_as_far_as_the_cluster(
+    capsys: pytest.CaptureFixture[str], nowhere: str, words: str
+) -> None:
     said = mistake(capsys, "submit", "--address", nowhere, *words.split())
-    assert said == f"no Ray cluster at {nowhere}: nothing listens there; is the tunnel open, and `ray start` running?"
+    assert (
+        said == f"no Ray cluster at {nowhere}: nothing listens there; is the tunnel open, and `ray"
+        " start` running?"
+    )
 
 
-def test_addresses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nowhere: str) -> None:
+def test_addresses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nowhere: str
+) -> None:
     words = ["resume", "/x"]
     assert mistake(capsys, "submit", "--address", "http://a:port", *words).startswith(
         "no Ray cluster to submit to at http://a:port"
@@ -119,15 +147,26 @@ def test_addresses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_ADDRESS", nowhere)
     assert mistake(capsys, "submit", *words).startswith(f"no Ray cluster at {nowhere}: ")
     said = mistake(capsys, "submit", "--address", "http://b:1", *words)
-    assert said == f"RAY_ADDRESS is {nowhere}, which Ray takes in the place of --address http://b:1; unset one"
+    assert (
+        said == f"RAY_ADDRESS is {nowhere}, which Ray takes in the place of --address http://b:1;"
+        " unset one"
+    )
 
 
 def test_the_runtime_environment_is_what_was_asked_for(tmp_path: Path) -> None:
     assert submit._runtime_env(options_of()) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}
-    given = {"pip": ["x"], "working_dir": "/a", "env_vars": {"A": "1", "RAY_JOB_STOP_WAIT_TIME_S": "5"}}
-    options = options_of("--stop-wait", "9", "--working-dir", str(tmp_path), "--runtime-env-json", json.dumps(given))
+    given = {
+        "pip": ["x"],
+        "working_dir": "/a",
+        "env_vars": {"A": "1", "RAY_JOB_STOP_WAIT_TIME_S": "5"},
+    }
+    options = options_of(
+        "--stop-wait", "9", "--working-dir", str(tmp_path), "--runtime-env-json", json.dumps(given)
+    )
     assert submit._runtime_env(options) == {**given, "working_dir": str(tmp_path)}
-    assert submit._runtime_env(options_of("--stop-wait", "9"))["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "9"}
+    assert submit._runtime_env(options_of("--stop-wait", "9"))["env_vars"] == {
+        "RAY_JOB_STOP_WAIT_TIME_S": "9"
+    }
 
 
 @pytest.mark.parametrize("typed", [["--config", "in/c.yaml"], ["--config=in/c.yaml"]])
@@ -139,9 +178,18 @@ def test_the_config_file_goes_along(tmp_path: Path, typed: list[str]) -> None:
     folder.mkdir()
     command = submit.Command(["run", "--json", *typed, "--out", "/x"], "/x", Path("in/c.yaml"))
     alone: dict[str, object] = {}
-    assert submit._pack(command, alone, folder) == ["run", "--json", "--config", "c.yaml", "--out", "/x"]
+    assert submit._pack(command, alone, folder) == [
+        "run",
+        "--json",
+        "--config",
+        "c.yaml",
+        "--out",
+        "/x",
+    ]
     assert alone == {"working_dir": str(folder)}
-    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("c.yaml", "seed: 3\n")], "and nothing else"
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [
+        ("c.yaml", "seed: 3\n")
+    ], "and nothing else"
 
     within = submit._pack(command, {"working_dir": "."}, folder)
     assert within == ["run", "--json", "--config", "in/c.yaml", "--out", "/x"]
@@ -171,12 +219,40 @@ def test_token_mode_is_turned_on_where_a_token_lies_and_nothing_else_was_said(
     ("status", "code", "exit_status", "said"),
     [
         ("SUCCEEDED", 0, 0, "job a: SUCCEEDED"),
-        ("STOPPED", None, 130, "job a: STOPPED; a run that has begun goes on with: cqlray submit resume /x"),
-        ("FAILED", 1, 1, "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x"),
+        (
+            "STOPPED",
+            None,
+            130,
+            "job a: STOPPED; a run that has begun goes on with: cqlray submit resume /x",
+        ),
+        (
+            "FAILED",
+            1,
+            1,
+            "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x",
+        ),
         ("FAILED", 2, 2, "job a: FAILED"),
-        ("FAILED", 130, 130, "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x"),
-        ("FAILED", -9, 1, "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x"),
-        ("FAILED", None, 1, "job a: FAILED: no disk … Full; a run that has begun goes on with: cqlray submit resume /x"),
+        (
+            "FAILED",
+            130,
+            130,
+            "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x",
+        ),
+        (
+            "FAILED",
+            -9,
+            1,
+            "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x",
+        ),
+        (
+            "FAILED",
+            None,
+            1,
+            (
+                "job a: FAILED: no disk … Full; a run that has begun goes on with: cqlray submit"
+                " resume /x"
+            ),
+        ),
     ],
 )
 def test_how_a_job_ended(
@@ -192,7 +268,10 @@ def test_how_a_job_ended(
 def test_a_job_that_failed_without_a_word(capsys: pytest.CaptureFixture[str], message: str) -> None:
     job = jobs.Job(None, "a", None, "", "cqlray submit resume /x")
     assert job.ended("FAILED", None, message) == 1
-    assert capsys.readouterr().err == "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x\n"
+    assert (
+        capsys.readouterr().err
+        == "job a: FAILED; a run that has begun goes on with: cqlray submit resume /x\n"
+    )
 
 
 def runtime_env_of(**given: object) -> dict[str, object]:
@@ -202,9 +281,31 @@ def runtime_env_of(**given: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "WANDB_API_KEY", "WANDB_APIKEY", "RAY_AUTH_TOKEN"),
-        *("db_password", "PGPASSWORD", "PGPASSWD", "DB_PASS", "MYSQL_PWD", "SSH_PRIVATE_KEY", "SSH_PASSPHRASE", "SECRET"),
-        *("AZURE_STORAGE_KEY", "AZURE_STORAGE_CONNECTION_STRING", "GITHUBTOKEN", "DJANGO_SECRET_KEY", "deployPrivateKey"),
+        *(
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+            "WANDB_API_KEY",
+            "WANDB_APIKEY",
+            "RAY_AUTH_TOKEN",
+        ),
+        *(
+            "db_password",
+            "PGPASSWORD",
+            "PGPASSWD",
+            "DB_PASS",
+            "MYSQL_PWD",
+            "SSH_PRIVATE_KEY",
+            "SSH_PASSPHRASE",
+            "SECRET",
+        ),
+        *(
+            "AZURE_STORAGE_KEY",
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "GITHUBTOKEN",
+            "DJANGO_SECRET_KEY",
+            "deployPrivateKey",
+        ),
     ],
 )
 def test_what_ray_would_show_to_all_is_refused(name: str) -> None:
@@ -213,8 +314,23 @@ def test_what_ray_would_show_to_all_is_refused(name: str) -> None:
 
 
 def test_variables_that_are_no_secrets_pass() -> None:
-    names = ["AWS_REGION", "TOKENIZERS_PARALLELISM", "RAY_AUTH_TOKEN_PATH", "AWS_SHARED_CREDENTIALS_FILE", "PGPASSFILE"]
-    names += ["GOOGLE_APPLICATION_CREDENTIALS", "SSH_KEY_PATH", "PWD", "OLDPWD", "BYPASS", "COMPASS", "MONKEY", "RAY_AUTH_MODE"]
+    names = [
+        "AWS_REGION",
+        "TOKENIZERS_PARALLELISM",
+        "RAY_AUTH_TOKEN_PATH",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "PGPASSFILE",
+    ]
+    names += [
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "SSH_KEY_PATH",
+        "PWD",
+        "OLDPWD",
+        "BYPASS",
+        "COMPASS",
+        "MONKEY",
+        "RAY_AUTH_MODE",
+    ]
     assert runtime_env_of(env_vars=dict.fromkeys(names, "x"))
 
 
@@ -229,13 +345,20 @@ HUNTER = "hunter2"  # a password that must not be seen
         {"env_vars": {"PROXY": f"http://me:12{HUNTER}@proxy:3128"}},
         {"env_vars": {"STORE": f"s3://key:{HUNTER}/with/slashes@bucket/x"}},
         {"env_vars": {f"a//b:{HUNTER}@c": "x"}},
-        {"pip": {"packages": ["x"], "pip_install_options": [f"--index-url=https://me:{HUNTER}@pypi.example/simple"]}},
+        {
+            "pip": {
+                "packages": ["x"],
+                "pip_install_options": [f"--index-url=https://me:{HUNTER}@pypi.example/simple"],
+            }
+        },
         {"pip": [f"mine @ git+https://{HUNTER}@github.com/me/mine@v1"]},
         {"working_dir": f"https://me:{HUNTER}@host/code.zip"},
     ],
 )
 def test_a_password_in_an_address_is_refused_and_not_repeated(given: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="--runtime-env-json has an address with a password or token in it") as raised:
+    with pytest.raises(
+        UserError, match="--runtime-env-json has an address with a password or token in it"
+    ) as raised:
         runtime_env_of(**given)
     assert HUNTER not in str(raised.value)
     with pytest.raises(UserError, match="an address with a password"):  # JSON may write a slash so
@@ -252,7 +375,9 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(given: dict[str, o
     ],
 )
 def test_a_password_in_the_command_is_refused_and_not_repeated(words: list[str]) -> None:
-    with pytest.raises(UserError, match=f"^submit: {words[0]} has an address with a password or token in it") as raised:
+    with pytest.raises(
+        UserError, match=f"^submit: {words[0]} has an address with a password or token in it"
+    ) as raised:
         submit._checked(words, argparse.ArgumentParser)
     assert HUNTER not in str(raised.value)
 
@@ -260,7 +385,11 @@ def test_a_password_in_the_command_is_refused_and_not_repeated(words: list[str])
 @pytest.mark.parametrize(
     "text",
     [
-        *("https://pypi.example:8080/simple/x@1.2", "git+ssh://git@github.com/me/mine@v1", "mine @ https://host/mine.whl"),
+        *(
+            "https://pypi.example:8080/simple/x@1.2",
+            "git+ssh://git@github.com/me/mine@v1",
+            "mine @ https://host/mine.whl",
+        ),
         *(
             "http://127.0.0.1:3128",
             "git+https://${TOKEN}@github.com/me/mine",
@@ -274,14 +403,29 @@ def test_addresses_without_a_password_pass(text: str) -> None:
 
 
 def test_to_resume_takes_the_options_along() -> None:
-    options = options_of("--address", "http://a:1", "--submission-id", "b", "--stop-wait", "9", "--no-wait", "resume", "/x")
+    options = options_of(
+        "--address",
+        "http://a:1",
+        "--submission-id",
+        "b",
+        "--stop-wait",
+        "9",
+        "--no-wait",
+        "resume",
+        "/x",
+    )
     assert submit._kept(options) == ["--address", "http://a:1", "--stop-wait", "9"]
 
 
-def test_to_resume_does_not_repeat_what_env_vars_hold(capsys: pytest.CaptureFixture[str], nowhere: str) -> None:
+def test_to_resume_does_not_repeat_what_env_vars_hold(
+    capsys: pytest.CaptureFixture[str], nowhere: str
+) -> None:
     given = {"pip": ["x"], "env_vars": {"LICENSE": HUNTER, "MODE": HUNTER}}
     typed = submit._kept(options_of("--runtime-env-json", json.dumps(given)))
-    assert typed == ["--runtime-env-json", '{"pip": ["x"], "env_vars": {"LICENSE": ..., "MODE": ...}}']
+    assert typed == [
+        "--runtime-env-json",
+        '{"pip": ["x"], "env_vars": {"LICENSE": ..., "MODE": ...}}',
+    ]
     assert mistake(capsys, "submit", "--address", nowhere, *typed, "resume", "/x").startswith(
         "submit: --runtime-env-json is not JSON"
     )
@@ -292,7 +436,10 @@ def test_to_resume_does_not_repeat_what_env_vars_hold(capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("words", [["run"], ["run", "--out", "runs/x"], ["collect", "--out", "x"]])
 def test_inside_a_job_a_place_that_goes_with_it_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str]
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    words: list[str],
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert "the working directory" in mistake(capsys, *words)

@@ -52,11 +52,16 @@ def _words(line: str) -> list[str]:
 
 
 def of_program(script: str, *program: str) -> list[list[str]]:
-    """What follows the program's name (`cqlray`, or `ray job submit`) wherever it stands in a script's simple commands."""
+    """What follows the program's name (`cqlray`, or `ray job submit`) wherever it stands in a
+    script's simple commands.
+    """
     found = []
     for words in simple_commands(script):
         for start in range(len(words)):
-            if Path(words[start]).name == program[0] and tuple(words[start + 1 : start + len(program)]) == program[1:]:
+            if (
+                Path(words[start]).name == program[0]
+                and tuple(words[start + 1 : start + len(program)]) == program[1:]
+            ):
                 found.append(words[start + len(program) :])
                 break
     return found

@@ -14,7 +14,14 @@ import cqlray.cli.submit
 from cqlray.cli import flags as arguments
 from cqlray.cli import main as cli
 from cqlray.errors import UserError
-from tests.unit.cluster.commands import CLUSTER, REPOSITORY, fenced, of_program, simple_commands, strings
+from tests.unit.cluster.commands import (
+    CLUSTER,
+    REPOSITORY,
+    fenced,
+    of_program,
+    simple_commands,
+    strings,
+)
 
 DOCUMENTS = [REPOSITORY / "README.md", CLUSTER / "README.md"]
 MANIFESTS = [*CLUSTER.glob("*.yaml"), *CLUSTER.glob("kuberay/*.yaml")]
@@ -24,7 +31,9 @@ def script_of(path: Path) -> str:
     """All of a file that a shell will read."""
     if path.suffix == ".md":
         return fenced(path.read_text())
-    return "\n".join(text for document in yaml.safe_load_all(path.read_text()) for text in strings(document))
+    return "\n".join(
+        text for document in yaml.safe_load_all(path.read_text()) for text in strings(document)
+    )
 
 
 def cqlray_commands(script: str) -> list[list[str]]:
@@ -37,7 +46,9 @@ def check(words: list[str]) -> None:
     """Raises UserError where cqlray would not take these words."""
     cli._command(words[0])
     if words[0] == "submit":
-        cqlray.cli.submit._checked(cqlray.cli.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine)
+        cqlray.cli.submit._checked(
+            cqlray.cli.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine
+        )
     if words[0] in ("run", "train", "collect"):
         arguments.parse_config(words[1:], words[0])
 
@@ -46,11 +57,15 @@ def check(words: list[str]) -> None:
 def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("seed: 1\n")
-    monkeypatch.setattr(arguments, "_recorded_env", lambda given, values, named: {})  # the examples' data sets are not here
+    monkeypatch.setattr(
+        arguments, "_recorded_env", lambda given, values, named: {}
+    )  # the examples' data sets are not here
 
 
 @pytest.mark.parametrize(
-    "path", [*DOCUMENTS, CLUSTER / "kuberay" / "rayjob.yaml"], ids=lambda path: path.parent.name + path.name
+    "path",
+    [*DOCUMENTS, CLUSTER / "kuberay" / "rayjob.yaml"],
+    ids=lambda path: path.parent.name + path.name,
 )
 def test_cqlray_takes_the_commands_that_are_shown(path: Path) -> None:
     commands = cqlray_commands(script_of(path))
@@ -76,7 +91,9 @@ def test_a_stale_option_is_seen(line: str) -> None:
         check(words)
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, *MANIFESTS], ids=lambda path: path.parent.name + path.name)
+@pytest.mark.parametrize(
+    "path", [*DOCUMENTS, *MANIFESTS], ids=lambda path: path.parent.name + path.name
+)
 def test_ray_takes_the_commands_that_are_shown(path: Path) -> None:
     """Options are read by Ray's own commands, which are not run."""
     script = script_of(path)
@@ -100,7 +117,10 @@ def test_an_option_that_ray_has_not_is_seen() -> None:
 
 
 def test_words_of_a_script() -> None:
-    script = "A=1 cqlray run \\\n  --seed 1 # why\nif true; then cqlray resume 'a b' || exit; fi\n# cqlray none"
+    script = (
+        "A=1 cqlray run \\\n  --seed 1 # why\nif true; then cqlray resume 'a b' || exit; fi\n#"
+        " cqlray none"
+    )
     assert [words for words in simple_commands(script) if "cqlray" in words] == [
         ["A=1", "cqlray", "run", "--seed", "1"],
         ["then", "cqlray", "resume", "a b"],

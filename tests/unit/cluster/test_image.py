@@ -18,9 +18,14 @@ SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY", re.IGNORECAS
 
 def instructions(text: str) -> list[tuple[str, str]]:
     """(INSTRUCTION, the rest of its line), with continued lines joined and comments left out."""
-    lines = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    lines = "".join(
+        line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#")
+    )
     joined = lines.replace("\\\n", " ")
-    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())]
+    return [
+        (name, rest.strip())
+        for name, _, rest in (line.partition(" ") for line in joined.splitlines() if line.strip())
+    ]
 
 
 def sources(rest: str) -> list[str]:
@@ -28,10 +33,14 @@ def sources(rest: str) -> list[str]:
 
 
 def is_let_in(path: str, ignore: str) -> bool:
-    """Whether Dockerfile.dockerignore, which refuses all that it does not name with !, lets a path into the build."""
+    """Whether Dockerfile.dockerignore, which refuses all that it does not name with !, lets a path
+    into the build.
+    """
     patterns = [line for line in ignore.splitlines() if line and not line.startswith("#")]
     assert patterns[0] == "*"
-    return any(fnmatch.fnmatch(path, pattern[1:]) for pattern in patterns if pattern.startswith("!"))
+    return any(
+        fnmatch.fnmatch(path, pattern[1:]) for pattern in patterns if pattern.startswith("!")
+    )
 
 
 def mistakes(text: str) -> list[str]:
@@ -49,8 +58,12 @@ def mistakes(text: str) -> list[str]:
         if "://" in rest:
             found.append(f"an address in {rest}")
         if name == "COPY":
-            found += [f"{path} is not there" for path in sources(rest) if not (REPOSITORY / path).exists()]
-            found += [f"{path} is kept out" for path in sources(rest) if not is_let_in(path, ignore)]
+            found += [
+                f"{path} is not there" for path in sources(rest) if not (REPOSITORY / path).exists()
+            ]
+            found += [
+                f"{path} is kept out" for path in sources(rest) if not is_let_in(path, ignore)
+            ]
         if name == "RUN":
             found += _wrong_shell(rest)
     return found
@@ -58,7 +71,9 @@ def mistakes(text: str) -> list[str]:
 
 def _wrong_shell(script: str) -> list[str]:
     found = []
-    if subprocess.run(["sh", "-n"], input=script, text=True, capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["sh", "-n"], input=script, text=True, capture_output=True, check=False
+    ).returncode:
         found.append(f"no shell command: {script}")
         return found
     for words in simple_commands(script):
@@ -89,7 +104,9 @@ def test_nothing_is_wrong_with_it() -> None:
 )
 def test_a_broken_copy_is_refused(before: str, after: str, mistake: str) -> None:
     assert DOCKERFILE.count(before) == 1
-    assert [line for line in mistakes(DOCKERFILE.replace(before, after)) if line.startswith(mistake)]
+    assert [
+        line for line in mistakes(DOCKERFILE.replace(before, after)) if line.startswith(mistake)
+    ]
 
 
 def test_no_file_of_the_cluster_holds_a_secret_or_names_a_registry() -> None:
@@ -97,4 +114,7 @@ def test_no_file_of_the_cluster_holds_a_secret_or_names_a_registry() -> None:
         text = path.read_text()
         assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|auth_token=[0-9a-f]{16}", text), path
         if path.suffix == ".yaml":
-            assert set(re.findall(r"image: *(\S+)", text)) <= {"your-registry/cqlray:cpu", "your-registry/cqlray:cuda"}, path
+            assert set(re.findall(r"image: *(\S+)", text)) <= {
+                "your-registry/cqlray:cpu",
+                "your-registry/cqlray:cuda",
+            }, path

@@ -16,7 +16,8 @@ from tests.unit.cluster.commands import CLUSTER
 
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "kuberay-v1.json").read_text())
 STORAGE, JOB, RAY_CLUSTER = (
-    yaml.safe_load((CLUSTER / "kuberay" / f"{name}.yaml").read_text()) for name in ("storage", "rayjob", "raycluster")
+    yaml.safe_load((CLUSTER / "kuberay" / f"{name}.yaml").read_text())
+    for name in ("storage", "rayjob", "raycluster")
 )
 
 
@@ -51,7 +52,9 @@ def break_parameters(spec: dict[str, Any]) -> None:
     spec["headGroupSpec"]["rayStartParams"]["num-cpus"] = 0  # a number, where KubeRay wants text
 
 
-@pytest.mark.parametrize("damage", [break_toleration, break_replicas, break_name, break_mode, break_parameters])
+@pytest.mark.parametrize(
+    "damage", [break_toleration, break_replicas, break_name, break_mode, break_parameters]
+)
 def test_a_broken_copy_is_refused(damage: Callable[[dict[str, Any]], None]) -> None:
     manifest = copy.deepcopy(RAY_CLUSTER)
     damage(manifest["spec"])
@@ -72,7 +75,10 @@ def test_both_have_the_same_cluster() -> None:
 
 
 def test_ray_is_of_the_pinned_version() -> None:
-    assert f"ray=={RAY_CLUSTER['spec']['rayVersion']}" in (CLUSTER / "constraints.txt").read_text().splitlines()
+    assert (
+        f"ray=={RAY_CLUSTER['spec']['rayVersion']}"
+        in (CLUSTER / "constraints.txt").read_text().splitlines()
+    )
 
 
 def mistakes(spec: dict[str, Any]) -> list[str]:
@@ -85,20 +91,32 @@ def mistakes(spec: dict[str, Any]) -> list[str]:
         found.append("token")
     if head["rayStartParams"].get("num-cpus") != "0":
         found.append("head")
-    spot = [any("spot" in t["key"] or "scalesetpriority" in t["key"] for t in pod.get("tolerations", [])) for pod in pods]
+    spot = [
+        any(
+            "spot" in t["key"] or "scalesetpriority" in t["key"] for t in pod.get("tolerations", [])
+        )
+        for pod in pods
+    ]
     if spot != [False, True, False]:
         found.append("spot")
     gpus = ["nvidia.com/gpu" in container["resources"]["limits"] for container in containers]
-    if gpus != [False, False, True] or [container["image"].rpartition(":")[2] for container in containers][2] != "cuda":
+    if (
+        gpus != [False, False, True]
+        or [container["image"].rpartition(":")[2] for container in containers][2] != "cuda"
+    ):
         found.append("gpu")
     if any({"cpu", "memory"} - set(container["resources"]["requests"]) for container in containers):
         found.append("requests")
     claims = [v["persistentVolumeClaim"]["claimName"] for pod in pods for v in pod["volumes"]]
-    if claims != [STORAGE["metadata"]["name"]] * len(pods) or STORAGE["spec"]["accessModes"] != ["ReadWriteMany"]:
+    if claims != [STORAGE["metadata"]["name"]] * len(pods) or STORAGE["spec"]["accessModes"] != [
+        "ReadWriteMany"
+    ]:
         found.append("storage")
     if any(env.get("value") for container in containers for env in container.get("env", [])):
         found.append("a value that may be a secret")
-    if not all(pod["securityContext"]["runAsNonRoot"] and pod["restartPolicy"] == "Never" for pod in pods):
+    if not all(
+        pod["securityContext"]["runAsNonRoot"] and pod["restartPolicy"] == "Never" for pod in pods
+    ):
         found.append("pod")
     return found
 
@@ -119,14 +137,28 @@ def test_what_this_project_does_not_want_is_seen() -> None:
     del head["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
     learner["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = "other"
     learner["template"]["spec"]["restartPolicy"] = "Always"
-    expected = ["token", "head", "spot", "gpu", "requests", "storage", "a value that may be a secret", "pod"]
+    expected = [
+        "token",
+        "head",
+        "spot",
+        "gpu",
+        "requests",
+        "storage",
+        "a value that may be a secret",
+        "pod",
+    ]
     assert mistakes(spec) == expected
 
 
 def test_secrets_of_the_manifests_are_those_of_the_readme() -> None:
     readme = (CLUSTER / "README.md").read_text()
     pods = [RAY_CLUSTER["spec"]["headGroupSpec"], *RAY_CLUSTER["spec"]["workerGroupSpecs"]]
-    names = {s["secretRef"]["name"] for pod in pods for c in pod["template"]["spec"]["containers"] for s in c["envFrom"]}
+    names = {
+        s["secretRef"]["name"]
+        for pod in pods
+        for c in pod["template"]["spec"]["containers"]
+        for s in c["envFrom"]
+    }
     for name in {RAY_CLUSTER["spec"]["authOptions"]["secretName"], *names}:
         assert f"kubectl create secret generic {name} " in readme
     assert "--from-literal=auth_token=" in readme  # the key that KubeRay looks for

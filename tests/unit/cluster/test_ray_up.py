@@ -62,8 +62,16 @@ def test_a_wrong_type_and_a_missing_head_are_refused(name: str) -> None:
 def mistakes(name: str, config: dict[str, Any]) -> list[str]:
     """What this project wants of a file for `ray up` and does not find."""
     found = []
-    starts = [line for part in ("head", "worker") for line in config[f"{part}_start_ray_commands"] if "ray start" in line]
-    if not all("RAY_AUTH_MODE=token" in line for line in starts) or "~/.ray/auth_token" not in config["file_mounts"]:
+    starts = [
+        line
+        for part in ("head", "worker")
+        for line in config[f"{part}_start_ray_commands"]
+        if "ray start" in line
+    ]
+    if (
+        not all("RAY_AUTH_MODE=token" in line for line in starts)
+        or "~/.ray/auth_token" not in config["file_mounts"]
+    ):
         found.append("token")
     if "--num-cpus=0" not in starts[0] or "--dashboard-host=127.0.0.1" not in starts[0]:
         found.append("head")
@@ -90,19 +98,31 @@ def test_it_is_what_this_project_wants(name: str) -> None:
 def test_what_this_project_does_not_want_is_seen() -> None:
     config = config_of("aws")
     config["worker_start_ray_commands"] = ["ray start --address=$RAY_HEAD_IP:6379"]
-    config["head_start_ray_commands"] = [line.replace("--num-cpus=0", "") for line in config["head_start_ray_commands"]]
-    config["available_node_types"]["learner"]["node_config"]["InstanceMarketOptions"] = {"MarketType": "spot"}
+    config["head_start_ray_commands"] = [
+        line.replace("--num-cpus=0", "") for line in config["head_start_ray_commands"]
+    ]
+    config["available_node_types"]["learner"]["node_config"]["InstanceMarketOptions"] = {
+        "MarketType": "spot"
+    }
     config["available_node_types"]["rollout"]["resources"]["GPU"] = 1
     config["max_workers"] = 100
     assert mistakes("aws", config) == ["token", "head", "spot", "gpu", "limits"]
 
 
 def test_the_head_is_given_the_right_to_start_workers_with_their_role() -> None:
-    """Ray makes the head's role without it, and EC2 then refuses to start a worker that has a profile."""
+    """Ray makes the head's role without it, and EC2 then refuses to start a worker that has a
+    profile.
+    """
     types = config_of("aws")["available_node_types"]
-    assert "IamInstanceProfile" not in types["head"]["node_config"], "else the head's role is another than Ray's"
-    profiles = {types[kind]["node_config"]["IamInstanceProfile"]["Name"] for kind in ("rollout", "learner")}
-    (words,) = of_program(fenced((CLUSTER / "README.md").read_text()), "aws", "iam", "put-role-policy")
+    assert "IamInstanceProfile" not in types["head"]["node_config"], (
+        "else the head's role is another than Ray's"
+    )
+    profiles = {
+        types[kind]["node_config"]["IamInstanceProfile"]["Name"] for kind in ("rollout", "learner")
+    }
+    (words,) = of_program(
+        fenced((CLUSTER / "README.md").read_text()), "aws", "iam", "put-role-policy"
+    )
     options = dict(zip(words[::2], words[1::2], strict=True))
     assert options["--role-name"] == DEFAULT_RAY_IAM_ROLE
     (statement,) = json.loads(options["--policy-document"])["Statement"]

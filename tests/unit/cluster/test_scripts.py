@@ -1,4 +1,6 @@
-"""run-or-resume.sh and submit.sbatch: checked by shellcheck, and run with programs in the places of cqlray, Ray and Slurm."""
+"""run-or-resume.sh and submit.sbatch: checked by shellcheck, and run with programs in the places of
+cqlray, Ray and Slurm.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from tests.unit.cluster.commands import CLUSTER, REPOSITORY
 RUN_OR_RESUME = CLUSTER / "run-or-resume.sh"
 SBATCH = CLUSTER / "slurm" / "submit.sbatch"
 
-# Writes its words down and does as the file `behaviour` says: COMMAND STATUS, or COMMAND wait (for SIGTERM, then 130).
+# Writes its words down and does as the file `behaviour` says: COMMAND STATUS, or COMMAND wait (for
+# SIGTERM, then 130).
 CQLRAY = """#!/usr/bin/env bash
 cd "$(dirname "$0")" || exit 1
 echo "$*" >>calls
@@ -45,7 +48,9 @@ SCONTROL = '#!/usr/bin/env bash\necho "$*" >"$(dirname "$0")/requeued"\n'
 
 def program(name: str) -> str:
     """Where a program of the test extra is, also in a virtual environment that is not activated."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    found = shutil.which(
+        name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     assert found, f"{name} is missing: pip install '.[test]'"
     return found
 
@@ -53,14 +58,18 @@ def program(name: str) -> str:
 @pytest.mark.parametrize("script", [RUN_OR_RESUME, SBATCH], ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
-    done = subprocess.run([program("shellcheck"), "--shell=bash", script], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [program("shellcheck"), "--shell=bash", script], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_shellcheck_finds_what_is_wrong(tmp_path: Path) -> None:
     broken = tmp_path / "submit.sbatch"
     broken.write_text(SBATCH.read_text().replace('"$SLURM_JOB_ID"', "$SLURM_JOB_ID"))
-    done = subprocess.run([program("shellcheck"), "--shell=bash", broken], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [program("shellcheck"), "--shell=bash", broken], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "SC2086" in done.stdout
     broken.write_text(SBATCH.read_text().replace("\nfi\n", "\n", 1))
@@ -72,7 +81,12 @@ class Place:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        for name, text in (("cqlray", CQLRAY), ("ray", RAY), ("srun", SRUN), ("scontrol", SCONTROL)):
+        for name, text in (
+            ("cqlray", CQLRAY),
+            ("ray", RAY),
+            ("srun", SRUN),
+            ("scontrol", SCONTROL),
+        ):
             (path / name).write_text(text)
             (path / name).chmod(0o755)
         (path / ".ray").mkdir()
@@ -88,8 +102,12 @@ class Place:
         }
 
     def start(self, script: Path, *words: str, **behaviour: int | str) -> subprocess.Popen[str]:
-        (self.path / "behaviour").write_text("".join(f"{command} {what}\n" for command, what in behaviour.items()))
-        return subprocess.Popen(["bash", script, *words], env=self.env, stderr=subprocess.PIPE, text=True)
+        (self.path / "behaviour").write_text(
+            "".join(f"{command} {what}\n" for command, what in behaviour.items())
+        )
+        return subprocess.Popen(
+            ["bash", script, *words], env=self.env, stderr=subprocess.PIPE, text=True
+        )
 
     def run(self, script: Path, *words: str, **behaviour: int | str) -> tuple[int, str]:
         process = self.start(script, *words, **behaviour)
@@ -121,10 +139,15 @@ def test_a_run_that_is_there_is_resumed(place: Place) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 2])
 def test_a_run_that_is_not_there_is_started(place: Place, status: int) -> None:
-    found, errors = place.run(RUN_OR_RESUME, "train", "s3://b/x", "--env.kwargs", "a", "b c", resume=3, train=status)
+    found, errors = place.run(
+        RUN_OR_RESUME, "train", "s3://b/x", "--env.kwargs", "a", "b c", resume=3, train=status
+    )
     assert found == status
     assert "nothing to go on with at s3://b/x" in errors
-    assert place.calls() == ["resume --if-there s3://b/x", "train --out s3://b/x --env.kwargs a b c"]
+    assert place.calls() == [
+        "resume --if-there s3://b/x",
+        "train --out s3://b/x --env.kwargs a b c",
+    ]
 
 
 @pytest.mark.parametrize("status", [1, 2, 130])
@@ -134,7 +157,9 @@ def test_a_run_that_fails_is_not_started_again(place: Place, status: int) -> Non
     assert place.calls() == ["resume --if-there /runs/x"]
 
 
-@pytest.mark.parametrize(("behaviour", "calls"), [({"resume": "wait"}, 1), ({"resume": 3, "run": "wait"}, 2)])
+@pytest.mark.parametrize(
+    ("behaviour", "calls"), [({"resume": "wait"}, 1), ({"resume": 3, "run": "wait"}, 2)]
+)
 def test_sigterm_reaches_cqlray(place: Place, behaviour: dict[str, int | str], calls: int) -> None:
     process = place.start(RUN_OR_RESUME, "run", "/runs/x", **behaviour)
     assert place.terminate_when_waiting(process) == 130
@@ -166,15 +191,23 @@ def test_cqlray_itself_says_3_where_there_is_no_run_and_2_where_one_cannot_be_re
 
 
 def test_the_script_and_cqlray_together_say_why(place: Place, tmp_path: Path) -> None:
-    (place.path / "cqlray").write_text(f'#!/usr/bin/env bash\nexec {sys.executable} -m cqlray "$@"\n')
+    (place.path / "cqlray").write_text(
+        f'#!/usr/bin/env bash\nexec {sys.executable} -m cqlray "$@"\n'
+    )
     place.env["PYTHONPATH"] = str(REPOSITORY)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
     status, errors = place.run(RUN_OR_RESUME, "run", str(tmp_path / "thesis"))
     assert (status, errors.count("\n")) == (2, 1) and "is not a run directory" in errors
-    status, errors = place.run(RUN_OR_RESUME, "run", str(tmp_path / "none"), "--cql.batch-size", "-3")
+    status, errors = place.run(
+        RUN_OR_RESUME, "run", str(tmp_path / "none"), "--cql.batch-size", "-3"
+    )
     assert status == 2
-    assert [line.split(":")[0] for line in errors.splitlines()] == ["cqlray", "run-or-resume", "cqlray"]
+    assert [line.split(":")[0] for line in errors.splitlines()] == [
+        "cqlray",
+        "run-or-resume",
+        "cqlray",
+    ]
 
 
 def test_slurm_starts_what_ray_takes(place: Place) -> None:
@@ -189,7 +222,11 @@ def test_slurm_starts_what_ray_takes(place: Place) -> None:
     assert parsed.params["min_nodes"] == 4
     assert parsed.params["address"].endswith(":6379")
     begun = start.make_context("start", ["--head", *curate_and_validate_ray_start_args(options)])
-    assert (begun.params["num_cpus"], begun.params["num_gpus"], begun.params["include_dashboard"]) == (16, 1, False)
+    assert (
+        begun.params["num_cpus"],
+        begun.params["num_gpus"],
+        begun.params["include_dashboard"],
+    ) == (16, 1, False)
 
 
 def test_slurm_stops_in_order_and_goes_on_later(place: Place) -> None:
@@ -199,8 +236,13 @@ def test_slurm_stops_in_order_and_goes_on_later(place: Place) -> None:
 
 
 def test_slurm_stops_a_cluster_that_is_still_starting(place: Place) -> None:
-    (place.path / "ray").write_text('#!/usr/bin/env bash\ntouch "$(dirname "$0")/waiting"\nexec sleep 20\n')
-    assert place.terminate_when_waiting(place.start(SBATCH, "/runs/x", resume=0)) == 128 + signal.SIGTERM
+    (place.path / "ray").write_text(
+        '#!/usr/bin/env bash\ntouch "$(dirname "$0")/waiting"\nexec sleep 20\n'
+    )
+    assert (
+        place.terminate_when_waiting(place.start(SBATCH, "/runs/x", resume=0))
+        == 128 + signal.SIGTERM
+    )
     assert not (place.path / "calls").exists()
     assert (place.path / "requeued").exists()
 

@@ -1,4 +1,6 @@
-"""validate.py: every mistake in a config gets its one line, and a config survives YAML bit for bit."""
+"""validate.py: every mistake in a config gets its one line, and a config survives YAML bit for
+bit.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def lines(text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def fields(cls: type = RunConfig, section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def fields(
+    cls: type = RunConfig, section: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """Path, type and dataclass field of every option."""
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
@@ -60,19 +64,27 @@ def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 MISTAKES = {
     "cql: {batch_size: -3}": "cql.batch_size is -3; it must be at least 1",
-    "cql: {conservativ_weight: 5}": "unknown key cql.conservativ_weight; did you mean cql.conservative_weight?",
+    "cql: {conservativ_weight: 5}": (
+        "unknown key cql.conservativ_weight; did you mean cql.conservative_weight?"
+    ),
     "batch_size: 3": "unknown key batch_size; did you mean cql.batch_size or teacher.batch_size?",
     "cq1: {batch_size: 3}": "unknown key cq1; did you mean cql?",
     "sweep: {num_updates: [1, 2]}": "unknown key sweep.num_updates; did you mean cql.num_updates?",
-    "sweep: {conservativ_weight: [1]}": "unknown key sweep.conservativ_weight; did you mean sweep.conservative_weight?",
-    "cql.batch_size: 3": "unknown key cql.batch_size; write batch_size below cql, as in cql: {batch_size: ...}",
+    "sweep: {conservativ_weight: [1]}": (
+        "unknown key sweep.conservativ_weight; did you mean sweep.conservative_weight?"
+    ),
+    "cql.batch_size: 3": (
+        "unknown key cql.batch_size; write batch_size below cql, as in cql: {batch_size: ...}"
+    ),
     "zzzzz: 3": "unknown key zzzzz",
     "1: 3": "unknown key 1",
     "cql: {discount: abc}": "cql.discount is 'abc'; it must be a number",
     "cql: {discount: true}": "cql.discount is true; it must be a number",
     "cql: {discount: .nan}": "cql.discount is nan; it must be a number",
     "cql: {gradient_clip: .nan}": "cql.gradient_clip is nan; it must be a number",
-    "cql: {policy_learning_rate: .inf}": "cql.policy_learning_rate is inf; it must be a finite number",
+    "cql: {policy_learning_rate: .inf}": (
+        "cql.policy_learning_rate is inf; it must be a finite number"
+    ),
     "cql: {discount: 1}": "cql.discount is 1; it must be less than 1",
     "cql: {target_update_rate: 0}": "cql.target_update_rate is 0; it must be greater than 0",
     "cql: {target_update_rate: 1.5}": "cql.target_update_rate is 1.5; it must be at most 1",
@@ -86,23 +98,42 @@ MISTAKES = {
     "sweep: {discount: [0.9, 1.0]}": "sweep.discount[1] is 1.0; it must be less than 1",
     "sweep: {discount: 0.9}": "sweep.discount is 0.9; it must be a list",
     "sweep: {batch_size: [abc]}": "sweep.batch_size[0] is 'abc'; it must be a whole number",
-    "sweep: {temperature_learning_rate: [.inf]}": "sweep.temperature_learning_rate[0] is inf; it must be a finite number",
+    "sweep: {temperature_learning_rate: [.inf]}": (
+        "sweep.temperature_learning_rate[0] is inf; it must be a finite number"
+    ),
     "env: {kwargs: {gravity: .nan}}": "env.kwargs.gravity is nan; it must be a finite number",
-    "env: {kwargs: {gravity: [1]}}": "env.kwargs.gravity is [1]; it must be a number, text, true or false",
+    "env: {kwargs: {gravity: [1]}}": (
+        "env.kwargs.gravity is [1]; it must be a number, text, true or false"
+    ),
     "env: {kwargs: {3: 1}}": "env.kwargs has the name 3; it must be text",
     "collection: {episodes: []}": "collection.episodes is []; it must be a list of at least 1",
     "collection: {episodes: [0]}": "collection.episodes[0] is 0; it must be at least 1",
-    "collection: {episodes: [1, 2]}": "collection.episodes has 2 numbers for the 3 of collection.tiers; "
-    "it must have one for all or one for each",
-    "collection: {tiers: []}": "collection.tiers is empty; it must name at least one of replay, random, medium, expert",
-    "collection: {tiers: [expret]}": "collection.tiers: there is no tier 'expret'; did you mean expert?",
-    "collection: {tiers: [zzz]}": "collection.tiers: there is no tier 'zzz'; the tiers are replay, random, medium, expert",
-    "collection: {tiers: [random, random]}": "collection.tiers names random 2 times; once is enough",
-    "cql: {difference_clip_min: 2, difference_clip_max: 2}": "cql.difference_clip_min is 2.0; "
-    "it must be less than cql.difference_clip_max, which is 2.0",
-    "{cql: {difference_clip_min: 5}, sweep: {difference_clip_max: [9, 1]}}": "cql.difference_clip_min is 5.0; "
-    "it must be less than sweep.difference_clip_max, which is 1.0",
-    "teacher: {rounds: 3, warmup_rounds: 3}": "teacher.warmup_rounds is 3; it must be less than teacher.rounds, which is 3",
+    "collection: {episodes: [1, 2]}": (
+        "collection.episodes has 2 numbers for the 3 of collection.tiers; "
+        "it must have one for all or one for each"
+    ),
+    "collection: {tiers: []}": (
+        "collection.tiers is empty; it must name at least one of replay, random, medium, expert"
+    ),
+    "collection: {tiers: [expret]}": (
+        "collection.tiers: there is no tier 'expret'; did you mean expert?"
+    ),
+    "collection: {tiers: [zzz]}": (
+        "collection.tiers: there is no tier 'zzz'; the tiers are replay, random, medium, expert"
+    ),
+    "collection: {tiers: [random, random]}": (
+        "collection.tiers names random 2 times; once is enough"
+    ),
+    "cql: {difference_clip_min: 2, difference_clip_max: 2}": (
+        "cql.difference_clip_min is 2.0; it must be less than cql.difference_clip_max, which is 2.0"
+    ),
+    "{cql: {difference_clip_min: 5}, sweep: {difference_clip_max: [9, 1]}}": (
+        "cql.difference_clip_min is 5.0; "
+        "it must be less than sweep.difference_clip_max, which is 1.0"
+    ),
+    "teacher: {rounds: 3, warmup_rounds: 3}": (
+        "teacher.warmup_rounds is 3; it must be less than teacher.rounds, which is 3"
+    ),
 }
 
 
@@ -112,7 +143,10 @@ def test_a_mistake_gets_its_line(text: str) -> None:
 
 
 def test_every_mistake_gets_a_line_in_the_order_of_the_file() -> None:
-    assert lines("zzzzz: 1\ncql: {batch_size: 0, zzzzzz: 1, discount: 2}\nseed: -1\nenv: {max_episode_steps: 0}") == [
+    assert lines(
+        "zzzzz: 1\ncql: {batch_size: 0, zzzzzz: 1, discount: 2}\nseed: -1\nenv:"
+        " {max_episode_steps: 0}"
+    ) == [
         "my.yaml: unknown key zzzzz",
         "my.yaml: cql.batch_size is 0; it must be at least 1",
         "my.yaml: unknown key cql.zzzzzz",
@@ -124,7 +158,10 @@ def test_every_mistake_gets_a_line_in_the_order_of_the_file() -> None:
 
 def test_a_message_stays_short_and_on_one_line() -> None:
     with pytest.raises(UserError) as caught:
-        validate({"cql": {"discount": "a\n" * 500}, "a\nb": 1, "seed": "x" * 9000, "num_seeds": 1.5}, "python")
+        validate(
+            {"cql": {"discount": "a\n" * 500}, "a\nb": 1, "seed": "x" * 9000, "num_seeds": 1.5},
+            "python",
+        )
     found = str(caught.value).splitlines()
     assert len(found) == 4
     assert all(len(line) < 160 for line in found)
@@ -140,8 +177,12 @@ BOUNDED = [
 ]
 
 
-@pytest.mark.parametrize(("path", "name", "bound", "is_list"), BOUNDED, ids=[f"{'.'.join(b[0])}-{b[1]}" for b in BOUNDED])
-def test_every_bound_is_enforced_and_named(path: tuple[str, ...], name: str, bound: float, is_list: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "name", "bound", "is_list"), BOUNDED, ids=[f"{'.'.join(b[0])}-{b[1]}" for b in BOUNDED]
+)
+def test_every_bound_is_enforced_and_named(
+    path: tuple[str, ...], name: str, bound: float, is_list: bool
+) -> None:
     beyond = bound + BOUNDS[name]
     with pytest.raises(UserError) as caught:
         build(nested(path, [beyond] if is_list else beyond), "python")
@@ -157,8 +198,12 @@ def test_there_are_bounds_to_enforce() -> None:
 FLOATS = [found for found in fields() if found[1] is float]
 
 
-@pytest.mark.parametrize(("path", "hint", "field"), FLOATS, ids=[".".join(path) for path, _, _ in FLOATS])
-def test_nan_is_refused_and_infinity_too_unless_it_is_the_default(path: tuple[str, ...], hint: type, field: Any) -> None:
+@pytest.mark.parametrize(
+    ("path", "hint", "field"), FLOATS, ids=[".".join(path) for path, _, _ in FLOATS]
+)
+def test_nan_is_refused_and_infinity_too_unless_it_is_the_default(
+    path: tuple[str, ...], hint: type, field: Any
+) -> None:
     dotted = ".".join(path)
     with pytest.raises(UserError, match=f"python: {dotted} is nan; it must be a number"):
         build(nested(path, NAN), "python")
@@ -182,7 +227,10 @@ def test_presets_are_in_order(name: str) -> None:
 
 
 def test_integers_stand_for_floats_and_lists_for_tuples() -> None:
-    config = validate({"cql": {"conservative_weight": 3}, "collection": {"tiers": ["random"], "episodes": [4]}}, "python")
+    config = validate(
+        {"cql": {"conservative_weight": 3}, "collection": {"tiers": ["random"], "episodes": [4]}},
+        "python",
+    )
     assert repr(config.cql.conservative_weight) == "3.0"
     assert config.collection == CollectionConfig(tiers=("random",), episodes=(4,))
 
@@ -249,7 +297,11 @@ def test_bad_yaml_gets_one_line(text: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: {BAD_YAML[text]}"
 
 
-@pytest.mark.parametrize("text", ["a: !!python/object/apply:os.getcwd []", "seed: " + "1" * 5000, "a: \x01"], ids=range(3))
+@pytest.mark.parametrize(
+    "text",
+    ["a: !!python/object/apply:os.getcwd []", "seed: " + "1" * 5000, "a: \x01"],
+    ids=range(3),
+)
 def test_hostile_yaml_gets_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"^my.yaml: .*not YAML: [^\n]*$"):
         parse_yaml(text, "my.yaml")
@@ -273,7 +325,9 @@ def test_an_empty_file_is_an_empty_mapping(text: str, tmp_path: Path) -> None:
 
 def test_dumped_yaml_is_in_order_with_lists_on_one_line() -> None:
     text = dump_yaml(RunConfig())
-    assert [line.split(":")[0] for line in text.splitlines() if not line.startswith(" ")] == list(to_dict(RunConfig()))
+    assert [line.split(":")[0] for line in text.splitlines() if not line.startswith(" ")] == list(
+        to_dict(RunConfig())
+    )
     assert "  tiers: [replay, medium, random]\n" in text
     assert "  gradient_clip: .inf\n" in text
     assert "  difference_clip_min: -.inf\n" in text
@@ -304,7 +358,12 @@ def options(path: tuple[str, ...], hint: Any, field: Any) -> st.SearchStrategy[A
         item = numbers(typing.get_args(hint)[0], field.metadata["item_bounds"], infinite)
         return st.lists(item, max_size=3).map(tuple)
     if path == ("env", "kwargs"):
-        scalars = st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+        scalars = (
+            st.booleans()
+            | st.integers()
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.text()
+        )
         return st.dictionaries(st.text(), scalars, max_size=3)
     if typing.get_origin(hint) is typing.Literal:
         return st.sampled_from(typing.get_args(hint))
@@ -314,7 +373,21 @@ def options(path: tuple[str, ...], hint: Any, field: Any) -> st.SearchStrategy[A
         (hint,) = (argument for argument in typing.get_args(hint) if argument is not type(None))
         return st.none() | options(path, hint, field)
     tricky = st.sampled_from(
-        ["3e-4", "1e5", ".inf", "null", "yes", "2024-01-01", "1:30", "0x1f", " a ", "a: b", "#", "~", "\n"]
+        [
+            "3e-4",
+            "1e5",
+            ".inf",
+            "null",
+            "yes",
+            "2024-01-01",
+            "1:30",
+            "0x1f",
+            " a ",
+            "a: b",
+            "#",
+            "~",
+            "\n",
+        ]
     )
     return st.text() | tricky if hint is str else numbers(hint, field.metadata, infinite)
 
@@ -324,10 +397,15 @@ def configs(draw: st.DrawFn) -> RunConfig:
     """A config that keeps every rule, with some of its options drawn anew."""
     every = [f for f in fields() if f[0][0] != "collection"]
     values: dict[str, Any] = {}
-    for path, hint, field in draw(st.lists(st.sampled_from(every), max_size=12, unique_by=lambda f: f[0])):
+    for path, hint, field in draw(
+        st.lists(st.sampled_from(every), max_size=12, unique_by=lambda f: f[0])
+    ):
         values = merge(values, nested(path, draw(options(path, hint, field))))
     tiers = draw(st.lists(st.sampled_from(TIERS), min_size=1, unique=True))
-    episodes = draw(st.lists(st.integers(1, 99), min_size=1, max_size=1) | st.tuples(*[st.integers(1, 99)] * len(tiers)))
+    episodes = draw(
+        st.lists(st.integers(1, 99), min_size=1, max_size=1)
+        | st.tuples(*[st.integers(1, 99)] * len(tiers))
+    )
     values["collection"] = {"tiers": tiers, "episodes": list(episodes)}
     for name in ("difference_clip_min", "difference_clip_max"):
         values.get("sweep", {}).pop(name, None)
@@ -339,7 +417,11 @@ def configs(draw: st.DrawFn) -> RunConfig:
     values["evaluation"] = {**values.get("evaluation", {}), "interval": 1}
     values["teacher"] = {**values.get("teacher", {}), "warmup_rounds": 0}
     default = RunConfig()
-    parts = {name: dataclasses.replace(getattr(default, name), **v) for name, v in values.items() if isinstance(v, dict)}
+    parts = {
+        name: dataclasses.replace(getattr(default, name), **v)
+        for name, v in values.items()
+        if isinstance(v, dict)
+    }
     return dataclasses.replace(default, **{**values, **parts})
 
 
@@ -374,7 +456,11 @@ def test_every_float_survives_yaml(number: float) -> None:
 
 
 def test_merge_goes_into_sections_and_changes_neither() -> None:
-    base = {"seed": 1, "cql": {"batch_size": 2, "discount": 0.5}, "collection": {"tiers": ["random", "expert"]}}
+    base = {
+        "seed": 1,
+        "cql": {"batch_size": 2, "discount": 0.5},
+        "collection": {"tiers": ["random", "expert"]},
+    }
     over = {"cql": {"batch_size": 3}, "collection": {"tiers": ["replay"]}, "out": "x"}
     before = repr((base, over))
     assert merge(base, over) == {
@@ -387,12 +473,26 @@ def test_merge_goes_into_sections_and_changes_neither() -> None:
 
 
 def test_merge_of_a_preset_and_yaml() -> None:
-    merged = merge(to_dict(RunConfig(seed=5, evaluation=EvaluationConfig(episodes=3))), {"env": {"id": "Hopper-v5"}})
+    merged = merge(
+        to_dict(RunConfig(seed=5, evaluation=EvaluationConfig(episodes=3))),
+        {"env": {"id": "Hopper-v5"}},
+    )
     assert validate(merged, "my.yaml") == RunConfig(
-        seed=5, env=EnvConfig(id="Hopper-v5"), evaluation=EvaluationConfig(episodes=3), sweep=SweepConfig()
+        seed=5,
+        env=EnvConfig(id="Hopper-v5"),
+        evaluation=EvaluationConfig(episodes=3),
+        sweep=SweepConfig(),
     )
 
 
 def test_neither_ray_nor_torch_nor_gymnasium_is_loaded() -> None:
-    code = "import cqlray.config.load, cqlray.cli.flags, sys; print({'ray', 'torch', 'gymnasium', 'tyro'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    code = (
+        "import cqlray.config.load, cqlray.cli.flags, sys; print({'ray', 'torch', 'gymnasium',"
+        " 'tyro'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )

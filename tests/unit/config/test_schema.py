@@ -26,7 +26,12 @@ DATACLASSES = [
 
 def own_fields(cls: type) -> Iterator[str]:
     """Fields that a dataclass brings itself, and does not inherit."""
-    inherited = {f.name for base in cls.__mro__[1:] if dataclasses.is_dataclass(base) for f in dataclasses.fields(base)}
+    inherited = {
+        f.name
+        for base in cls.__mro__[1:]
+        if dataclasses.is_dataclass(base)
+        for f in dataclasses.fields(base)
+    }
     yield from (f.name for f in dataclasses.fields(cls) if f.name not in inherited)
 
 
@@ -62,19 +67,31 @@ READ = all_names_read()
 FIELDS = [(cls, name) for cls in DATACLASSES if cls is not SweepConfig for name in own_fields(cls)]
 
 
-@pytest.mark.parametrize(("cls", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("cls", "name"), FIELDS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_every_field_is_read_somewhere(cls: type, name: str) -> None:
     assert name in READ, f"nothing reads {cls.__name__}.{name}"
 
 
 def test_reading_is_told_from_mentioning() -> None:
-    source = "config.written = 1\nf(keyword=2)\n# config.comment\n'config.text'\nx = config.read + s['key'] + getattr(c, 'got')"
+    source = (
+        "config.written = 1\nf(keyword=2)\n# config.comment\n'config.text'\nx = config.read +"
+        " s['key'] + getattr(c, 'got')"
+    )
     assert names_read(ast.parse(source)) == {"read", "key", "got"}
 
 
 def test_all_config_dataclasses_are_found() -> None:
     assert {cls.__name__ for cls in DATACLASSES} == {
-        *("EnvConfig", "SACConfig", "TeacherConfig", "CollectionConfig", "CQLConfig", "SweepConfig"),
+        *(
+            "EnvConfig",
+            "SACConfig",
+            "TeacherConfig",
+            "CollectionConfig",
+            "CQLConfig",
+            "SweepConfig",
+        ),
         *("ColumnsConfig", "EvaluationConfig", "ResourcesConfig", "RunConfig"),
     }
 
@@ -85,13 +102,15 @@ def test_every_config_is_frozen_and_every_number_of_a_member_is_declared_once() 
     for field in dataclasses.fields(SACConfig):
         for child in (CQLConfig, configs.TeacherConfig):
             inherited = child.__dataclass_fields__[field.name]
-            assert ("per_member" in inherited.metadata) == ("per_member" in field.metadata), field.name
+            assert ("per_member" in inherited.metadata) == ("per_member" in field.metadata), (
+                field.name
+            )
 
 
 def test_sweep_offers_every_option_but_the_number_of_updates() -> None:
-    assert {f.name for f in dataclasses.fields(SweepConfig)} == {f.name for f in dataclasses.fields(CQLConfig)} - {
-        "num_updates"
-    }
+    assert {f.name for f in dataclasses.fields(SweepConfig)} == {
+        f.name for f in dataclasses.fields(CQLConfig)
+    } - {"num_updates"}
 
 
 def swept(num_seeds: int, **lists: object) -> list[Member]:
@@ -107,7 +126,10 @@ def test_no_sweep_is_one_setting_for_each_seed() -> None:
 def test_a_sweep_multiplies_in_order() -> None:
     found = swept(2, conservative_weight=(1.0, 5.0), lagrange=(False, True))
     assert [m.index for m in found] == list(range(8))
-    assert [m.seed for m in found] == [0, 1] * 4, "seeds are paired across settings, and a setting's members stand together"
+    assert [m.seed for m in found] == [
+        0,
+        1,
+    ] * 4, "seeds are paired across settings, and a setting's members stand together"
     options = [tuple(m.swept.values()) for m in found[::2]]
     assert len(set(options)) == 4
     for member in found:
@@ -137,7 +159,9 @@ def test_members_are_seeds_times_the_product(
         for values in itertools.product(*given_lists.values())
         for seed in range(num_seeds)
     }
-    assert {(*((name, m.swept[name]) for name in given_lists), ("seed", m.seed)) for m in found} == expected
+    assert {
+        (*((name, m.swept[name]) for name in given_lists), ("seed", m.seed)) for m in found
+    } == expected
     assert len(found) == len(expected)
     assert [m.index for m in found] == list(range(len(found)))
 

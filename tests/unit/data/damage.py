@@ -10,11 +10,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-STRANGE: tuple[Any, ...] = (None, "", "strange", -1, 0, 3, 1e308, True, [], [None], [[1, 2], [3]], {}, {"a": 1}, "../x", "\0")
+STRANGE: tuple[Any, ...] = (
+    None,
+    "",
+    "strange",
+    -1,
+    0,
+    3,
+    1e308,
+    True,
+    [],
+    [None],
+    [[1, 2], [3]],
+    {},
+    {"a": 1},
+    "../x",
+    "\0",
+)
 
 
 def damage(folder: Path, rng: np.random.Generator) -> None:
-    """Damage one file under the folder: two times of three its bytes, else its columns or values."""
+    """Damage one file under the folder: two times of three its bytes, else its columns or
+    values.
+    """
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     file = files[rng.integers(len(files))]
     structured = {
@@ -36,7 +54,9 @@ def changed_bytes(data: bytes, rng: np.random.Generator) -> bytes:
     content = np.frombuffer(data, np.uint8).copy()
     # Headers and footers hold what a parser trusts: half of all damage is near one of the two ends.
     near = min(len(content), 600)
-    span = [(0, len(content)), (0, near), (len(content) - near, len(content)), (0, len(content))][rng.integers(4)]
+    span = [(0, len(content)), (0, near), (len(content) - near, len(content)), (0, len(content))][
+        rng.integers(4)
+    ]
     at = int(rng.integers(*span))
     length = min(int(rng.integers(1, 200)), len(content) - at)
     match rng.integers(5):
@@ -69,7 +89,9 @@ def columns_of_arrow(file: Path, rng: np.random.Generator) -> None:
 
 
 def changed_columns(table: pa.Table, rng: np.random.Generator) -> pa.Table:
-    """A column dropped, renamed, doubled, of another type, partly null; or rows left out or moved."""
+    """A column dropped, renamed, doubled, of another type, partly null; or rows left out or
+    moved.
+    """
     index = int(rng.integers(table.num_columns))
     name, column = table.column_names[index], table.column(index)
     match rng.integers(7):
@@ -83,7 +105,10 @@ def changed_columns(table: pa.Table, rng: np.random.Generator) -> pa.Table:
             table = table.set_column(index, name, another_type(column, rng))
         case 4:
             nulls = rng.random(len(column)) < rng.choice([0.1, 0.9, 1.0])
-            values = [None if null else value for null, value in zip(nulls, column.to_pylist(), strict=True)]
+            values = [
+                None if null else value
+                for null, value in zip(nulls, column.to_pylist(), strict=True)
+            ]
             table = table.set_column(index, name, pa.array(values, column.type))
         case 5:
             table = table.filter(pa.array(rng.random(table.num_rows) < rng.choice([0.0, 0.5, 0.9])))
@@ -117,7 +142,9 @@ def values_of_json(file: Path, rng: np.random.Generator) -> None:
     parents: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:
-        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        for key in (
+            node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        ):
             parents.append((node, key))
             walk(node[key])
 
@@ -130,7 +157,9 @@ def values_of_json(file: Path, rng: np.random.Generator) -> None:
         del parent[key]
     else:
         parent[key] = STRANGE[rng.integers(len(STRANGE))]
-    file.write_text(json.dumps(tree if rng.random() < 0.95 else STRANGE[rng.integers(len(STRANGE))]))
+    file.write_text(
+        json.dumps(tree if rng.random() < 0.95 else STRANGE[rng.integers(len(STRANGE))])
+    )
 
 
 def cells_of_csv(file: Path, rng: np.random.Generator) -> None:
@@ -143,7 +172,21 @@ def cells_of_csv(file: Path, rng: np.random.Generator) -> None:
         case 1:
             rows[0][column] += "_"
         case 2:
-            cells = ("", "nan", "inf", "-", '"', "1e999", "TRUE", "2", "x,y", "\u00e9", "0x1", "1;2", "9" * 400)
+            cells = (
+                "",
+                "nan",
+                "inf",
+                "-",
+                '"',
+                "1e999",
+                "TRUE",
+                "2",
+                "x,y",
+                "\u00e9",
+                "0x1",
+                "1;2",
+                "9" * 400,
+            )
             rows[row][column] = str(rng.choice(cells))
         case 3:
             rows[row] = rows[row][:column]
@@ -205,6 +248,8 @@ def replace_part(root: Any, name: str, rng: np.random.Generator) -> None:
     if rng.random() < 0.1:
         root.create_group(name)
     elif rng.random() < 0.1:
-        root.create_dataset(name, shape=(2**40,), dtype="f4", chunks=(1024,))  # a size that no memory holds
+        root.create_dataset(
+            name, shape=(2**40,), dtype="f4", chunks=(1024,)
+        )  # a size that no memory holds
     else:
         root[name] = new

@@ -38,7 +38,14 @@ def log_frame() -> pandas.DataFrame:
     for number, episode in enumerate(episodes):
         frame = pandas.DataFrame({f"sensor_{i}": episode.observations[:-1, i] for i in range(3)})
         frame[["torque_0", "torque_1"]] = episode.actions
-        frames.append(frame.assign(r=episode.rewards, trip=number, stopped=episode.terminations, timeout=episode.truncations))
+        frames.append(
+            frame.assign(
+                r=episode.rewards,
+                trip=number,
+                stopped=episode.terminations,
+                timeout=episode.truncations,
+            )
+        )
     return pandas.concat(frames, ignore_index=True)
 
 
@@ -76,7 +83,8 @@ def d4rl(folder: Path) -> None:
         file["metadata/algorithm"] = b"SAC"
 
 
-# In a process of its own, as Minari takes its place for data from the environment when it is imported.
+# In a process of its own, as Minari takes its place for data from the environment when it is
+# imported.
 _MINARI = """
 import json, sys
 import gymnasium, minari, numpy as np
@@ -84,14 +92,17 @@ from minari.data_collector import EpisodeBuffer
 from tests.unit.data.sound_files import SHARDS
 episodes = [episode for shard in SHARDS for episode in shard.episodes()]
 buffers = [
-    EpisodeBuffer(id=i, seed=i, observations=e.observations, actions=e.actions, rewards=e.rewards.tolist(),
-                  terminations=e.terminations.tolist(), truncations=e.truncations.tolist(), infos={})
+    EpisodeBuffer(id=i, seed=i, observations=e.observations, actions=e.actions,
+                  rewards=e.rewards.tolist(), terminations=e.terminations.tolist(),
+                  truncations=e.truncations.tolist(), infos={})
     for i, e in enumerate(episodes)
 ]
 box = gymnasium.spaces.Box
 minari.create_dataset_from_buffers(
-    "sound-v0", buffers, observation_space=box(-np.inf, np.inf, (3,)), action_space=box(-2, 2, (2,)),
-    author="nobody", author_email="nobody@example.org", algorithm_name="none", code_permalink="https://example.org",
+    "sound-v0", buffers, observation_space=box(-np.inf, np.inf, (3,)),
+    action_space=box(-2, 2, (2,)),
+    author="nobody", author_email="nobody@example.org", algorithm_name="none",
+    code_permalink="https://example.org",
     description="made for tests", data_format=sys.argv[1],
 )
 """
@@ -99,9 +110,16 @@ minari.create_dataset_from_buffers(
 
 def minari(folder: Path, data_format: str) -> None:
     """A Minari dataset directory, `data_format` hdf5 or arrow, written by Minari."""
-    environment = {"MINARI_DATASETS_PATH": str(folder), "PYTHONPATH": ".", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    environment = {
+        "MINARI_DATASETS_PATH": str(folder),
+        "PYTHONPATH": ".",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+    }
     command = [sys.executable, "-W", "ignore", "-c", _MINARI, data_format]
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[3], capture_output=True)
+    subprocess.run(
+        command, check=True, env=environment, cwd=Path(__file__).parents[3], capture_output=True
+    )
     (folder / "sound-v0" / "data").rename(folder / "data")
     shutil.rmtree(folder / "sound-v0")
     for extra in folder.glob("*.json"):

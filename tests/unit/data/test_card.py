@@ -13,19 +13,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data import dataset as datasets
-from cqlray.data.card import ACTION_BINS, COVERAGE_BINS, LENGTH_BINS, RETURN_BINS, Card, Histogram, card
+from cqlray.data.card import (
+    ACTION_BINS,
+    COVERAGE_BINS,
+    LENGTH_BINS,
+    RETURN_BINS,
+    Card,
+    Histogram,
+    card,
+)
 from cqlray.data.episode import Array, Episode, Shard
 
-ENVIRONMENT = {"id": "X-v0", "observation_dim": 3, "action_dim": 2, "action_low": [-2.0, -1.0], "action_high": [2.0, 1.0]}
+ENVIRONMENT = {
+    "id": "X-v0",
+    "observation_dim": 3,
+    "action_dim": 2,
+    "action_low": [-2.0, -1.0],
+    "action_high": [2.0, 1.0],
+}
 
 
-def shard(lengths: list[int], seed: int, tier: str = "random", dims: tuple[int, int] = (3, 2)) -> Shard:
+def shard(
+    lengths: list[int], seed: int, tier: str = "random", dims: tuple[int, int] = (3, 2)
+) -> Shard:
     """Random episodes; those of an even number of steps end by themselves."""
     generator = np.random.default_rng(seed)
     episodes = []
     for length in lengths:
         last = np.arange(length) == length - 1
-        mixed = generator.standard_normal((length + 1, dims[0])) @ generator.uniform(-1, 1, (dims[0], dims[0]))
+        mixed = generator.standard_normal((length + 1, dims[0])) @ generator.uniform(
+            -1, 1, (dims[0], dims[0])
+        )
         episode = Episode(
             observations=(mixed * 10.0 ** np.arange(dims[0]) + 5.0).astype(np.float32),
             actions=generator.uniform(-1, 1, (length, dims[1])).astype(np.float32),
@@ -57,19 +75,35 @@ def test_histograms_are_numpys() -> None:
     np.testing.assert_array_equal(found.returns.counts, counts)
     np.testing.assert_allclose(found.returns.edges, edges)
     rewards = everything(SHARDS, "rewards")
-    np.testing.assert_array_equal(found.rewards.counts, np.histogram(rewards, len(found.rewards.counts))[0])
-    assert (found.reward_mean, found.reward_std) == pytest.approx((rewards.mean(), rewards.std()), rel=1e-5)
+    np.testing.assert_array_equal(
+        found.rewards.counts, np.histogram(rewards, len(found.rewards.counts))[0]
+    )
+    assert (found.reward_mean, found.reward_std) == pytest.approx(
+        (rewards.mean(), rewards.std()), rel=1e-5
+    )
     for dimension, (low, high) in enumerate([(-2.0, 2.0), (-1.0, 1.0)]):
         histogram = found.actions[dimension]
         assert (histogram.low, histogram.high) == (low, high)
-        expected = np.histogram(everything(SHARDS, "actions")[:, dimension], ACTION_BINS, (low, high))[0]
+        expected = np.histogram(
+            everything(SHARDS, "actions")[:, dimension], ACTION_BINS, (low, high)
+        )[0]
         np.testing.assert_array_equal(histogram.counts, expected)
 
 
 def test_tiers_by_hand() -> None:
     random, expert = card_of(SHARDS).tiers
-    assert (random.name, random.episodes, random.transitions, random.terminated) == ("random", 5, 243, 2)
-    assert (expert.name, expert.episodes, expert.transitions, expert.terminated) == ("expert", 40, 400, 40)
+    assert (random.name, random.episodes, random.transitions, random.terminated) == (
+        "random",
+        5,
+        243,
+        2,
+    )
+    assert (expert.name, expert.episodes, expert.transitions, expert.terminated) == (
+        "expert",
+        40,
+        400,
+        40,
+    )
     assert expert.mean_return == pytest.approx(SHARDS[2].returns().mean())
     assert card_of(SHARDS).terminated == 42 / 45
     assert (random.returns.counts.sum(), expert.returns.counts.sum()) == (5, 40)
@@ -96,7 +130,9 @@ def test_coverage_is_the_correlations_first_two_components() -> None:
         assert own[np.abs(own).argmax()] > 0
     positions = standardised @ found.components.T / np.sqrt(variances[::-1][:2])
     expected = np.histogram2d(*positions.T, COVERAGE_BINS, [[-6, 6], [-6, 6]])[0]
-    assert np.abs(found.counts - expected).sum() <= 4  # an observation on the edge of a bin, once in a while
+    assert (
+        np.abs(found.counts - expected).sum() <= 4
+    )  # an observation on the edge of a bin, once in a while
     assert found.counts.sum() + found.outside == len(observations)
 
 
@@ -109,14 +145,20 @@ def test_how_the_shards_are_cut_changes_nothing(cut: int, seed: int) -> None:
     one, two = card_of([whole]), card_of(parts)
     np.testing.assert_allclose(one.coverage.explained, two.coverage.explained, rtol=1e-9)
     assert np.abs(one.coverage.counts - two.coverage.counts).sum() <= 4
-    for first, second in zip((one.returns, one.rewards, *one.actions), (two.returns, two.rewards, *two.actions), strict=True):
+    for first, second in zip(
+        (one.returns, one.rewards, *one.actions),
+        (two.returns, two.rewards, *two.actions),
+        strict=True,
+    ):
         np.testing.assert_array_equal(first.counts, second.counts)
 
 
 def test_actions_without_bounds_have_the_range_that_occurs() -> None:
     found = card_of(SHARDS, action_low=None, action_high=None)
     actions = everything(SHARDS, "actions")
-    assert found.actions[0].low == actions[:, 0].min() and found.actions[1].high == actions[:, 1].max()
+    assert (
+        found.actions[0].low == actions[:, 0].min() and found.actions[1].high == actions[:, 1].max()
+    )
     assert [histogram.counts.sum() for histogram in found.actions] == [643, 643]
 
 
@@ -149,7 +191,11 @@ def test_constants_and_one_dimension(size: int) -> None:
     assert found.coverage.counts[COVERAGE_BINS // 2, COVERAGE_BINS // 2] == 7
     assert found.rewards.counts.sum() == 6 and found.rewards.low < 0.0 < found.rewards.high
     line = card_of([shard([60], 1, dims=(size, 1))], observation_dim=size, action_dim=1, **bounds)
-    assert line.coverage.explained[0] == pytest.approx(1.0) if size == 1 else line.coverage.explained[1] > 0
+    assert (
+        line.coverage.explained[0] == pytest.approx(1.0)
+        if size == 1
+        else line.coverage.explained[1] > 0
+    )
 
 
 def test_memory_is_that_of_one_shard() -> None:
@@ -173,11 +219,16 @@ def test_of_wide_observations_every_so_many_dimensions_are_looked_at() -> None:
     size = 5_000
     generator = np.random.default_rng(0)
     one = shard([60], 0, dims=(1, 2))
-    waves = np.sin(np.arange(61)[:, None] / 7.0 + np.arange(size) / 900.0)  # of one rank and a phase: two components hold it
+    waves = np.sin(
+        np.arange(61)[:, None] / 7.0 + np.arange(size) / 900.0
+    )  # of one rank and a phase: two components hold it
     pixels = (waves + 0.01 * generator.standard_normal((61, size))).astype(np.float32)
     found = card_of([dataclasses.replace(one, observations=pixels)], observation_dim=size).coverage
     assert found.every == 5 and sum(found.explained) > 0.99
-    assert found.components.shape == (2, size) and np.count_nonzero(found.components.any(axis=0)) == size // 5
+    assert (
+        found.components.shape == (2, size)
+        and np.count_nonzero(found.components.any(axis=0)) == size // 5
+    )
     assert found.counts.sum() + found.outside == 61
 
 

@@ -1,4 +1,6 @@
-"""Sources as native shards: the same transitions, appended, interrupted, and read by other people's tools."""
+"""Sources as native shards: the same transitions, appended, interrupted, and read by other people's
+tools.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,21 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 def source_of(shards: Sequence[Shard], name: str = "made", **environment: Any) -> Source:
-    return Source(name, "made", {**ENVIRONMENT, **environment}, lambda: (Piece(shard, "made") for shard in shards))
+    return Source(
+        name,
+        "made",
+        {**ENVIRONMENT, **environment},
+        lambda: (Piece(shard, "made") for shard in shards),
+    )
 
 
 def episode_bytes(shards: Sequence[Shard]) -> list[tuple[bytes, ...]]:
     names = ("observations", "actions", "rewards", "terminations", "truncations")
-    return [tuple(getattr(e, name).tobytes() for name in names) for shard in shards for e in shard.episodes()]
+    return [
+        tuple(getattr(e, name).tobytes() for name in names)
+        for shard in shards
+        for e in shard.episodes()
+    ]
 
 
 @settings(max_examples=25, deadline=None)
@@ -48,18 +59,27 @@ def episode_bytes(shards: Sequence[Shard]) -> list[tuple[bytes, ...]]:
     tiers=st.lists(st.sampled_from(["random", "medium"]), min_size=6, max_size=6),
     limit=st.integers(1, 30),
 )
-def test_shards_hold_the_same_episodes_whatever_their_size(lengths: list[list[int]], tiers: list[str], limit: int) -> None:
-    shards = [dataclasses.replace(random_shard(ls, 7), tier=tier) for ls, tier in zip(lengths, tiers, strict=False)]
+def test_shards_hold_the_same_episodes_whatever_their_size(
+    lengths: list[list[int]], tiers: list[str], limit: int
+) -> None:
+    shards = [
+        dataclasses.replace(random_shard(ls, 7), tier=tier)
+        for ls, tier in zip(lengths, tiers, strict=False)
+    ]
     written = list(convert.native_shards(source_of(shards), limit))
     assert episode_bytes(written) == episode_bytes(shards)
-    assert [s.tier for s in written for _ in s.lengths] == [s.tier for s in shards for _ in s.lengths]
+    assert [s.tier for s in written for _ in s.lengths] == [
+        s.tier for s in shards for _ in s.lengths
+    ]
     most = max(sum(piece) for piece in lengths)
     assert all(shard.num_transitions <= max(limit, most) for shard in written)
 
 
 def test_an_open_end_is_closed_and_the_source_is_not_touched() -> None:
     shard = random_shard([4, 3], 0)
-    open_end = dataclasses.replace(shard, truncations=np.zeros(7, bool), terminations=np.zeros(7, bool))
+    open_end = dataclasses.replace(
+        shard, truncations=np.zeros(7, bool), terminations=np.zeros(7, bool)
+    )
     (written,) = convert.native_shards(source_of([open_end]))
     assert written.truncations.tolist() == [False, False, False, True, False, False, True]
     assert not open_end.truncations.any()
@@ -82,7 +102,9 @@ def test_written_appended_and_described_as_one(tmp_path: Path) -> None:
     convert.write_dataset(source_of([first]), tmp_path / "data")
     with pytest.raises(UserError, match="holds a dataset already; --append adds to it"):
         convert.write_dataset(source_of([second]), tmp_path / "data")
-    description = convert.write_dataset(source_of([second], "other"), tmp_path / "data", append=True)
+    description = convert.write_dataset(
+        source_of([second], "other"), tmp_path / "data", append=True
+    )
     read, shards = loading.load(tmp_path / "data")
     assert json.loads(json.dumps(description)) == read
     assert episode_bytes(shards) == episode_bytes([first, second])
@@ -94,13 +116,19 @@ def test_written_appended_and_described_as_one(tmp_path: Path) -> None:
 def test_what_does_not_belong_is_not_appended(tmp_path: Path) -> None:
     convert.write_dataset(source_of([random_shard([5], 0)]), tmp_path)
     before = (tmp_path / "dataset.json").read_bytes()
-    with pytest.raises(UserError, match=r"has action_high \[2.0, 2.0\], dataset 'made' has \[1.0, 1.0\]"):
-        convert.write_dataset(source_of([random_shard([5], 1)], action_high=[1.0, 1.0]), tmp_path, append=True)
+    with pytest.raises(
+        UserError, match=r"has action_high \[2.0, 2.0\], dataset 'made' has \[1.0, 1.0\]"
+    ):
+        convert.write_dataset(
+            source_of([random_shard([5], 1)], action_high=[1.0, 1.0]), tmp_path, append=True
+        )
     assert (tmp_path / "dataset.json").read_bytes() == before
 
 
 def test_an_interrupted_conversion_is_no_dataset_and_is_written_over(tmp_path: Path) -> None:
-    shards = [dataclasses.replace(random_shard([60], seed), tier=f"tier {seed}") for seed in range(4)]
+    shards = [
+        dataclasses.replace(random_shard([60], seed), tier=f"tier {seed}") for seed in range(4)
+    ]
 
     def pieces() -> Iterator[Piece]:
         yield Piece(shards[0], "a")
@@ -127,7 +155,10 @@ def test_pandas_and_duckdb_read_the_shards(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path / "shard-00000.parquet").dropna(subset="reward")
     np.testing.assert_array_equal(frame["reward"].to_numpy(np.float32), shard.rewards)
     np.testing.assert_array_equal(np.stack(frame["action"].to_list()), shard.actions)
-    query = f"select episode, count(*), sum(reward) from '{tmp_path}/*.parquet' where reward is not null group by 1 order by 1"
+    query = (
+        f"select episode, count(*), sum(reward) from '{tmp_path}/*.parquet' where reward is not"
+        " null group by 1 order by 1"
+    )
     rows = duckdb.sql(query).fetchall()
     assert [row[:2] for row in rows] == [(0, 5), (1, 8)]
     np.testing.assert_allclose([row[2] for row in rows], shard.returns(), rtol=1e-5)
@@ -139,5 +170,9 @@ def test_ray_data_reads_the_shards(ray_cluster: str, tmp_path: Path) -> None:
 
     shard = random_shard([5, 8], 0)
     convert.write_dataset(source_of([shard]), tmp_path)
-    frame = ray.data.read_parquet(str(tmp_path / "shard-00000.parquet")).to_pandas().dropna(subset="reward")
+    frame = (
+        ray.data.read_parquet(str(tmp_path / "shard-00000.parquet"))
+        .to_pandas()
+        .dropna(subset="reward")
+    )
     np.testing.assert_array_equal(frame["reward"].to_numpy(np.float32), shard.rewards)

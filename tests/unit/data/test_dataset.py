@@ -30,15 +30,23 @@ def test_columns_keep_episodes_apart() -> None:
     shards = [random_shard([3, 1], 0), random_shard([2], 1)]
     data = datasets.columns(shards)
     episodes = [episode for shard in shards for episode in shard.episodes()]
-    np.testing.assert_array_equal(data.observations[data.rows], np.concatenate([e.observations[:-1] for e in episodes]))
-    np.testing.assert_array_equal(data.observations[data.rows + 1], np.concatenate([e.observations[1:] for e in episodes]))
-    np.testing.assert_array_equal(data.terminations, np.concatenate([e.terminations for e in episodes]))
+    np.testing.assert_array_equal(
+        data.observations[data.rows], np.concatenate([e.observations[:-1] for e in episodes])
+    )
+    np.testing.assert_array_equal(
+        data.observations[data.rows + 1], np.concatenate([e.observations[1:] for e in episodes])
+    )
+    np.testing.assert_array_equal(
+        data.terminations, np.concatenate([e.terminations for e in episodes])
+    )
     assert data.ends.tolist() == [False, False, True, True, False, True]
 
 
 def test_discounted_returns_by_hand() -> None:
     rewards, ends = np.array([1.0, 2.0, 4.0, 8.0], np.float32), np.array([False, True, False, True])
-    np.testing.assert_allclose(datasets.discounted_returns(rewards, ends, 0.5), [2.0, 2.0, 8.0, 8.0])
+    np.testing.assert_allclose(
+        datasets.discounted_returns(rewards, ends, 0.5), [2.0, 2.0, 8.0, 8.0]
+    )
 
 
 def test_description_by_hand() -> None:
@@ -57,8 +65,12 @@ def test_load_checks_what_it_reads(tmp_path: Path) -> None:
     write_dataset(tmp_path / "run" / "dataset", shards)
     description, loaded = loading.load(tmp_path / "run")
     assert [s.digest() for s in loaded] == [s["digest"] for s in description["shards"]]
-    (tmp_path / "run" / "dataset" / "shard-00001.parquet").write_bytes(to_parquet(random_shard([10], 2)))
-    with pytest.raises(UserError, match=r"shard-00001\.parquet: its content is not what dataset\.json says"):
+    (tmp_path / "run" / "dataset" / "shard-00001.parquet").write_bytes(
+        to_parquet(random_shard([10], 2))
+    )
+    with pytest.raises(
+        UserError, match=r"shard-00001\.parquet: its content is not what dataset\.json says"
+    ):
         loading.load(tmp_path / "run")
     (tmp_path / "run" / "dataset" / "shard-00001.parquet").unlink()
     with pytest.raises(UserError, match=r"shard-00001\.parquet: .*missing"):
@@ -94,8 +106,14 @@ def test_replay_pool_is_first_in_first_out(capacity: int) -> None:
         shard = random_shard(lengths, seed)
         pool.add(shard, shard.actions)
         data = datasets.columns([shard])
-        seen += [(*data.observations[r], *data.observations[r + 1], w) for r, w in zip(data.rows, data.rewards, strict=True)]
-        held = {(*pool.observations[i], *pool.next_observations[i], pool.rewards[i]) for i in range(pool.size)}
+        seen += [
+            (*data.observations[r], *data.observations[r + 1], w)
+            for r, w in zip(data.rows, data.rewards, strict=True)
+        ]
+        held = {
+            (*pool.observations[i], *pool.next_observations[i], pool.rewards[i])
+            for i in range(pool.size)
+        }
         assert held == set(seen[-capacity:])
 
 
@@ -109,7 +127,18 @@ def test_descriptions_of_wrong_types_are_said(tmp_path: Path) -> None:
             loading.load(tmp_path)
 
     told([description], r"dataset\.json: everything missing or of the wrong type")
-    told({**description, "shards": 3, "digest": None}, "digest, shards missing or of the wrong type")
-    told({**description, "shards": [{"file": "x"}, "y"]}, r"shards\[0\]\.digest, shards\[1\]\.file, shards\[1\]\.digest")
-    told({**description, "shards": [{"file": "../", "digest": ""}]}, "names this file, but it cannot be read")
-    told({**description, "shards": [{"file": "a\0", "digest": ""}]}, "names this file, but it cannot be read")
+    told(
+        {**description, "shards": 3, "digest": None}, "digest, shards missing or of the wrong type"
+    )
+    told(
+        {**description, "shards": [{"file": "x"}, "y"]},
+        r"shards\[0\]\.digest, shards\[1\]\.file, shards\[1\]\.digest",
+    )
+    told(
+        {**description, "shards": [{"file": "../", "digest": ""}]},
+        "names this file, but it cannot be read",
+    )
+    told(
+        {**description, "shards": [{"file": "a\0", "digest": ""}]},
+        "names this file, but it cannot be read",
+    )

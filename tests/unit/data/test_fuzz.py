@@ -1,7 +1,9 @@
-"""Two thousand damaged files: each is refused in one line or read; no traceback, no hang, no crash, no changed file.
+"""Two thousand damaged files: each is refused in one line or read; no traceback, no hang, no crash,
+no changed file.
 
-The files are read in other processes with a watchdog, because what parses them is C and C++: a crash there is a failure
-with the seed of the file, and `python -m tests.unit.data.test_fuzz SEED` reads that one file in this process.
+The files are read in other processes with a watchdog, because what parses them is C and C++: a
+crash there is a failure with the seed of the file, and `python -m tests.unit.data.test_fuzz SEED`
+reads that one file in this process.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.data import dataset as datasets
 from cqlray.data import loading
 from cqlray.data.checks.fixes import fix
 from cqlray.data.checks.validation import validate
@@ -48,7 +49,12 @@ def read_native(folder: Path) -> Source:
     description, shards = loading.load(folder)
     sound = {shard.digest() for shard in sound_files.SHARDS}
     assert {shard.digest() for shard in shards} <= sound, "damaged content was let through"
-    return Source(str(folder), "cqlray", description["environment"], lambda: (Piece(shard, "x") for shard in shards))
+    return Source(
+        str(folder),
+        "cqlray",
+        description["environment"],
+        lambda: (Piece(shard, "x") for shard in shards),
+    )
 
 
 def read_shards(folder: Path) -> Source:
@@ -65,7 +71,9 @@ def minari(data_format: str) -> Callable[[Path], None]:
     return lambda folder: sound_files.minari(folder, data_format)
 
 
-def opened(name: str, columns: ColumnNames | None = None, environment: dict[str, Any] | None = None) -> Any:
+def opened(
+    name: str, columns: ColumnNames | None = None, environment: dict[str, Any] | None = None
+) -> Any:
     return lambda folder: open_source(str(folder / name), columns, environment)
 
 
@@ -92,11 +100,16 @@ SECONDS_TO_WALK = 4.0
 
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def read_damaged(sound: Path, scratch: Path, seed: int) -> str:
-    """Damage a copy of a sound folder, read it, and say what came of it: refused, errors or read."""
+    """Damage a copy of a sound folder, read it, and say what came of it: refused, errors or
+    read.
+    """
     rng = np.random.default_rng(seed)
     name = TURNS[seed % len(TURNS)]
     folder = scratch / f"{seed}"
@@ -177,7 +190,9 @@ class Watched:
             if self.process.exitcode == 0:
                 return True
             fault = f"the process ended with {self.process.exitcode}"
-        elif now - self.since > (60 if seed < 0 else self.patience):  # the first file waits for imports
+        elif now - self.since > (
+            60 if seed < 0 else self.patience
+        ):  # the first file waits for imports
             self.process.kill()
             fault = f"no answer in {self.patience:g} s"
         if fault:
@@ -202,7 +217,9 @@ def crash_and_hang(sound: Path, scratch: Path, seeds: list[int], current: Any, l
 
 
 def test_the_watchdog_sees_crashes_and_hangs(tmp_path: Path) -> None:
-    watched = Watched(tmp_path, tmp_path, [0, 1, 2, 3], tmp_path / "log", crash_and_hang, patience=0.5)
+    watched = Watched(
+        tmp_path, tmp_path, [0, 1, 2, 3], tmp_path / "log", crash_and_hang, patience=0.5
+    )
     while not watched.done():
         time.sleep(0.02)
     assert watched.faults == [(1, "the process ended with -6"), (2, "no answer in 0.5 s")]
@@ -229,14 +246,24 @@ def test_sound_files_are_read(sound: Path) -> None:
 
 def test_damaged_files_are_refused_or_read(sound: Path, tmp_path: Path) -> None:
     before = digests(sound)
-    groups = [list(range(part * FILES // PROCESSES, (part + 1) * FILES // PROCESSES)) for part in range(PROCESSES)]
-    watched = [Watched(sound, tmp_path, seeds, tmp_path / f"log-{part}") for part, seeds in enumerate(groups)]
+    groups = [
+        list(range(part * FILES // PROCESSES, (part + 1) * FILES // PROCESSES))
+        for part in range(PROCESSES)
+    ]
+    watched = [
+        Watched(sound, tmp_path, seeds, tmp_path / f"log-{part}")
+        for part, seeds in enumerate(groups)
+    ]
     while [process for process in watched if not process.done()]:
         time.sleep(0.05)
-    rows = [json.loads(line) for process in watched for line in process.log.read_text().splitlines()]
+    rows = [
+        json.loads(line) for process in watched for line in process.log.read_text().splitlines()
+    ]
     failures = [(seed, trace) for seed, _, trace in rows if trace]
     failures += [fault for process in watched for fault in process.faults]
-    kinds = {text.splitlines()[-1]: f"seed {seed}: {text}" for seed, text in failures}  # one of each
+    kinds = {
+        text.splitlines()[-1]: f"seed {seed}: {text}" for seed, text in failures
+    }  # one of each
     assert not failures, f"{len(failures)} of {FILES}:\n" + "\n".join(kinds.values())
     assert len(rows) == FILES
     assert digests(sound) == before

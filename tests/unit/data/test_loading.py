@@ -31,7 +31,8 @@ import numpy as np
 from cqlray.data import loading, moments, normalizer
 
 def bytes_of(key):
-    return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) * 1024
+    line = next(line for line in open("/proc/self/status") if line.startswith(key))
+    return int(line.split()[1]) * 1024
 
 loading.load_columns(Path(sys.argv[2]))  # libraries load their own code at the first file
 open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
@@ -46,10 +47,14 @@ print((bytes_of("VmHWM") - before) / size)
 
 
 @settings(max_examples=30, deadline=None)
-@given(lengths=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=4), min_size=1, max_size=4))
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=4), min_size=1, max_size=4)
+)
 def test_filled_columns_are_the_joined_ones(lengths: list[list[int]]) -> None:
     shards = [random_shard(of_shard, seed) for seed, of_shard in enumerate(lengths)]
-    filled = loading.fill_columns(iter(shards), sum(map(sum, lengths)), sum(map(len, lengths)), 3, 2)
+    filled = loading.fill_columns(
+        iter(shards), sum(map(sum, lengths)), sum(map(len, lengths)), 3, 2
+    )
     joined = datasets.columns(shards)
     for field in dataclasses.fields(joined):
         one, other = getattr(filled, field.name), getattr(joined, field.name)
@@ -60,7 +65,10 @@ def test_filled_columns_are_the_joined_ones(lengths: list[list[int]]) -> None:
 def test_shards_that_do_not_fit_are_said() -> None:
     shards = [random_shard([3, 2]), random_shard([4])]
     for transitions, episodes in ((8, 3), (9, 2), (10, 3), (9, 4)):
-        with pytest.raises(UserError, match=f"says {transitions} transitions in {episodes} episodes, the shards hold 9 in 3"):
+        with pytest.raises(
+            UserError,
+            match=f"says {transitions} transitions in {episodes} episodes, the shards hold 9 in 3",
+        ):
             loading.fill_columns(shards, transitions, episodes, 3, 2)
     with pytest.raises(UserError, match="have 4 and 2 dimensions, other shards' have 3 and 2"):
         loading.fill_columns([random_shard([3]), random_shard([3], observation_dim=4)], 6, 2, 3, 2)
@@ -68,12 +76,16 @@ def test_shards_that_do_not_fit_are_said() -> None:
         loading.fill_columns(shards, 10**15, 3, 3, 2)
 
 
-def test_shards_come_in_order_and_no_thread_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_come_in_order_and_no_thread_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loading, "FILES_PER_READER", 3)
     shards = [random_shard([2, seed % 3 + 1], seed) for seed in range(11)]
     write_dataset(tmp_path, shards)
     description = datasets.read_description(tmp_path)
-    assert [s.digest() for s in loading.iterate_shards(tmp_path, description)] == [s.digest() for s in shards]
+    assert [s.digest() for s in loading.iterate_shards(tmp_path, description)] == [
+        s.digest() for s in shards
+    ]
     left = loading.iterate_shards(tmp_path, description)
     next(left)
     left.close()
@@ -132,14 +144,24 @@ def test_in_place_is_what_a_copy_gives_to_the_bit() -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(cuts=st.lists(st.integers(0, 100_000), max_size=6), width=st.integers(1, 4), offset=st.sampled_from([0.0, 1e4]))
-def test_the_normaliser_does_not_depend_on_the_pieces(cuts: list[int], width: int, offset: float) -> None:
-    observations = np.random.default_rng(width).normal(offset, 2, (100_000, width)).astype(np.float32)
+@given(
+    cuts=st.lists(st.integers(0, 100_000), max_size=6),
+    width=st.integers(1, 4),
+    offset=st.sampled_from([0.0, 1e4]),
+)
+def test_the_normaliser_does_not_depend_on_the_pieces(
+    cuts: list[int], width: int, offset: float
+) -> None:
+    observations = (
+        np.random.default_rng(width).normal(offset, 2, (100_000, width)).astype(np.float32)
+    )
     observations[:, 0] = 7.0
     pieces = [piece for piece in np.split(observations, sorted(cuts)) if len(piece)]
 
     def by_numpy(statistic: Callable[..., Any]) -> np.ndarray[Any, Any]:
-        result: np.ndarray[Any, Any] = statistic(observations, 0, dtype=np.float64).astype(np.float32)
+        result: np.ndarray[Any, Any] = statistic(observations, 0, dtype=np.float64).astype(
+            np.float32
+        )
         return result
 
     mean, std = normalizer.fit(pieces)
@@ -154,7 +176,10 @@ def test_the_normaliser_does_not_depend_on_the_pieces(cuts: list[int], width: in
 
 
 def test_peak_memory_is_little_more_than_the_data(tmp_path: Path) -> None:
-    """300 MB in 190 files. Beside the data, pyarrow keeps some 30 MB for reading, and a fit takes 15, whatever the size."""
+    """300 MB in 190 files.
+
+    Beside the data, pyarrow keeps some 30 MB for reading, and a fit takes 15, whatever the size.
+    """
     shard = random_shard([1000] * 15, observation_dim=17, action_dim=6)
     write_dataset(tmp_path / "small", [random_shard([3])])
     description = datasets.describe([shard], {})

@@ -24,7 +24,9 @@ def gather(index: Array) -> dict[str, Array]:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("cqlray-prefetch")]
+    return [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("cqlray-prefetch")
+    ]
 
 
 @settings(max_examples=30, deadline=None)

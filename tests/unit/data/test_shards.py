@@ -17,7 +17,9 @@ from cqlray.data.shards import from_parquet, from_table, to_parquet, to_table
 from cqlray.errors import UserError
 
 
-def random_shard(lengths: list[int], seed: int = 0, observation_dim: int = 3, action_dim: int = 2) -> Shard:
+def random_shard(
+    lengths: list[int], seed: int = 0, observation_dim: int = 3, action_dim: int = 2
+) -> Shard:
     """Episodes of the given lengths, each ending by a termination or a truncation."""
     rng = np.random.default_rng(seed)
     episodes = []
@@ -61,7 +63,15 @@ def test_digest_sees_every_column() -> None:
     import dataclasses
 
     changed = {dataclasses.replace(shard, tier="expert").digest()}
-    for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds"):
+    for name in (
+        "observations",
+        "actions",
+        "rewards",
+        "terminations",
+        "truncations",
+        "lengths",
+        "seeds",
+    ):
         array = getattr(shard, name).copy()
         array.flat[0] = not array.flat[0] if array.dtype == bool else array.flat[0] + 1
         changed.add(dataclasses.replace(shard, **{name: array}).digest())
@@ -102,11 +112,28 @@ def test_changed_tables_get_one_line() -> None:
             from_table(changed, "shard-7")
 
     told(table.append_column("seed", table["seed"]), "more than one column seed")
-    told(table.set_column(index("seed"), "seed", table["seed"].cast(pa.string())), "column seed is string; it should be int64")
+    told(
+        table.set_column(index("seed"), "seed", table["seed"].cast(pa.string())),
+        "column seed is string; it should be int64",
+    )
     lists = table["observation"].cast(pa.list_(pa.float32()))
-    told(table.set_column(index("observation"), "observation", lists), "it should be a fixed-size list of float")
-    told(pa.concat_tables([table.slice(0, 1), table.slice(2)]), "row 1, column step: it should be 1; rows are missing or moved")
+    told(
+        table.set_column(index("observation"), "observation", lists),
+        "it should be a fixed-size list of float",
+    )
+    told(
+        pa.concat_tables([table.slice(0, 1), table.slice(2)]),
+        "row 1, column step: it should be 1; rows are missing or moved",
+    )
     holes = pa.array([None, *table["termination"].to_pylist()[1:]], pa.bool_())
-    told(table.set_column(index("termination"), "termination", holes), "column termination has no value in 1 places")
-    holes = pa.array([[1.0, None, 3.0], *table["observation"].to_pylist()[1:]], pa.list_(pa.float32(), 3))
-    told(table.set_column(index("observation"), "observation", holes), "column observation has no value in 1 places")
+    told(
+        table.set_column(index("termination"), "termination", holes),
+        "column termination has no value in 1 places",
+    )
+    holes = pa.array(
+        [[1.0, None, 3.0], *table["observation"].to_pylist()[1:]], pa.list_(pa.float32(), 3)
+    )
+    told(
+        table.set_column(index("observation"), "observation", holes),
+        "column observation has no value in 1 places",
+    )

@@ -17,7 +17,14 @@ from cqlray.data import normalizer
 from cqlray.data import store as stores
 from cqlray.data.episode import Array, Shard
 from cqlray.data.loading import fill_columns
-from cqlray.data.store import ColumnFile, HostColumns, fingerprint, open_store, where_data_lives, write_store
+from cqlray.data.store import (
+    ColumnFile,
+    HostColumns,
+    fingerprint,
+    open_store,
+    where_data_lives,
+    write_store,
+)
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from tests.conftest import slow
@@ -26,7 +33,8 @@ from tests.unit.data.test_shards import random_shard
 SCALING = ActionScaling(np.full(2, -2, np.float32), np.full(2, 2, np.float32))
 MEAN, STD = np.array([0.5, 0, -1], np.float32), np.array([2, 1, 0.5], np.float32)
 
-# Writes TRANSITIONS random transitions shard by shard, gathers BATCHES batches of 256 and prints the peak of resident memory.
+# Writes TRANSITIONS random transitions shard by shard, gathers BATCHES batches of 256 and prints
+# the peak of resident memory.
 SAMPLING = """
 import sys
 from pathlib import Path
@@ -46,11 +54,13 @@ def shards():
         truncations[np.cumsum(lengths) - 1] = True
         rewards = np.arange(seed * PER_SHARD, (seed + 1) * PER_SHARD).astype(np.float32)
         yield Shard(
-            rng.standard_normal((PER_SHARD + len(lengths), 17), np.float32), rng.random((PER_SHARD, 6), np.float32),
-            rewards, np.zeros(PER_SHARD, bool), truncations, lengths, np.arange(len(lengths)), "random",
+            rng.standard_normal((PER_SHARD + len(lengths), 17), np.float32),
+            rng.random((PER_SHARD, 6), np.float32), rewards, np.zeros(PER_SHARD, bool),
+            truncations, lengths, np.arange(len(lengths)), "random",
         )
 
-store = write_store(path, shards(), "test", np.zeros(17, np.float32), np.ones(17, np.float32), lambda a: a * 2 - 1)
+mean, std = np.zeros(17, np.float32), np.ones(17, np.float32)
+store = write_store(path, shards(), "test", mean, std, lambda a: a * 2 - 1)
 assert store.num_transitions == transitions
 draw = lambda block: np.random.default_rng(block).integers(0, transitions, 32 * 256)
 prefetcher = Prefetcher(draw, store.gather)
@@ -107,7 +117,9 @@ def test_host_and_file_give_the_transition_of_each_index(
         assert held.num_transitions == transitions
         for wanted in (index, np.arange(transitions)):
             found = held.gather(wanted)
-            assert all(array.dtype == np.float32 and len(array) == len(wanted) for array in found.values())
+            assert all(
+                array.dtype == np.float32 and len(array) == len(wanted) for array in found.values()
+            )
             for place, number in enumerate(wanted):
                 for name, right in zip(found, expected[number], strict=True):
                     np.testing.assert_array_equal(found[name][place], right, err_msg=name)
@@ -117,7 +129,9 @@ def test_host_and_file_give_the_transition_of_each_index(
     file.close()
 
 
-def test_many_rows_are_read_in_parts_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_read_in_parts_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stores, "ROWS_AT_A_TIME", 50)
     monkeypatch.setattr(stores, "RESIDENT_BYTES", 0)
     shards = [random_shard([30, 1, 40], seed) for seed in range(3)]
@@ -200,7 +214,9 @@ def test_where_data_lives(size: float, device: float | None, host: float, place:
 
 def test_data_bytes_are_the_columns(tmp_path: Path) -> None:
     data = datasets.columns([random_shard([7, 4])])
-    on_device = data.observations.nbytes + data.rows.nbytes + data.actions.nbytes + 2 * data.rewards.nbytes
+    on_device = (
+        data.observations.nbytes + data.rows.nbytes + data.actions.nbytes + 2 * data.rewards.nbytes
+    )
     assert stores.data_bytes(11, 2, 3, 2) == on_device
 
 

@@ -1,4 +1,6 @@
-"""Environments whose observations are anything but plain vectors, used as `tests.unit.envs.spaces:Seen-NAME-v0`."""
+"""Environments whose observations are anything but plain vectors, used as
+`tests.unit.envs.spaces:Seen-NAME-v0`.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,28 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Graph, MultiBinary, MultiDiscrete, Sequence, Text, Tuple
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Graph,
+    MultiBinary,
+    MultiDiscrete,
+    Sequence,
+    Text,
+    Tuple,
+)
 
 PICTURE = Box(0, 255, (8, 8, 3), np.uint8)
 SPEED = Box(-1.0, 1.0, (2,), np.float32)
 SPACES: dict[str, gymnasium.Space[Any]] = {
-    "Dict": Dict({"speed": SPEED, "gear": Discrete(4, start=1), "arm": Dict({"on": MultiBinary(3), "at": Discrete(2)})}),
+    "Dict": Dict(
+        {
+            "speed": SPEED,
+            "gear": Discrete(4, start=1),
+            "arm": Dict({"on": MultiBinary(3), "at": Discrete(2)}),
+        }
+    ),
     "Tuple": Tuple((Discrete(3), SPEED, Box(-5, 5, (2, 2), np.float64))),
     "Discrete": Discrete(5, start=-2),
     "MultiDiscrete": MultiDiscrete([[2, 3], [4, 1]], start=[[0, 7], [0, 0]]),
@@ -33,7 +51,9 @@ SPACES: dict[str, gymnasium.Space[Any]] = {
 
 
 class Seen(gymnasium.Env[Any, Any]):
-    """Shows values of a space at random, whatever is done; `shown` holds what it showed, as it was."""
+    """Shows values of a space at random, whatever is done; `shown` holds what it showed, as it
+    was.
+    """
 
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
@@ -45,7 +65,9 @@ class Seen(gymnasium.Env[Any, Any]):
         self.shown.append(self.observation_space.sample())
         return self.shown[-1]
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.observation_space.seed(seed)
         return self._show(), {}
@@ -55,4 +77,9 @@ class Seen(gymnasium.Env[Any, Any]):
 
 
 for name in SPACES:
-    gymnasium.register(f"Seen-{name}-v0", "tests.unit.envs.spaces:Seen", max_episode_steps=7, kwargs={"space": name})
+    gymnasium.register(
+        f"Seen-{name}-v0",
+        "tests.unit.envs.spaces:Seen",
+        max_episode_steps=7,
+        kwargs={"space": name},
+    )

@@ -35,10 +35,19 @@ class Constant:
     [
         (EnvConfig("Pendulum-v9"), r"env.id 'Pendulum-v9': .*"),
         (EnvConfig("Pendulm-v1"), r"did you mean Pendulum-v1\?"),
-        (EnvConfig("Hopper-v2"), r"env.id 'Hopper-v2': The mujoco v2 and v3 based environments have been moved"),
-        (EnvConfig("CartPole-v1"), r"actions are Discrete\(2\); cqlray needs a one-dimensional Box"),
+        (
+            EnvConfig("Hopper-v2"),
+            r"env.id 'Hopper-v2': The mujoco v2 and v3 based environments have been moved",
+        ),
+        (
+            EnvConfig("CartPole-v1"),
+            r"actions are Discrete\(2\); cqlray needs a one-dimensional Box",
+        ),
         (EnvConfig("no_such_module:X-v0"), r"no_such_module.*install it"),
-        (EnvConfig("Pendulum-v1", kwargs={"gravity": 3}), r"env.kwargs \{'gravity': 3\}: .*gravity"),
+        (
+            EnvConfig("Pendulum-v1", kwargs={"gravity": 3}),
+            r"env.kwargs \{'gravity': 3\}: .*gravity",
+        ),
     ],
 )
 def test_mistakes_get_one_line(config: EnvConfig, message: str) -> None:
@@ -47,7 +56,9 @@ def test_mistakes_get_one_line(config: EnvConfig, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mujoco") is not None, reason="MuJoCo is here, so nothing is missing")
+@pytest.mark.skipif(
+    importlib.util.find_spec("mujoco") is not None, reason="MuJoCo is here, so nothing is missing"
+)
 def test_what_is_missing_is_named_without_a_guess() -> None:
     with pytest.raises(UserError, match="MuJoCo is not installed") as raised:
         describe_env(EnvConfig("Ant-v5"))
@@ -74,14 +85,22 @@ def test_scaling_there_and_back(low: float, width: float, unit: list[float]) -> 
 
 def test_bounds_map_to_bounds() -> None:
     scaling = describe_env(POINT).scaling
-    np.testing.assert_array_equal(scaling.to_environment(np.array([[-1.0], [0.0], [1.0]], np.float32)), [[-2], [0.5], [3]])
-    np.testing.assert_array_equal(scaling.to_unit(np.array([[-2.0], [0.5], [3.0]], np.float32)), [[-1], [0], [1]])
+    np.testing.assert_array_equal(
+        scaling.to_environment(np.array([[-1.0], [0.0], [1.0]], np.float32)), [[-2], [0.5], [3]]
+    )
+    np.testing.assert_array_equal(
+        scaling.to_unit(np.array([[-2.0], [0.5], [3.0]], np.float32)), [[-1], [0], [1]]
+    )
 
 
 def test_terminations_and_truncations_are_told_apart() -> None:
     spec, envs = describe_env(POINT), EnvPool(POINT).take(2)
     (pushed,) = rollout(Constant(1.0), envs[:1], [3], spec.scaling)
-    assert pushed.terminations[-1] and not pushed.truncations.any() and not pushed.terminations[:-1].any()
+    assert (
+        pushed.terminations[-1]
+        and not pushed.truncations.any()
+        and not pushed.terminations[:-1].any()
+    )
     assert abs(pushed.observations[-1][0]) > 1.0, "the true final observation is kept"
     (still,) = rollout(Constant(-0.2), envs[:1], [3], spec.scaling)
     assert len(still) == 25 and still.truncations[-1] and not still.terminations.any()

@@ -36,7 +36,10 @@ from tests.unit.envs.spaces import SPACES
         ("Discrete", ["numbers 0 to 4: observation, one-hot, the first stands for -2"]),
         (
             "MultiDiscrete",
-            ["numbers 0 to 9: observation, one-hot each, one behind the other: sizes [2, 3, 4, 1], from [0, 7, 0, 0]"],
+            [
+                "numbers 0 to 9: observation, one-hot each, one behind the other: sizes [2, 3, 4,"
+                " 1], from [0, 7, 0, 0]"
+            ],
         ),
         ("Matrix", ["numbers 0 to 11: observation, the array [3, 4] row by row"]),
         ("Scalar", ["number 0: observation, as it is"]),

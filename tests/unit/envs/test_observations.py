@@ -1,4 +1,6 @@
-"""Observations of every kind of space: flattened as gymnasium and the readers of recorded data do it, or refused."""
+"""Observations of every kind of space: flattened as gymnasium and the readers of recorded data do
+it, or refused.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def config(name: str) -> EnvConfig:
 
 
 def played(name: str, seed: int = 3) -> tuple[Episode, list[Any]]:
-    """An episode of the environment, and what the environment showed in it before it was flattened."""
+    """An episode of the environment, and what the environment showed in it before it was
+    flattened.
+    """
     env = make_env(config(name))
     spec = describe_env(config(name))
     (episode,) = rollout(UniformActor(2, [seed]), [env], [seed], spec.scaling)
@@ -52,7 +56,10 @@ SIZES = {
 def test_every_supported_space_is_played_as_float32_vectors(name: str) -> None:
     assert describe_env(config(name)).observation_dim == SIZES[name]
     episode, shown = played(name)
-    assert (episode.observations.shape, episode.observations.dtype) == ((8, SIZES[name]), np.float32)
+    assert (episode.observations.shape, episode.observations.dtype) == (
+        (8, SIZES[name]),
+        np.float32,
+    )
     assert len(episode) == 7 and episode.truncations[-1]
     again, _ = played(name)
     np.testing.assert_array_equal(again.observations, episode.observations)
@@ -61,11 +68,15 @@ def test_every_supported_space_is_played_as_float32_vectors(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_recorded_data_and_played_episodes_are_flattened_alike(name: str) -> None:
-    """So that a policy trained on a Minari dataset plays in the environment that it was recorded in."""
+    """So that a policy trained on a Minari dataset plays in the environment that it was recorded
+    in.
+    """
     episode, shown = played(name)
     space = minari_spaces.parse(serialize_space(SPACES[name]), name)
     assert minari_spaces.width(space, name) == SIZES[name]
-    recorded = minari_spaces.flatten(space, _columns(space, shown), len(shown), lambda values, key: values[key])
+    recorded = minari_spaces.flatten(
+        space, _columns(space, shown), len(shown), lambda values, key: values[key]
+    )
     np.testing.assert_array_equal(recorded.astype(np.float32), episode.observations)
 
 
@@ -80,8 +91,12 @@ def _columns(space: dict[str, Any], values: list[Any]) -> Any:
 
 def test_one_hot_by_hand() -> None:
     episode, shown = played("Discrete")
-    assert [int(np.argmax(row)) - 2 for row in episode.observations] == [int(value) for value in shown]
-    assert (episode.observations.sum(axis=1) == 1).all() and set(np.unique(episode.observations)) == {0.0, 1.0}
+    assert [int(np.argmax(row)) - 2 for row in episode.observations] == [
+        int(value) for value in shown
+    ]
+    assert (episode.observations.sum(axis=1) == 1).all() and set(
+        np.unique(episode.observations)
+    ) == {0.0, 1.0}
 
 
 def test_parts_of_a_dict_by_hand() -> None:
@@ -98,7 +113,13 @@ def test_parts_of_a_dict_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Picture", "observations are images (8 x 8 x 3 of uint8), which are not supported yet; give vectors instead"),
+        (
+            "Picture",
+            (
+                "observations are images (8 x 8 x 3 of uint8), which are not supported yet; give"
+                " vectors instead"
+            ),
+        ),
         ("Grey", "observations are images (8 x 8 of uint8), "),
         ("FloatPicture", "observations are images (84 x 84 x 3 of float32), "),
         ("PictureInside", "observations['camera']['left'] are images (8 x 8 x 3 of uint8), "),
@@ -110,7 +131,9 @@ def test_parts_of_a_dict_by_hand() -> None:
 )
 def test_what_is_no_vector_is_refused_by_its_key(name: str, message: str) -> None:
     for make in (describe_env, make_env):
-        with pytest.raises(UserError, match=re.escape(f"env.id 'tests.unit.envs.spaces:Seen-{name}-v0': {message}")) as raised:
+        with pytest.raises(
+            UserError, match=re.escape(f"env.id 'tests.unit.envs.spaces:Seen-{name}-v0': {message}")
+        ) as raised:
             make(config(name))
         assert "\n" not in str(raised.value)
 
@@ -119,21 +142,32 @@ def test_every_part_that_is_refused_has_its_line() -> None:
     with pytest.raises(UserError) as raised:
         make_env(config("TwoPictures"))
     lines = str(raised.value).splitlines()
-    assert [re.findall(r"observations\[\d\]", line) for line in lines] == [["observations[0]"], ["observations[2]"]]
+    assert [re.findall(r"observations\[\d\]", line) for line in lines] == [
+        ["observations[0]"],
+        ["observations[2]"],
+    ]
 
 
 @pytest.mark.parametrize(
     ("env_id", "message"),
-    [("Blackjack-v1", r"actions are Discrete\(2\)"), ("FrozenLake-v1", r"actions are Discrete\(4\)")],
+    [
+        ("Blackjack-v1", r"actions are Discrete\(2\)"),
+        ("FrozenLake-v1", r"actions are Discrete\(4\)"),
+    ],
 )
 def test_discrete_actions_stay_refused(env_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         describe_env(EnvConfig(env_id))
     observation = make_env(EnvConfig(env_id)).reset(seed=1)[0]
-    assert np.asarray(observation).ndim == 1 and np.sum(observation) in (1, 3)  # one-hot, for each part
+    assert np.asarray(observation).ndim == 1 and np.sum(observation) in (
+        1,
+        3,
+    )  # one-hot, for each part
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "MountainCarContinuous-v0", "tests.unit.envs.spaces:Seen-Doubles-v0"])
+@pytest.mark.parametrize(
+    "env_id", ["Pendulum-v1", "MountainCarContinuous-v0", "tests.unit.envs.spaces:Seen-Doubles-v0"]
+)
 def test_vectors_get_no_wrapper(env_id: str) -> None:
     env = make_env(EnvConfig(env_id))
     assert with_flat_observations(env, "env") is env

@@ -1,4 +1,6 @@
-"""Run directories made by hand, as the driver leaves them (its file formats), for the tests of evaluation and reporting."""
+"""Run directories made by hand, as the driver leaves them (its file formats), for the tests of
+evaluation and reporting.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,25 @@ Row = dict[str, Any]
 
 def student(member: int, updates: int, returns: Sequence[float | None], **changes: Any) -> Row:
     """An evaluation row of a student, whose value lies 1 below what was observed."""
-    row = {"policy": "student", "member": member, "updates": updates, "returns": list(returns), "lengths": [5] * len(returns)}
+    row = {
+        "policy": "student",
+        "member": member,
+        "updates": updates,
+        "returns": list(returns),
+        "lengths": [5] * len(returns),
+    }
     return {**row, "value": -8.0, "discounted_return": -6.0, "tail_value": -1.0, **changes}
 
 
 def reference(policy: str, returns: Sequence[float]) -> Row:
     """An evaluation row of the teacher or of the random policy."""
-    return {"policy": policy, "member": None, "updates": None, "returns": list(returns), "lengths": [5] * len(returns)}
+    return {
+        "policy": policy,
+        "member": None,
+        "updates": None,
+        "returns": list(returns),
+        "lengths": [5] * len(returns),
+    }
 
 
 def write_lines(path: Path, rows: Sequence[Row]) -> None:
@@ -44,7 +58,9 @@ def make_run(
     (directory / "teacher").mkdir(parents=True)
     (directory / "dataset").mkdir()
     config = config or RunConfig()
-    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, bootstrap_samples=200))
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, bootstrap_samples=200)
+    )
     (directory / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     written = {
         "format": 1,
@@ -58,13 +74,23 @@ def make_run(
     }
     (directory / "manifest.json").write_text(json.dumps(written))
     members = [{"seed": seed, "swept": swept} for swept in settings for seed in range(seeds)]
-    (directory / "members.json").write_text(json.dumps([{"member": index, **m} for index, m in enumerate(members)]))
+    (directory / "members.json").write_text(
+        json.dumps([{"member": index, **m} for index, m in enumerate(members)])
+    )
     (directory / "dataset" / "dataset.json").write_text(json.dumps(dataset()))
     if teacher:
         (directory / "teacher" / "teacher.json").write_text(json.dumps(teacher_result()))
-    metrics = [{"stage": "teacher", "round": 1, "updates": 100, "environment_steps": 100, "td_loss": 0.5}]
+    metrics = [
+        {"stage": "teacher", "round": 1, "updates": 100, "environment_steps": 100, "td_loss": 0.5}
+    ]
     metrics += [
-        {"stage": "students", "member": index, "updates": updates, "td_loss": 0.25 * (index + 1), "conservative_gap": None}
+        {
+            "stage": "students",
+            "member": index,
+            "updates": updates,
+            "td_loss": 0.25 * (index + 1),
+            "conservative_gap": None,
+        }
         for index in range(len(members))
         for updates in (100, 200)
     ]
@@ -76,7 +102,9 @@ def make_run(
 def sweep_of_64(directory: Path) -> Path:
     """64 members in 16 settings of 4 seeds, tested three times each."""
     settings = [
-        {"conservative_weight": float(w), "policy_learning_rate": r} for w in (0, 1, 5, 10) for r in (1e-5, 3e-5, 1e-4, 3e-4)
+        {"conservative_weight": float(w), "policy_learning_rate": r}
+        for w in (0, 1, 5, 10)
+        for r in (1e-5, 3e-5, 1e-4, 3e-4)
     ]
     rows = [
         student(member, updates, [-1000.0 + 10 * member + updates + e for e in range(4)])
@@ -87,7 +115,9 @@ def sweep_of_64(directory: Path) -> Path:
 
 
 def events() -> list[Row]:
-    """The time line of a run of two sessions: the first was stopped, a learner and an evaluator died, a member was frozen."""
+    """The time line of a run of two sessions: the first was stopped, a learner and an evaluator
+    died, a member was frozen.
+    """
     timed: list[tuple[float, Row]] = [
         (0.0, {"event": "session", "what": "began", "host": "node-a"}),
         (0.0, {"event": "stage", "stage": "teacher", "what": "began"}),
@@ -120,7 +150,14 @@ def teacher_result() -> Row:
         {"round": 2, "environment_steps": 400, "updates": 400, "mean_return": -900.0},
         {"round": 4, "environment_steps": 800, "updates": 800, "mean_return": -150.0},
     ]
-    return {"rounds": 4, "environment_steps": 800, "updates": 800, "best_round": 4, "best_return": -150.0, "tests": tests}
+    return {
+        "rounds": 4,
+        "environment_steps": 800,
+        "updates": 800,
+        "best_round": 4,
+        "best_return": -150.0,
+        "tests": tests,
+    }
 
 
 def dataset() -> Row:

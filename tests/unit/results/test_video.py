@@ -51,7 +51,10 @@ def test_an_episode_is_played_and_drawn() -> None:
 
 def test_a_shorter_clip_stands_still_at_its_end() -> None:
     def clip(colour: str, length: int) -> list[Image.Image]:
-        return [Image.new("RGB", (10, 8), colour if index < length - 1 else "blue") for index in range(length)]
+        return [
+            Image.new("RGB", (10, 8), colour if index < length - 1 else "blue")
+            for index in range(length)
+        ]
 
     data = video._gif(video._side_by_side(Image, [clip("red", 2), clip("green", 5)]), 40.0)
     with Image.open(io.BytesIO(data)) as gif:
@@ -67,7 +70,9 @@ def test_a_shorter_clip_stands_still_at_its_end() -> None:
 
 
 def test_an_mp4_holds_the_same_frames_in_the_same_time() -> None:
-    frames = video._side_by_side(Image, [[Image.new("RGB", (33, 17), (20 * index, 0, 0)) for index in range(10)]])
+    frames = video._side_by_side(
+        Image, [[Image.new("RGB", (33, 17), (20 * index, 0, 0)) for index in range(10)]]
+    )
     data = video._writer(".mp4")(frames, 1000 / 30)
     with av.open(io.BytesIO(data)) as container:
         (stream,) = container.streams.video
@@ -86,7 +91,9 @@ def still(_: np.ndarray) -> np.ndarray:
 def drawn_run(directory: Path, **kwargs: bool | int | float | str) -> Path:
     """A run on Drawn-v0, of which the random policy can be shown."""
     env = EnvConfig(DRAWN, kwargs=kwargs)
-    return make_run(directory, config=RunConfig(env=env), environment=dataclasses.asdict(describe_env(env)))
+    return make_run(
+        directory, config=RunConfig(env=env), environment=dataclasses.asdict(describe_env(env))
+    )
 
 
 def total_time(data: bytes) -> int:
@@ -117,7 +124,9 @@ def test_an_environment_that_is_not_there_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize("broken", ["making", "resetting", "rendering"])
-def test_any_exception_of_what_draws_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str) -> None:
+def test_any_exception_of_what_draws_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
     words = ["video", str(drawn_run(tmp_path / "run", broken=broken)), "--policy", "random"]
     line = f"no video: {DRAWN} cannot be rendered: no GL context while {broken}\n"
     assert cli.main(words) == 0
@@ -127,14 +136,19 @@ def test_any_exception_of_what_draws_is_a_line(tmp_path: Path, capsys: pytest.Ca
     assert "in _break\n" in capsys.readouterr().err
 
 
-def test_a_step_that_raises_is_the_environments_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_that_raises_is_the_environments_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = drawn_run(tmp_path / "run", broken="stepping")
     with pytest.raises(EnvironmentFailure) as caught:
         video.record(run, ["random"], seed=7)
     assert caught.value.where == "episode seed 7, step 0"
     assert cli.main(["video", str(run), "--policy", "random"]) == 1
     said = capsys.readouterr().err
-    assert "RuntimeError: no GL context" in said and "(episode seed 0, step 0); reset it with that seed" in said
+    assert (
+        "RuntimeError: no GL context" in said
+        and "(episode seed 0, step 0); reset it with that seed" in said
+    )
 
 
 def test_being_stopped_is_not_a_failure_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +188,9 @@ def test_mujoco_is_told_to_do_without_a_screen(
 
 def test_an_episode_without_end_is_cut_short_and_says_so() -> None:
     clip = video._episode(Image, EnvConfig(DRAWN), still, 0)
-    assert (clip.steps, len(clip.frames)) == (video.MOST_STEPS, video.MOST_STEPS + 1) == (1000, 1001)
+    assert (
+        (clip.steps, len(clip.frames)) == (video.MOST_STEPS, video.MOST_STEPS + 1) == (1000, 1001)
+    )
     assert clip.caption("random") == "random  1000  (cut short after 1,000 steps)"
     whole = video._episode(Image, EnvConfig(DRAWN, max_episode_steps=1_100), still, 0)
     assert whole.steps == 1_100, "a time limit is the environment's own affair"
@@ -182,20 +198,28 @@ def test_an_episode_without_end_is_cut_short_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(("length", "every"), [(299, 1), (300, 2), (997, 4)])
-def test_a_long_gif_has_fewer_frames_in_the_same_time(tmp_path: Path, length: int, every: int) -> None:
+def test_a_long_gif_has_fewer_frames_in_the_same_time(
+    tmp_path: Path, length: int, every: int
+) -> None:
     run = drawn_run(tmp_path / "run", length=length)
     path = video.record(run, ["random"])
     steps = [*range(0, length, every), length]  # the last one shows how it ended
     # Pillow joins frames that are alike, as all are from step 255 on.
     shown = [(step, 20 * every * index) for index, step in enumerate(steps) if step < 255]
-    whole = video._gif([Image.new("RGB", (1, 1), (index % 2 * 255,) * 3) for index in range(len(steps))], 20.0 * every)
+    whole = video._gif(
+        [Image.new("RGB", (1, 1), (index % 2 * 255,) * 3) for index in range(len(steps))],
+        20.0 * every,
+    )
     assert grey_and_time(path.read_bytes())[: len(shown)] == shown
     assert len(steps) <= video.MOST_GIF_FRAMES == 300
     assert total_time(path.read_bytes()) == total_time(whole) == 20 * every * len(steps)
 
 
 def test_clips_that_were_thinned_differently_keep_the_same_time() -> None:
-    short, long = (video._episode(Image, EnvConfig(DRAWN, kwargs={"length": n}), still, 0, most=10) for n in (9, 33))
+    short, long = (
+        video._episode(Image, EnvConfig(DRAWN, kwargs={"length": n}), still, 0, most=10)
+        for n in (9, 33)
+    )
     assert (short.every, long.every) == (1, 4)
     greys = [[frame.getpixel((0, 0))[0] for frame in clip.thinned(4)] for clip in (short, long)]
     assert greys == [[0, 4, 8, 9], [0, 4, 8, 12, 16, 20, 24, 28, 32, 33]]
@@ -204,8 +228,14 @@ def test_clips_that_were_thinned_differently_keep_the_same_time() -> None:
 def test_a_gif_of_more_frames_than_viewers_show_skips_some(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Drawn.metadata, "render_fps", 125)  # Hopper-v5's
     config = EnvConfig(DRAWN, kwargs={"length": 10})
-    clips = [video._episode(Image, config, still, 0, most) for most in (video.MOST_GIF_FRAMES, float("inf"))]
-    assert [(clip.every, clip.milliseconds, len(clip.frames)) for clip in clips] == [(3, 8.0, 5), (1, 8.0, 11)]
+    clips = [
+        video._episode(Image, config, still, 0, most)
+        for most in (video.MOST_GIF_FRAMES, float("inf"))
+    ]
+    assert [(clip.every, clip.milliseconds, len(clip.frames)) for clip in clips] == [
+        (3, 8.0, 5),
+        (1, 8.0, 11),
+    ]
 
 
 def test_a_gif_does_not_round_its_time_away() -> None:
@@ -218,14 +248,21 @@ def test_a_report_does_not_embed_a_large_video(tmp_path: Path, excess: int, embe
     run = make_run(tmp_path / "run")
     (run / "video.gif").write_bytes(bytes(8 * 2**20 + excess))
     page = write_report(run).read_text()
-    sentence = f"<p>The video of the episode is too large for this page (8.0 MiB); it is {run}/video.gif.</p>"
+    sentence = (
+        "<p>The video of the episode is too large for this page (8.0 MiB); it is"
+        f" {run}/video.gif.</p>"
+    )
     assert ("data:image/gif" in page, sentence in page) == (embedded, not embedded)
 
 
 @pytest.mark.ray
-def test_the_command(finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command(
+    finished_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert cli.main(["video", str(finished_run), "--out", str(tmp_path / "v.gif")]) == 0
-    assert capsys.readouterr().out.startswith("no video: tests.toy_envs:Point-v0 cannot be rendered")
+    assert capsys.readouterr().out.startswith(
+        "no video: tests.toy_envs:Point-v0 cannot be rendered"
+    )
     assert not (tmp_path / "v.gif").exists()
     for words, said in (
         (["--policy", "ghost"], "there is no policy 'ghost'; they are student, teacher, random"),
@@ -257,23 +294,45 @@ def test_a_run_records_the_video_it_is_asked_for(pendulum_run: Path) -> None:
 
 
 @pytest.mark.ray
-def test_a_run_without_pictures_says_so(ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_pictures_says_so(
+    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run_with_video(tmp_path / "run", "tests.toy_envs:Point-v0")
     assert "\nno video: " in capsys.readouterr().err
-    assert "data:image/gif" not in (tmp_path / "run" / "report.html").read_text() and result.iqm is not None
+    assert (
+        "data:image/gif" not in (tmp_path / "run" / "report.html").read_text()
+        and result.iqm is not None
+    )
 
 
 @pytest.mark.ray
-def test_all_policies_side_by_side_in_an_mp4(pendulum_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_policies_side_by_side_in_an_mp4(
+    pendulum_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "v.mp4"
-    words = ["video", str(pendulum_run), "--policy", "student", "teacher", "random", "--seed", "3", "--out", str(out)]
+    words = [
+        "video",
+        str(pendulum_run),
+        "--policy",
+        "student",
+        "teacher",
+        "random",
+        "--seed",
+        "3",
+        "--out",
+        str(out),
+    ]
     assert cli.main(words) == 0
     assert capsys.readouterr().out == f"{out}\n"
     with av.open(str(out)) as container:
-        shown = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        shown = [
+            frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)
+        ]
     assert len(shown) == 11 and shown[0].shape == (320 + video.CAPTION, 3 * 320, 3)
     student, teacher, random = np.split(shown[0], 3, axis=1)
     for panel in (teacher, random):
         assert np.abs(student - panel)[video.CAPTION :].mean() < 2, "all begin in the same state"
-        assert np.abs(student - panel)[: video.CAPTION, :50].mean() > 10, "each has its name above it"
+        assert np.abs(student - panel)[: video.CAPTION, :50].mean() > 10, (
+            "each has its name above it"
+        )
     assert np.abs(shown[0] - shown[-1])[video.CAPTION :].mean() > 1, "the pendulums move"

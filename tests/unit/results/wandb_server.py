@@ -1,4 +1,6 @@
-"""As much of a W&B server as its client asks for when it resumes a run and appends rows: the protocol of wandb 0.31."""
+"""As much of a W&B server as its client asks for when it resumes a run and appends rows: the
+protocol of wandb 0.31.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 ENTITY = {"id": "E", "name": "someone"}
-Runs = dict[str, dict[str, Any]]  # by id: history, lines as sent; config, summary and what the run was begun with
+Runs = dict[
+    str, dict[str, Any]
+]  # by id: history, lines as sent; config, summary and what the run was begun with
 
 
 @contextmanager
@@ -31,7 +35,13 @@ def wandb_server() -> Iterator[tuple[str, Runs]]:
                 _append(runs[self.path.split("/")[-2]], json.loads(body).get("files") or {})
             asked = json.loads(body) if self.path.endswith("/graphql") else {}
             address = f"http://{self.headers['Host']}"
-            self._answer({"data": _reply(runs, asked.get("query", ""), asked.get("variables") or {}, address)})
+            self._answer(
+                {
+                    "data": _reply(
+                        runs, asked.get("query", ""), asked.get("variables") or {}, address
+                    )
+                }
+            )
 
         do_PUT = do_POST
 
@@ -58,7 +68,9 @@ def wandb_server() -> Iterator[tuple[str, Runs]]:
 def _append(run: dict[str, Any], files: dict[str, Any]) -> None:
     for name, chunk in files.items():
         if name == "wandb-history.jsonl":
-            run["history"][chunk["offset"] : chunk["offset"] + len(chunk["content"])] = chunk["content"]
+            run["history"][chunk["offset"] : chunk["offset"] + len(chunk["content"])] = chunk[
+                "content"
+            ]
         elif name == "wandb-summary.json":
             run["summary"] = chunk["content"][-1]
 
@@ -70,16 +82,28 @@ def _reply(runs: Runs, query: str, variables: dict[str, Any], address: str) -> d
         run = runs.setdefault(str(name), {"history": [], "summary": "{}"})
         run |= {key: value for key, value in variables.items() if value is not None}
         project = {"id": "P", "name": run["project"], "entity": ENTITY}
-        return {"upsertBucket": {"bucket": _bucket(run) | {"project": project}, "inserted": inserted}}
+        return {
+            "upsertBucket": {"bucket": _bucket(run) | {"project": project}, "inserted": inserted}
+        }
     if "RunResumeStatus" in query:
         bucket = _bucket(runs[str(name)]) if name in runs else None
-        return {"model": {"id": "P", "name": variables["project"], "entity": ENTITY, "bucket": bucket}}
+        return {
+            "model": {"id": "P", "name": variables["project"], "entity": ENTITY, "bucket": bucket}
+        }
     if "createRunFiles" in query:
         files = [{"name": file, "uploadUrl": f"{address}/upload"} for file in variables["files"]]
         return {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}
     if "serverInfo" in query:
         return {"serverInfo": {"features": []}}
-    return {"viewer": {"id": "U", "entity": ENTITY["name"], "username": ENTITY["name"], "flags": "{}", "teams": {"edges": []}}}
+    return {
+        "viewer": {
+            "id": "U",
+            "entity": ENTITY["name"],
+            "username": ENTITY["name"],
+            "flags": "{}",
+            "teams": {"edges": []},
+        }
+    }
 
 
 def _bucket(run: dict[str, Any]) -> dict[str, Any]:

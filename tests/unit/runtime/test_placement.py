@@ -12,7 +12,12 @@ from cqlray.errors import UserError
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 
 
-def plan_of(cluster: ClusterResources, num_seeds: int = 4, sweep: dict[str, Any] | None = None, **resources: int) -> Plan:
+def plan_of(
+    cluster: ClusterResources,
+    num_seeds: int = 4,
+    sweep: dict[str, Any] | None = None,
+    **resources: int,
+) -> Plan:
     base = RunConfig(num_seeds=num_seeds, resources=ResourcesConfig(**resources))
     config = dataclasses.replace(base, sweep=dataclasses.replace(base.sweep, **(sweep or {})))
     return make_plan(config, members(config), cluster)
@@ -29,9 +34,19 @@ def plan_of(cluster: ClusterResources, num_seeds: int = 4, sweep: dict[str, Any]
         (ClusterResources(64, gpus=8, nodes=4), 64, [8] * 8, 1),
         (ClusterResources(64, gpus=3), 64, [22, 21, 21], 1),
     ],
-    ids=["two cores", "one member", "one core", "many cores", "more cores than members", "GPUs", "uneven"],
+    ids=[
+        "two cores",
+        "one member",
+        "one core",
+        "many cores",
+        "more cores than members",
+        "GPUs",
+        "uneven",
+    ],
 )
-def test_members_are_shared_out_evenly(cluster: ClusterResources, seeds: int, sizes: list[int], threads: int) -> None:
+def test_members_are_shared_out_evenly(
+    cluster: ClusterResources, seeds: int, sizes: list[int], threads: int
+) -> None:
     plan = plan_of(cluster, seeds)
     assert [len(p) for p in plan.populations] == sizes
     assert plan.threads == threads
@@ -51,7 +66,11 @@ def test_no_stage_asks_for_more_than_there_is(cpus: int, seeds: int) -> None:
 
 
 def test_what_changes_shapes_makes_another_population() -> None:
-    sweep = {"hidden_units": (64, 128), "conservative_weight": (1.0, 5.0), "layer_norm": (False, True)}
+    sweep = {
+        "hidden_units": (64, 128),
+        "conservative_weight": (1.0, 5.0),
+        "layer_norm": (False, True),
+    }
     plan = plan_of(ClusterResources(2), 3, sweep)
     assert sorted(i for p in plan.populations for i in p) == list(range(24))
     config = RunConfig(num_seeds=3)
@@ -92,12 +111,17 @@ def test_what_an_autoscaler_brings_may_be_asked_for() -> None:
     assert (plan.rollout_workers, plan.learners, plan.gpu) == (64, 2, True)
     assert [len(p) for p in plan.populations] == [32, 32]
     assert plan.cpus["rollout_worker"] == 0.5, "as on a cluster of that size"
-    assert "the autoscaler is asked for what this plan needs beyond that (34 CPUs, 2 GPUs)" in plan.lines(False)[0]
+    assert (
+        "the autoscaler is asked for what this plan needs beyond that (34 CPUs, 2 GPUs)"
+        in plan.lines(False)[0]
+    )
 
 
 def test_what_an_autoscaler_never_brings_is_refused() -> None:
     limited = dataclasses.replace(GROWING, most_cpus=16.0, most_gpus=1.0)
-    with pytest.raises(UserError, match=r"resources.gpus is 2, but its autoscaler brings at most 1 GPUs"):
+    with pytest.raises(
+        UserError, match=r"resources.gpus is 2, but its autoscaler brings at most 1 GPUs"
+    ):
         plan_of(limited, 4, gpus=2)
     with pytest.raises(UserError, match=r"resources.learners is 20, but there are 16 CPUs"):
         plan_of(limited, 64, learners=20)
@@ -116,13 +140,17 @@ def test_learners_fit_on_single_nodes() -> None:
         plan_of(cluster, 8, threads_per_learner=4)
 
 
-@pytest.mark.parametrize("nodes", [(2.0, 2.0), (1.0, 1.0, 1.0), (4.0, 60.0), (8.0,) * 16, (0.0, 2.0)])
+@pytest.mark.parametrize(
+    "nodes", [(2.0, 2.0), (1.0, 1.0, 1.0), (4.0, 60.0), (8.0,) * 16, (0.0, 2.0)]
+)
 def test_all_learners_find_room_wherever_the_evaluators_are(nodes: tuple[float, ...]) -> None:
     cluster = ClusterResources(sum(nodes), nodes=len(nodes), node_cpus=nodes)
     plan = plan_of(cluster, 64)
     share, taken = plan.cpus["learner"], plan.evaluators * plan.cpus["evaluator"]
     for crowded in range(len(nodes)):
-        free = [max(0.0, cpus - taken) if node == crowded else cpus for node, cpus in enumerate(nodes)]
+        free = [
+            max(0.0, cpus - taken) if node == crowded else cpus for node, cpus in enumerate(nodes)
+        ]
         assert sum(int((cpus + 1e-6) / share) for cpus in free) >= plan.learners
 
 

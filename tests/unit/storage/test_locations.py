@@ -35,7 +35,9 @@ FAILURES = {500: b"InternalError", 503: b"SlowDown", 403: b"AccessDenied"}
 
 
 class Proxy:
-    """Between pyarrow and moto: answers with a failure, or refuses connections, as its fields say."""
+    """Between pyarrow and moto: answers with a failure, or refuses connections, as its fields
+    say.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
@@ -52,10 +54,14 @@ class Proxy:
         self.requests.clear()
 
     def fails(self, method: str) -> bool:
-        """Whether to fail this request: one of `share`, and all from number `after` on; of the method `only`."""
+        """Whether to fail this request: one of `share`, and all from number `after` on; of the
+        method `only`.
+        """
         if self.only and method != self.only:
             return False
-        return self.random.random() < self.share or (self.after is not None and len(self.requests) > self.after)
+        return self.random.random() < self.share or (
+            self.after is not None and len(self.requests) > self.after
+        )
 
     def outage(self, seconds: float) -> None:
         """Refuse connections for so long."""
@@ -77,7 +83,9 @@ class Proxy:
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Bound)
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
         return server
 
 
@@ -105,7 +113,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif self.owner.fails(self.command):
             status = self.owner.status
-            text = b"<Error><Code>" + FAILURES[status] + b"</Code><Message>on purpose</Message></Error>"
+            text = (
+                b"<Error><Code>"
+                + FAILURES[status]
+                + b"</Code><Message>on purpose</Message></Error>"
+            )
             self._answer(status, [("Content-Type", "application/xml")], text)
         else:
             if self.command == "GET" and self.owner.before_next_get:
@@ -126,9 +138,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _pass_on(self, body: bytes) -> None:
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("transfer-encoding", "expect")}
+        headers = {
+            k: v
+            for k, v in self.headers.items()
+            if k.lower() not in ("transfer-encoding", "expect")
+        }
         connection = http.client.HTTPConnection(*self.owner.target)
-        connection.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
+        connection.request(
+            self.command, self.path, body, headers | {"Content-Length": str(len(body))}
+        )
         response = connection.getresponse()
         content = response.read()
         connection.close()
@@ -137,7 +155,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         length = response.getheader("Content-Length") if self.command == "HEAD" else None
         self._answer(response.status, kept, content, length)
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, length: str | None = None) -> None:
+    def _answer(
+        self, status: int, headers: list[tuple[str, str]], content: bytes, length: str | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in headers:
             self.send_header(name, value)
@@ -156,7 +176,9 @@ def server() -> Iterator[Proxy]:
     moto.start()
     proxy = Proxy(moto.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)  # it answers in two packets
+        patch.setattr(
+            WSGIRequestHandler, "disable_nagle_algorithm", True
+        )  # it answers in two packets
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
@@ -183,7 +205,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "GIVE_UP_AFTER", 0.0)
 
 
-# -- addresses ---------------------------------------------------------------------------------------------------------
+# -- addresses -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,15 +251,23 @@ def test_a_local_place_serves_as_a_path_and_a_remote_one_does_not(tmp_path: Path
     assert Location.parse("x").absolute() == Location.parse(Path.cwd() / "x")
 
 
-# -- the same on disk and in a store -----------------------------------------------------------------------------------
+# -- the same on disk and in a store ---------------------------------------------------------------
 
 FOLDERS = ("", "a", "a/b", "c")
-paths = st.builds(lambda folder, name: f"{folder}/{name}".lstrip("/"), st.sampled_from(FOLDERS), st.sampled_from("xy"))
+paths = st.builds(
+    lambda folder, name: f"{folder}/{name}".lstrip("/"),
+    st.sampled_from(FOLDERS),
+    st.sampled_from("xy"),
+)
 operations = st.one_of(
     st.tuples(st.just("write"), paths, st.binary(max_size=20)),
     st.tuples(st.just("remove"), st.one_of(paths, st.sampled_from(FOLDERS[1:]))),
     st.tuples(st.just("mkdir"), st.sampled_from(FOLDERS[1:])),
-    st.tuples(st.just("append"), st.sampled_from(["rows.jsonl", "c/rows.jsonl"]), st.text(max_size=9).map(repr)),
+    st.tuples(
+        st.just("append"),
+        st.sampled_from(["rows.jsonl", "c/rows.jsonl"]),
+        st.text(max_size=9).map(repr),
+    ),
 )
 
 
@@ -256,17 +286,25 @@ def seen(root: Location) -> dict[str, Any]:
         here = root / folder if folder else root
         if folder:
             view[folder] = (here.exists(), here.is_file(), here.is_dir())
-        view[f"{folder}/*"] = [str(p).removeprefix(str(root)) for p in here.iterdir() if not p.name.startswith("rows")]
+        view[f"{folder}/*"] = [
+            str(p).removeprefix(str(root)) for p in here.iterdir() if not p.name.startswith("rows")
+        ]
         view[f"{folder}/x*"] = [p.name for p in here.glob("x*")]
         for name in "xy":
             place = here / name
-            view[f"{folder}/{name}"] = place.read_bytes() if place.is_file() else (place.exists(), place.is_dir())
+            view[f"{folder}/{name}"] = (
+                place.read_bytes() if place.is_file() else (place.exists(), place.is_dir())
+            )
     return view | {name: (root / name).read_appended() for name in ("rows.jsonl", "c/rows.jsonl")}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(operations, max_size=8))
-def test_disk_and_store_behave_alike(proxy: Proxy, tmp_path: Path, sequence: list[tuple[Any, ...]]) -> None:
+def test_disk_and_store_behave_alike(
+    proxy: Proxy, tmp_path: Path, sequence: list[tuple[Any, ...]]
+) -> None:
     unique = uuid.uuid4().hex  # random is Hypothesis's, which repeats it
     local, remote = Location.parse(tmp_path / unique), Location.parse(f"s3://bucket/alike/{unique}")
     for place in (local, remote):
@@ -288,7 +326,7 @@ def test_what_is_not_there(kind: str, request: pytest.FixtureRequest, tmp_path: 
     nothing.remove()
 
 
-# -- whole or not there ------------------------------------------------------------------------------------------------
+# -- whole or not there ----------------------------------------------------------------------------
 
 
 def test_a_failed_local_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -344,7 +382,9 @@ def test_killed_while_uploading_nothing_half_written_is_seen(remote: Location) -
     place, found = remote / "big", set()
     pause = random.Random(1)
     for _ in range(4):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE
+        ) as process:
             assert process.stdout is not None and process.stdout.readline() == b"0\n"
             time.sleep(pause.uniform(0.0, 1.0))
             process.send_signal(signal.SIGKILL)
@@ -364,24 +404,31 @@ def test_a_reader_sees_all_of_one_version(new: bytes, remote: Location, proxy: P
     assert place.read_bytes() == new
 
 
-# -- failures that pass, and that do not -------------------------------------------------------------------------------
+# -- failures that pass, and that do not -----------------------------------------------------------
 
 
-def test_a_share_of_failures_loses_and_doubles_nothing(remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_failures_loses_and_doubles_nothing(
+    remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_store, "PARTS_PER_MERGE", 5)
     proxy.share, proxy.status = 0.3, 503
     for index in range(12):
         (remote / f"{index:02d}").write(str(index).encode())
         (remote / "rows.jsonl").append(f"{index}\n")
     (remote / "03").remove()
-    assert [p.read_bytes() for p in remote.glob("[01]*")] == [str(i).encode() for i in range(12) if i != 3]
+    assert [p.read_bytes() for p in remote.glob("[01]*")] == [
+        str(i).encode() for i in range(12) if i != 3
+    ]
     assert (remote / "rows.jsonl").read_appended().split() == [str(i) for i in range(12)]
     assert (remote / "00").is_file() and not (remote / "03").exists()
 
 
 @pytest.mark.timeout(400)
 def test_an_outage_is_waited_for(
-    remote: Location, proxy: Proxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    remote: Location,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(object_store, "SAID_AFTER", 0.5)
     seconds = 60.0 if SLOW else 3.0
@@ -395,24 +442,40 @@ def test_an_outage_is_waited_for(
     assert seconds - 1 < waited < seconds + object_store.LONGEST_PAUSE + 5
     assert (remote / "rows.jsonl").read_appended() == "0\n1\n"
     assert (remote / "big").read_bytes() == b"1" * (11 * 2**20)
-    assert "trying again" in caplog.text and "answers again" in caplog.text and SECRET not in caplog.text
+    assert (
+        "trying again" in caplog.text
+        and "answers again" in caplog.text
+        and SECRET not in caplog.text
+    )
 
 
 def test_what_does_not_pass_is_one_line_at_once(remote: Location, proxy: Proxy) -> None:
     started = time.monotonic()
-    with pytest.raises(UserError, match=r"^s3://no-such-bucket: NO_SUCH_BUCKET.*check the bucket's name"):
+    with pytest.raises(
+        UserError, match=r"^s3://no-such-bucket: NO_SUCH_BUCKET.*check the bucket's name"
+    ):
         Location.parse("s3://no-such-bucket/x").write(b"x")
     with pytest.raises(UserError, match=r"^s3://no-such-bucket: "):
         Location.parse("s3://no-such-bucket/x").mkdir()
     proxy.status, proxy.share = 403, 1.0
-    for work in (remote.exists, remote.mkdir, lambda: list(remote.iterdir()), remote.read_bytes, lambda: remote.write(b"x")):
-        with pytest.raises(UserError, match=r"^s3://bucket: ACCESS_DENIED.*AWS_ACCESS_KEY_ID.*may list, read") as raised:
+    for work in (
+        remote.exists,
+        remote.mkdir,
+        lambda: list(remote.iterdir()),
+        remote.read_bytes,
+        lambda: remote.write(b"x"),
+    ):
+        with pytest.raises(
+            UserError, match=r"^s3://bucket: ACCESS_DENIED.*AWS_ACCESS_KEY_ID.*may list, read"
+        ) as raised:
             work()
         assert "\n" not in str(raised.value) and SECRET not in str(raised.value)
     assert time.monotonic() - started < 5
 
 
-def test_no_answer_ends_in_one_line(remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_ends_in_one_line(
+    remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_store, "GIVE_UP_AFTER", 0.5)
     proxy.outage(1.5)
     with pytest.raises(UserError, match=r"^s3://bucket: no answer for \d s \(NETWORK_CONNECTION"):
@@ -425,14 +488,41 @@ def test_no_answer_ends_in_one_line(remote: Location, proxy: Proxy, monkeypatch:
     ("text", "transient"),
     [
         ("AWS Error SLOW_DOWN during PutObject operation: Please reduce your request rate.", True),
-        ("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", True),
+        (
+            "AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.",
+            True,
+        ),
         ("AWS Error UNKNOWN (HTTP status 400) during PutObject operation: ExpiredToken", False),
-        ("AWS Error UNKNOWN (HTTP status 301) during ListObjectsV2 operation: PermanentRedirect", False),
-        ("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 6, Couldn't resolve host name", True),
+        (
+            "AWS Error UNKNOWN (HTTP status 301) during ListObjectsV2 operation: PermanentRedirect",
+            False,
+        ),
+        (
+            (
+                "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 6, Couldn't"
+                " resolve host name"
+            ),
+            True,
+        ),
         ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)", True),
-        ("google::cloud::Status(UNAVAILABLE: Retry policy exhausted, Could not create a OAuth2 access token to", False),
-        ("google::cloud::Status(PERMISSION_DENIED: caller does not have storage.objects.create access)", False),
-        ("Bucket 'x' not found. To create buckets, enable the allow_bucket_creation option.", False),
+        (
+            (
+                "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, Could not create a"
+                " OAuth2 access token to"
+            ),
+            False,
+        ),
+        (
+            (
+                "google::cloud::Status(PERMISSION_DENIED: caller does not have"
+                " storage.objects.create access)"
+            ),
+            False,
+        ),
+        (
+            "Bucket 'x' not found. To create buckets, enable the allow_bucket_creation option.",
+            False,
+        ),
     ],
 )
 def test_what_may_pass(text: str, transient: bool) -> None:
@@ -445,18 +535,23 @@ def test_secrets_are_taken_out_of_what_libraries_say(monkeypatch: pytest.MonkeyP
     assert SECRET not in said.reason and "user:" not in said.reason
 
 
-# -- appended lines ----------------------------------------------------------------------------------------------------
+# -- appended lines --------------------------------------------------------------------------------
 
 
-def test_parts_are_merged_and_read_in_order(remote: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_merged_and_read_in_order(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_store, "PARTS_PER_MERGE", 10)
     rows = remote / "rows.jsonl"
     for index in range(34):
         rows.append(f"{index}\n")
     assert rows.read_appended().split() == [str(index) for index in range(34)]
     assert [p.name[:19] for p in (remote / "rows.jsonl.d").iterdir()][:4] == [
-        "000000000-000000009", "000000010-000000019", "000000020-000000029", "000000030-000000030",
-    ]  # fmt: skip
+        "000000000-000000009",
+        "000000010-000000019",
+        "000000020-000000029",
+        "000000030-000000030",
+    ]
 
 
 def test_a_kill_between_merging_and_deleting_doubles_nothing(
@@ -479,7 +574,9 @@ def test_a_kill_between_merging_and_deleting_doubles_nothing(
     assert len(list((remote / "rows.jsonl.d").iterdir())) == 2
 
 
-def test_a_reader_beside_a_merging_writer_sees_a_beginning(remote: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_beside_a_merging_writer_sees_a_beginning(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(object_store, "PARTS_PER_MERGE", 3)
     rows = remote / "rows.jsonl"
     writer = threading.Thread(target=lambda: [rows.append(f"{index}\n") for index in range(20)])
@@ -493,14 +590,20 @@ def test_a_reader_beside_a_merging_writer_sees_a_beginning(remote: Location, mon
     assert len(rows.read_appended().split()) == 20
 
 
-part_ranges = st.builds(lambda first, width: (first, first + width - 1), st.integers(0, 40), st.sampled_from([1, 4, 16]))
+part_ranges = st.builds(
+    lambda first, width: (first, first + width - 1), st.integers(0, 40), st.sampled_from([1, 4, 16])
+)
 
 
 @given(st.lists(part_ranges, max_size=30, unique=True))
-def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(ranges: list[tuple[int, int]]) -> None:
+def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(
+    ranges: list[tuple[int, int]],
+) -> None:
     # Merges nest: a range of 4 begins at a multiple of 4, one of 16 at a multiple of 16.
     nested = {
-        (first - first % width, first - first % width + width - 1) for first, last in ranges for width in [last - first + 1]
+        (first - first % width, first - first % width + width - 1)
+        for first, last in ranges
+        for width in [last - first + 1]
     }
     listed = [parts.Part.of(*one) for one in nested]
     standing = parts.standing(parts.parse([part.name for part in listed]))
@@ -508,7 +611,7 @@ def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(ranges: li
     assert held == sorted({number for first, last in nested for number in range(first, last + 1)})
 
 
-# -- leases ------------------------------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------
 
 HOLDER = """
 import sys, time
@@ -531,9 +634,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick")
 def test_one_process_at_a_time_and_a_dead_one_is_followed_at_once(remote: Location) -> None:
     place = remote / ".lease"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE
+    ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=f"in use by another cqlray process \\(process {holder.pid} on"):
+        with pytest.raises(
+            UserError, match=f"in use by another cqlray process \\(process {holder.pid} on"
+        ):
             leases.Lease(place).take(print)
         holder.kill()
     said: list[str] = []
@@ -563,7 +670,9 @@ def test_a_silent_holder_elsewhere_is_followed_when_its_lease_expires(
 
 
 @pytest.mark.usefixtures("quick")
-def test_of_several_that_begin_at_once_one_holds(remote: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_that_begin_at_once_one_holds(
+    remote: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leases, "SETTLE", 0.5)
     outcomes: list[bool] = []
     barrier = threading.Barrier(4)

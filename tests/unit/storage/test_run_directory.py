@@ -21,7 +21,13 @@ from cqlray import seeding
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage import checkpoint
 from cqlray.storage import run_directory as storage
-from cqlray.storage.run_directory import RunDirectory, SharedDirectory, read_json, write_bytes, write_json
+from cqlray.storage.run_directory import (
+    RunDirectory,
+    SharedDirectory,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -83,8 +89,9 @@ def test_what_is_not_a_run_is_said(tmp_path: Path) -> None:
 def held_elsewhere(directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds the run until it is killed."""
     code = (
-        "import sys; from pathlib import Path; from cqlray.storage.run_directory import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from cqlray.storage.run_directory import"
+        " RunDirectory\nwith RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True);"
+        " sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(directory.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -96,12 +103,18 @@ def held_elsewhere(directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]
 def test_two_processes_cannot_hold_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory.create(tmp_path / "run", {})
     with held_elsewhere(directory):
-        with pytest.raises(UserError, match="in use by another cqlray process; wait for it or stop it first"):
-            directory.locked(lambda _: pytest.fail("the holder is on this machine and lives")).__enter__()
+        with pytest.raises(
+            UserError, match="in use by another cqlray process; wait for it or stop it first"
+        ):
+            directory.locked(
+                lambda _: pytest.fail("the holder is on this machine and lives")
+            ).__enter__()
         assert directory.in_use()
         (directory.path / ".lock").write_text("another-machine")
         monkeypatch.setattr(storage, "LOCK_WAIT", 0.5)
-        with pytest.raises(UserError, match="in use by another cqlray process; wait for it or stop it first"):
+        with pytest.raises(
+            UserError, match="in use by another cqlray process; wait for it or stop it first"
+        ):
             directory.locked().__enter__()
     with directory.locked():
         pass
@@ -121,14 +134,20 @@ def test_the_lock_of_a_holder_that_is_gone_in_a_moment_is_waited_for(tmp_path: P
         started = time.monotonic()
         with directory.locked(say):
             waited = time.monotonic() - started
-    assert said == [f"{directory.path} is in use by another cqlray process; waiting up to 90 s, for its machine may have died"]
+    assert said == [
+        f"{directory.path} is in use by another cqlray process; waiting up to 90 s, for its machine"
+        " may have died"
+    ]
     assert waited < 30
 
 
 def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory.create(tmp_path / "run", {})
     (tmp_path / "run" / ".lock").mkdir()
-    with pytest.raises(UserError, match=r"/run/\.lock cannot be locked: Is a directory; a run directory needs a disk that"):
+    with pytest.raises(
+        UserError,
+        match=r"/run/\.lock cannot be locked: Is a directory; a run directory needs a disk that",
+    ):
         directory.locked().__enter__()
     (tmp_path / "run" / ".lock").rmdir()
 
@@ -136,7 +155,10 @@ def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(UserError, match=r"/run/\.lock cannot be locked: Function not implemented; .* has locks \(flock\)$"):
+    with pytest.raises(
+        UserError,
+        match=r"/run/\.lock cannot be locked: Function not implemented; .* has locks \(flock\)$",
+    ):
         directory.locked().__enter__()
     assert not directory.in_use(), "which is for a report, and no reason to write none"
 
@@ -153,7 +175,9 @@ def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
     (tmp_path / "run" / "dataset" / ".shard-00000.parquet.0badcafe.tmp").write_bytes(b"half")
     write_bytes(run / "dataset" / "shard-00000.parquet", b"whole")
     with run.locked():
-        assert [path.name for path in (tmp_path / "run" / "dataset").iterdir()] == ["shard-00000.parquet"]
+        assert [path.name for path in (tmp_path / "run" / "dataset").iterdir()] == [
+            "shard-00000.parquet"
+        ]
 
 
 def test_actors_write_to_the_run_and_to_nothing_of_the_same_name(tmp_path: Path) -> None:
@@ -163,13 +187,18 @@ def test_actors_write_to_the_run_and_to_nothing_of_the_same_name(tmp_path: Path)
     shared.write("dataset/shard-00000.parquet", b"whole")
     assert shared.read("dataset/shard-00000.parquet") == b"whole"
     assert not list((tmp_path / "run").rglob("*.tmp"))
-    for elsewhere in (SharedDirectory(tmp_path / "run", "b"), SharedDirectory(tmp_path / "nothing", "a")):
+    for elsewhere in (
+        SharedDirectory(tmp_path / "run", "b"),
+        SharedDirectory(tmp_path / "nothing", "a"),
+    ):
         assert not elsewhere.is_here()
         with pytest.raises(UserError, match=r"is not on node .*; mount it there too, or use s3://"):
             elsewhere.write("dataset/shard-00001.parquet", b"")
     assert not (tmp_path / "nothing").exists()
     (tmp_path / "run" / "snapshots").write_bytes(b"")
-    with pytest.raises(StorageFailure, match=r"snapshots/a cannot be written: (Not a directory|File exists)"):
+    with pytest.raises(
+        StorageFailure, match=r"snapshots/a cannot be written: (Not a directory|File exists)"
+    ):
         shared.write("snapshots/a", b"")
 
 
@@ -177,7 +206,9 @@ def test_metadata_is_read_without_the_arrays(tmp_path: Path) -> None:
     """Also where the header is longer than what is read at first."""
     for names in (3, 5_000):
         arrays = {f"array.{index}": np.zeros(3) for index in range(names)}
-        write_bytes(tmp_path / "file", checkpoint.encode(arrays, {"updates": names, "members": [1]}))
+        write_bytes(
+            tmp_path / "file", checkpoint.encode(arrays, {"updates": names, "members": [1]})
+        )
         assert checkpoint.read_metadata(tmp_path / "file") == {"updates": names, "members": [1]}
     for damaged in (b"", b"short", b"\xff" * 100):
         write_bytes(tmp_path / "file", damaged)
@@ -215,7 +246,10 @@ def test_hash_randomisation_plays_no_part() -> None:
     code = "from cqlray import seeding; print(seeding.integer_seed(0, 'evaluation', 3))"
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": str(h)}, capture_output=True, check=True
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(h)},
+            capture_output=True,
+            check=True,
         ).stdout
         for h in (1, 2)
     }

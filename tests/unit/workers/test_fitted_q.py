@@ -27,7 +27,9 @@ NUMBERS = ("fqe_return", "fqe_return_held_out", "fqe_bellman_error", "fqe_value"
 
 
 def shard(seed: int, terminations: bool = False, episodes: int = 10, length: int = 8) -> Shard:
-    """Uniform actions in [-2, 2], each earning half of itself wherever it is taken; one in four steps may terminate."""
+    """Uniform actions in [-2, 2], each earning half of itself wherever it is taken; one in four
+    steps may terminate.
+    """
     generator = np.random.default_rng(seed)
 
     def episode() -> Episode:
@@ -44,7 +46,9 @@ def shard(seed: int, terminations: bool = False, episodes: int = 10, length: int
 def snapshot(*actions: float, scale: float = 1.0, shift: float = 0.0, updates: int = 7) -> bytes:
     """Members that do the same everywhere, `actions` in [-1, 1]; member i has the index 10 + i."""
     count = len(actions)
-    bias = np.stack([np.arctanh(np.array(actions, np.float32)), np.zeros(count, np.float32)], axis=-1)
+    bias = np.stack(
+        [np.arctanh(np.array(actions, np.float32)), np.zeros(count, np.float32)], axis=-1
+    )
     arrays: Arrays = {
         "policy.0.weight": np.zeros((count, 2, 2), np.float32),
         "policy.0.bias": bias[:, None],
@@ -54,7 +58,9 @@ def snapshot(*actions: float, scale: float = 1.0, shift: float = 0.0, updates: i
         "reward_scale": np.full(count, scale, np.float32),
         "reward_shift": np.full(count, shift, np.float32),
     }
-    return checkpoint.encode(arrays, {"members": [10 + i for i in range(count)], "updates": updates})
+    return checkpoint.encode(
+        arrays, {"members": [10 + i for i in range(count)], "updates": updates}
+    )
 
 
 def role(*data: Shard | StoredData, settings: Settings = SHORT) -> FittedQ:
@@ -66,9 +72,13 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_estimates_are_the_returns_that_the_policies_would_have() -> None:
-    """Always doing `a` earns a at each step: a / (1 - gamma) for ever, since no episode terminates."""
+    """Always doing `a` earns a at each step: a / (1 - gamma) for ever, since no episode
+    terminates.
+    """
     actions = (-0.8, -0.3, 0.2, 0.7)
-    rows = role(*map(shard, range(8)), settings=SETTINGS).evaluate(snapshot(*actions, scale=0.1, shift=2.0))
+    rows = role(*map(shard, range(8)), settings=SETTINGS).evaluate(
+        snapshot(*actions, scale=0.1, shift=2.0)
+    )
     assert [(row["member"], row["updates"]) for row in rows] == [(10, 7), (11, 7), (12, 7), (13, 7)]
     for row, action in zip(rows, actions, strict=True):
         assert row["fqe_return"] == pytest.approx(action / (1.0 - DISCOUNT), abs=0.8)
@@ -79,7 +89,9 @@ def test_estimates_are_the_returns_that_the_policies_would_have() -> None:
 
 
 def test_terminations_shorten_what_is_earned() -> None:
-    """Each step is the last with probability 1/4, whatever is done (length 40 cuts nothing that matters)."""
+    """Each step is the last with probability 1/4, whatever is done (length 40 cuts nothing that
+    matters).
+    """
     shards = [shard(seed, terminations=True, episodes=40, length=40) for seed in range(8)]
     (row,) = role(*shards, settings=SETTINGS).evaluate(snapshot(0.7))
     assert row["fqe_return"] == pytest.approx(0.7 / (1.0 - 0.75 * DISCOUNT), abs=0.4)
@@ -97,7 +109,9 @@ def test_the_same_numbers_twice_alone_and_in_parts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fitted_q, "POLICIES_AT_ONCE", 1)
     alone = judge.evaluate(first) + judge.evaluate(second)
     for name in NUMBERS:
-        np.testing.assert_allclose([row[name] for row in alone], [row[name] for row in together], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            [row[name] for row in alone], [row[name] for row in together], rtol=1e-3, atol=1e-3
+        )
 
 
 def test_a_member_that_is_not_finite_gets_none_and_harms_no_other() -> None:
@@ -134,7 +148,10 @@ def test_held_out_episodes_are_whole_and_not_fitted_on() -> None:
         return set((rows // 9).tolist())
 
     assert judge.checked_on is not None
-    fitted, checked = episodes(judge.fitted_on.rows.numpy()), episodes(judge.checked_on.rows.numpy())
+    fitted, checked = (
+        episodes(judge.fitted_on.rows.numpy()),
+        episodes(judge.checked_on.rows.numpy()),
+    )
     assert checked == set(np.flatnonzero(judge.held_out).tolist()) and len(checked) == 3
     assert fitted | checked == set(range(20)) and not fitted & checked
 

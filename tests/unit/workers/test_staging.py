@@ -27,7 +27,9 @@ def config_members(**cql: Any) -> list[Member]:
 
 
 def role(data: tuple[Shard | StoredData, ...], saved: bytes | None = None, **cql: Any) -> Learner:
-    return Learner(config_members(**cql), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *data)
+    return Learner(
+        config_members(**cql), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *data
+    )
 
 
 def bits(results: list[Advance]) -> list[Any]:
@@ -36,7 +38,9 @@ def bits(results: list[Advance]) -> list[Any]:
 
 @pytest.fixture
 def on_disk(shards: list[Shard], tmp_path: Path) -> StoredData:  # noqa: F811
-    source = Source("x", "x", dataclasses.asdict(SPEC), lambda: (Piece(shard, "x") for shard in shards))
+    source = Source(
+        "x", "x", dataclasses.asdict(SPEC), lambda: (Piece(shard, "x") for shard in shards)
+    )
     write_dataset(source, tmp_path / "data")
     return StoredData(tmp_path / "data", tmp_path / "records.bin")
 
@@ -73,7 +77,11 @@ def test_no_thread_is_left_behind(on_disk: StoredData) -> None:
     used.advance(1e-9, save=False)
     del used
     gc.collect()
-    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("cqlray-prefetch") and thread.is_alive()]
+    names = [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("cqlray-prefetch") and thread.is_alive()
+    ]
     for thread in threading.enumerate():
         if thread.name.startswith("cqlray-prefetch"):
             thread.join(timeout=10)

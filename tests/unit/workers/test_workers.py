@@ -33,11 +33,18 @@ TEACHER = TeacherConfig(hidden_units=8, batch_size=16, warmup_rounds=1, updates_
 @pytest.fixture(scope="module")
 def shards() -> list[Shard]:
     worker = RolloutWorker(ENV, SPEC)
-    return [worker.collect(ShardTask(i, "random", tuple(range(10 * i, 10 * i + 6))), None) for i in range(2)]
+    return [
+        worker.collect(ShardTask(i, "random", tuple(range(10 * i, 10 * i + 6))), None)
+        for i in range(2)
+    ]
 
 
 def learner(
-    shards: list[Shard], cql: CQLConfig = SMALL, num_seeds: int = 2, saved: bytes | None = None, **sweep: Any
+    shards: list[Shard],
+    cql: CQLConfig = SMALL,
+    num_seeds: int = 2,
+    saved: bytes | None = None,
+    **sweep: Any,
 ) -> Learner:
     config = RunConfig(num_seeds=num_seeds, cql=cql)
     config = dataclasses.replace(config, sweep=dataclasses.replace(config.sweep, **sweep))
@@ -55,9 +62,13 @@ def test_snapshots_come_at_the_interval_and_at_the_end(shards: list[Shard]) -> N
     results = finish(learner(shards))
     assert [r.updates for r in results] == [150, 300, 350]
     for result in results:
-        assert result.snapshot is not None and result.saved is not None and result.metrics is not None
+        assert (
+            result.snapshot is not None and result.saved is not None and result.metrics is not None
+        )
         assert checkpoint.decode(result.snapshot)[1]["updates"] == result.updates
-        assert all(len(values) == 2 and np.isfinite(values).all() for values in result.metrics.values())
+        assert all(
+            len(values) == 2 and np.isfinite(values).all() for values in result.metrics.values()
+        )
 
 
 def test_a_learner_resumed_anywhere_ends_with_the_same_bytes(shards: list[Shard]) -> None:
@@ -83,7 +94,9 @@ def test_a_member_alone_learns_what_it_learns_among_others(shards: list[Shard]) 
         np.testing.assert_allclose(per_member[5].reshape(ours[name].shape), ours[name], atol=2e-4)
 
 
-def test_a_member_that_diverges_is_frozen_and_told_and_survives_a_resume(shards: list[Shard]) -> None:
+def test_a_member_that_diverges_is_frozen_and_told_and_survives_a_resume(
+    shards: list[Shard],
+) -> None:
     bad = learner(shards, critic_learning_rate=(3e-4, 1e30))
     results = finish(bad)
     assert set(results[-1].frozen) == {2, 3}
@@ -103,12 +116,16 @@ def test_checkpoints_of_other_members_are_refused(shards: list[Shard]) -> None:
         learner(shards, saved=b"junk")
 
 
-def test_a_learner_does_not_begin_anew_where_the_others_files_are_not(shards: list[Shard], tmp_path: Path) -> None:
+def test_a_learner_does_not_begin_anew_where_the_others_files_are_not(
+    shards: list[Shard], tmp_path: Path
+) -> None:
     """On a node without the shared disk; a teacher there finds out at its first round."""
     place = SharedDirectory(tmp_path / "elsewhere", "of the run")
     own = [Member(0, 0, SMALL, {})]
     with pytest.raises(NotShared, match=r"elsewhere is not on node"):
-        Learner(own, 0, SPEC.scaling, 150, "cpu", 1, "float32", None, StudentFiles(place, 0), *shards)
+        Learner(
+            own, 0, SPEC.scaling, 150, "cpu", 1, "float32", None, StudentFiles(place, 0), *shards
+        )
     teacher = Teacher(TEACHER, 0, SPEC.scaling, 2, None, place)
     with pytest.raises(NotShared, match=r"elsewhere is not on node"):
         teacher.learn(0, *shards)
@@ -122,7 +139,9 @@ def test_calibration_bounds_come_from_the_data(shards: list[Shard]) -> None:
     batch = role.gather(positions)
     assert batch.data_returns is not None and batch.data_returns.shape == (4, 16)
     episode = next(shards[0].episodes())
-    by_hand = [sum(0.9**k * r for k, r in enumerate(episode.rewards[t:])) for t in range(len(episode))]
+    by_hand = [
+        sum(0.9**k * r for k, r in enumerate(episode.rewards[t:])) for t in range(len(episode))
+    ]
     first = torch.arange(len(episode), dtype=torch.float64) / role_size(shards) + 1e-9
     returns = role.gather(first.repeat(4, 1)).data_returns
     assert returns is not None
@@ -137,7 +156,11 @@ def test_a_shard_is_a_pure_function_of_its_task(shards: list[Shard]) -> None:
     busy, fresh = RolloutWorker(ENV, SPEC), RolloutWorker(ENV, SPEC)
     task = ShardTask(0, "random", tuple(range(6)))
     busy.collect(ShardTask(1, "random", (77, 78)), None)
-    assert busy.collect(task, None).digest() == fresh.collect(task, None).digest() == shards[0].digest()
+    assert (
+        busy.collect(task, None).digest()
+        == fresh.collect(task, None).digest()
+        == shards[0].digest()
+    )
 
 
 def test_teacher_rounds_updates_and_resume(shards: list[Shard]) -> None:
@@ -165,7 +188,9 @@ def test_evaluations_in_parts_are_the_evaluation(shards: list[Shard]) -> None:
     evaluator = Evaluator(ENV, SPEC)
     seeds = tuple(seeding.integer_seeds(0, "test", count=6))
     whole = evaluator.evaluate(snapshot, seeds)
-    parts = merge_rows([evaluator.evaluate(snapshot, seeds[:4]), evaluator.evaluate(snapshot, seeds[4:])])
+    parts = merge_rows(
+        [evaluator.evaluate(snapshot, seeds[:4]), evaluator.evaluate(snapshot, seeds[4:])]
+    )
     assert len(whole) == len(parts) == 2
     for one, other in zip(whole, parts, strict=True):
         assert one["lengths"] == other["lengths"]
@@ -173,11 +198,15 @@ def test_evaluations_in_parts_are_the_evaluation(shards: list[Shard]) -> None:
             np.testing.assert_allclose(one[name], other[name], rtol=1e-4)
         np.testing.assert_allclose(one["excesses"], other["excesses"], rtol=1e-3, atol=1e-4)
         assert len(one["excesses"]) == 6
-        assert np.mean(one["excesses"]) == pytest.approx(one["value"] - one["discounted_return"] - one["tail_value"], abs=1e-4)
+        assert np.mean(one["excesses"]) == pytest.approx(
+            one["value"] - one["discounted_return"] - one["tail_value"], abs=1e-4
+        )
 
 
 def test_tails_count_for_truncations_alone(shards: list[Shard]) -> None:
-    """Recomputed from the episodes: discount^T * min_i Q_i at the last state, for the truncated ones."""
+    """Recomputed from the episodes: discount^T * min_i Q_i at the last state, for the truncated
+    ones.
+    """
     snapshot = learner(shards).advance(1e9, save=False).snapshot or b""
     policy = Policy(checkpoint.decode(snapshot)[0]).member(1)
     seeds = tuple(range(8))

@@ -1,4 +1,6 @@
-"""Data made by somebody else's code: Minari's DataCollector, stable-baselines3's replay buffer, pandas, RLlib's layout; S3."""
+"""Data made by somebody else's code: Minari's DataCollector, stable-baselines3's replay buffer,
+pandas, RLlib's layout; S3.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Nested(gymnasium.Env[Any, Any]):
         return self.observation_space.sample(), float(action[0]), self.steps == 4, False, {}
 
 
-def collected(env: gymnasium.Env[Any, Any], data_format: str, episodes: int) -> tuple[Any, list[tuple[Any, ...]]]:
+def collected(
+    env: gymnasium.Env[Any, Any], data_format: str, episodes: int
+) -> tuple[Any, list[tuple[Any, ...]]]:
     """A Minari dataset made by its DataCollector, and what the environment really returned."""
     import minari
 
@@ -68,7 +72,9 @@ def collected(env: gymnasium.Env[Any, Any], data_format: str, episodes: int) -> 
             observations.append(observation)
             rewards.append(reward)
             done = terminated or truncated
-        seen.append((observations, np.array(actions), np.array(rewards, np.float32), terminated, truncated))
+        seen.append(
+            (observations, np.array(actions), np.array(rewards, np.float32), terminated, truncated)
+        )
     made = collector.create_dataset(
         f"made/by-{data_format}-random-v0",
         algorithm_name="random",
@@ -104,20 +110,34 @@ def minari_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_minari_data_collector(minari_root: Path, data_format: str, nested: bool) -> None:
     env = Nested() if nested else gymnasium.make("Pendulum-v1", max_episode_steps=30)
     if nested:
-        env.spec = gymnasium.envs.registration.EnvSpec("Nested-v0", entry_point="no_such_module:Nested")
+        env.spec = gymnasium.envs.registration.EnvSpec(
+            "Nested-v0", entry_point="no_such_module:Nested"
+        )
     made, seen = collected(env, data_format, 12)
     source = open_source(f"minari:{made.spec.dataset_id}")
     shard = read(source)
-    for episode, (observations, actions, rewards, terminated, truncated) in zip(shard.episodes(), seen, strict=True):
-        flat = np.array([spaces.flatten(env.observation_space, o) for o in observations], np.float32)
+    for episode, (observations, actions, rewards, terminated, truncated) in zip(
+        shard.episodes(), seen, strict=True
+    ):
+        flat = np.array(
+            [spaces.flatten(env.observation_space, o) for o in observations], np.float32
+        )
         np.testing.assert_array_equal(episode.observations, flat)
         np.testing.assert_array_equal(episode.actions, actions)
         np.testing.assert_array_equal(episode.rewards, rewards)
         assert (episode.terminations[-1], episode.truncations[-1]) == (terminated, truncated)
     assert shard.seeds.tolist() == list(range(40, 52))
     assert shard.tier == "random"
-    expected = {"id": "Nested-v0" if nested else "Pendulum-v1", "action_low": [-2.0], "action_high": [2.0]}
-    expected |= {"max_episode_steps": None if nested else 30, "observation_dim": 14 if nested else 3, "action_dim": 1}
+    expected = {
+        "id": "Nested-v0" if nested else "Pendulum-v1",
+        "action_low": [-2.0],
+        "action_high": [2.0],
+    }
+    expected |= {
+        "max_episode_steps": None if nested else 30,
+        "observation_dim": 14 if nested else 3,
+        "action_dim": 1,
+    }
     assert {key: source.environment[key] for key in expected} == expected
     assert source.provenance["algorithm"] == "random"
     assert validate(source, 8).errors == []
@@ -129,14 +149,27 @@ def test_minari_data_collector(minari_root: Path, data_format: str, nested: bool
 def replay_buffer(steps: int) -> tuple[ReplayBuffer, int]:
     """Pendulum's transitions in stable-baselines3's buffer, and how many episodes they are."""
     env = gymnasium.make("Pendulum-v1", max_episode_steps=25)
-    buffer = ReplayBuffer(steps, env.observation_space, env.action_space, device="cpu", handle_timeout_termination=True)
+    buffer = ReplayBuffer(
+        steps,
+        env.observation_space,
+        env.action_space,
+        device="cpu",
+        handle_timeout_termination=True,
+    )
     observation, episodes = env.reset(seed=3)[0], 0
     env.action_space.seed(3)
     for _ in range(steps):
         action = env.action_space.sample()
         following, reward, terminated, truncated, _ = env.step(action)
         infos = [{"TimeLimit.truncated": truncated}]
-        buffer.add(observation, following, action, np.array(reward), np.array(terminated or truncated), infos)
+        buffer.add(
+            observation,
+            following,
+            action,
+            np.array(reward),
+            np.array(terminated or truncated),
+            infos,
+        )
         observation = following
         if terminated or truncated:
             observation, episodes = env.reset()[0], episodes + 1
@@ -144,7 +177,10 @@ def replay_buffer(steps: int) -> tuple[ReplayBuffer, int]:
 
 
 def replay_buffer_file(path: Path) -> tuple[ReplayBuffer, int]:
-    """The buffer as an HDF5 file. Its arrays have an axis for environments, and flags are float32: [steps, 1, dim]."""
+    """The buffer as an HDF5 file.
+
+    Its arrays have an axis for environments, and flags are float32: [steps, 1, dim].
+    """
     buffer, episodes = replay_buffer(200)
     arrays = {
         "observations": buffer.observations[:, 0],
@@ -162,7 +198,9 @@ def replay_buffer_file(path: Path) -> tuple[ReplayBuffer, int]:
 
 def test_replay_buffer_of_stable_baselines3_as_hdf5(tmp_path: Path) -> None:
     buffer, episodes = replay_buffer_file(tmp_path / "buffer.h5")
-    source = open_source(str(tmp_path / "buffer.h5"), environment={"action_low": [-2], "action_high": [2]})
+    source = open_source(
+        str(tmp_path / "buffer.h5"), environment={"action_low": [-2], "action_high": [2]}
+    )
     shard = read(source)
     assert (shard.num_episodes, shard.num_transitions) == (episodes, 200)
     assert shard.truncations.sum() == episodes
@@ -185,7 +223,9 @@ def test_replay_buffer_of_stable_baselines3_as_parquet(tmp_path: Path) -> None:
         }
     )
     frame.to_parquet(tmp_path / "buffer.parquet")
-    names = ColumnNames(("obs",), ("act",), "rew", truncated="timeout", next_observation=("next_obs",))
+    names = ColumnNames(
+        ("obs",), ("act",), "rew", truncated="timeout", next_observation=("next_obs",)
+    )
     for data in (str(tmp_path / "buffer.parquet"), frame):
         source = open_source(data, names, {"action_low": [-2], "action_high": [2]})
         shard = read(source)
@@ -212,7 +252,9 @@ def bucket() -> Iterator[tuple[Any, str]]:
     server.stop()
 
 
-def test_every_format_is_read_from_s3(tmp_path: Path, bucket: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_format_is_read_from_s3(
+    tmp_path: Path, bucket: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, options = bucket
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
@@ -237,10 +279,18 @@ def test_every_format_is_read_from_s3(tmp_path: Path, bucket: tuple[Any, str], m
 
 
 def packed_array(array: np.ndarray) -> dict[bytes, Any]:
-    return {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": array.shape, b"data": array.tobytes()}
+    return {
+        b"nd": True,
+        b"type": array.dtype.str,
+        b"kind": b"",
+        b"shape": array.shape,
+        b"data": array.tobytes(),
+    }
 
 
-def packed_state(observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, ends: tuple[bool, bool]) -> bytes:
+def packed_state(
+    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, ends: tuple[bool, bool]
+) -> bytes:
     """SingleAgentEpisode.get_state() by msgpack_numpy; one step is looked back on."""
 
     def buffer(values: list[Any]) -> dict[str, Any]:
@@ -271,7 +321,9 @@ def test_rllib_episodes(tmp_path: Path) -> None:
     source = open_source(str(tmp_path))
     assert source.format == "rllib"
     require_equal(read(source), shard)
-    pq.write_table(pa.table({"item": [b"\x80\x04no msgpack"]}), tmp_path / "pendulum-v1" / "a.parquet")
+    pq.write_table(
+        pa.table({"item": [b"\x80\x04no msgpack"]}), tmp_path / "pendulum-v1" / "a.parquet"
+    )
     with pytest.raises(UserError, match=r"row 0: not a readable RLlib episode"):
         open_source(str(tmp_path))
 
@@ -298,5 +350,7 @@ def test_rllib_rows(tmp_path: Path) -> None:
     require_equal(read(source), shard)
     assert validate(source, 8).codes.isdisjoint({"next_observation", "shape"})
     pq.write_table(pa.table({**rows, "obs": ["BCJNGGhAp"] * 11}), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match=r"RLlib pickled the columns obs, .*output_compress_columns=\[\]"):
+    with pytest.raises(
+        UserError, match=r"RLlib pickled the columns obs, .*output_compress_columns=\[\]"
+    ):
         open_source(str(tmp_path))

@@ -21,7 +21,9 @@ NAMES = ColumnNames(("s_*",), ("torque",), "r", "trip", "t", "stopped", "timeout
 
 
 def frame(**changed: Any) -> pandas.DataFrame:
-    """Two trips of three rows each; s_10 before s_2, as other recorders too have them in an order of their own."""
+    """Two trips of three rows each; s_10 before s_2, as other recorders too have them in an order
+    of their own.
+    """
     columns: dict[str, Any] = {
         "s_10": [10.0, 11, 12, 20, 21, 22],
         "s_2": [0.0, 1, 2, 3, 4, 5],
@@ -32,7 +34,9 @@ def frame(**changed: Any) -> pandas.DataFrame:
         "stopped": [False, False, True, False, False, False],
         "timeout": [False, False, False, False, False, True],
     }
-    return pandas.DataFrame({key: value for key, value in {**columns, **changed}.items() if value is not None})
+    return pandas.DataFrame(
+        {key: value for key, value in {**columns, **changed}.items() if value is not None}
+    )
 
 
 def test_a_terminated_last_row_stays_and_another_is_the_final_observation() -> None:
@@ -42,7 +46,15 @@ def test_a_terminated_last_row_stays_and_another_is_the_final_observation() -> N
     assert shard.rewards.tolist() == [1, 2, 3, 4, 5]
     assert shard.terminations.tolist() == [False, False, True, False, False]
     assert shard.truncations.tolist() == [False, False, False, False, True]
-    assert shard.observations.tolist() == [[10, 0], [11, 1], [12, 2], [12, 2], [20, 3], [21, 4], [22, 5]]
+    assert shard.observations.tolist() == [
+        [10, 0],
+        [11, 1],
+        [12, 2],
+        [12, 2],
+        [20, 3],
+        [21, 4],
+        [22, 5],
+    ]
     assert source.environment["observation_dim"] == 2
     piece = next(source.pieces())
     assert piece.rows is not None
@@ -70,7 +82,11 @@ def test_next_observations_give_the_final_one() -> None:
 
 
 def test_wrong_values_stay_for_validation(tmp_path: Path) -> None:
-    wrong = frame(r=[1.0, np.inf, 3, 4, None, 6], s_2=[0.0, 1e300, 2, 3, 4, 5], torque=[0.1, None, 0.3, 0.4, 0.5, 0.6])
+    wrong = frame(
+        r=[1.0, np.inf, 3, 4, None, 6],
+        s_2=[0.0, 1e300, 2, 3, 4, 5],
+        torque=[0.1, None, 0.3, 0.4, 0.5, 0.6],
+    )
     wrong.to_csv(tmp_path / "log.csv", index=False)
     wrong.to_parquet(tmp_path / "log.parquet")
     for data in (wrong, str(tmp_path / "log.csv"), str(tmp_path / "log.parquet")):
@@ -82,19 +98,27 @@ def test_wrong_values_stay_for_validation(tmp_path: Path) -> None:
         assert validate(source, 1).codes >= {"not_finite"}
 
 
-@pytest.mark.parametrize("flags", [["0", "1"], ["False", "TRUE"], ["no", "yes"], ["0.0", "1.0"], ["", "t"]])
+@pytest.mark.parametrize(
+    "flags", [["0", "1"], ["False", "TRUE"], ["no", "yes"], ["0.0", "1.0"], ["", "t"]]
+)
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_as_people_write_it(tmp_path: Path, flags: list[str], delimiter: str) -> None:
     rows = [f"{i}.5,{i / 8},{i},7,{flags[i == 3]}" for i in range(4)]
     text = "\ufeff" + "\r\n".join(['x,"u",r,ride,done', *rows]).replace(",", delimiter)
     (tmp_path / "log.csv").write_text(text, newline="")
-    shard = read(open_source(str(tmp_path / "log.csv"), ColumnNames(("x",), ("u",), "r", "ride", terminated="done")))
+    shard = read(
+        open_source(
+            str(tmp_path / "log.csv"), ColumnNames(("x",), ("u",), "r", "ride", terminated="done")
+        )
+    )
     assert shard.actions[:, 0].tolist() == [0, 0.125, 0.25, 0.375]
     assert shard.terminations.tolist() == [False, False, False, True]
 
 
 def test_files_of_a_directory_are_one_log_in_natural_order(tmp_path: Path) -> None:
-    whole = pandas.concat([frame(trip=[f"{i}a"] * 3 + [f"{i}b"] * 3) for i in range(6)], ignore_index=True)
+    whole = pandas.concat(
+        [frame(trip=[f"{i}a"] * 3 + [f"{i}b"] * 3) for i in range(6)], ignore_index=True
+    )
     cuts = [0, 4, 5, 6, 13, 30, 36]
     for number, (start, stop) in enumerate(pairwise(cuts)):
         whole.iloc[start:stop].to_parquet(tmp_path / f"part-{number + 5}.parquet")
@@ -111,7 +135,9 @@ def test_files_of_a_directory_are_one_log_in_natural_order(tmp_path: Path) -> No
 
 def test_a_pattern_keeps_the_order_of_the_first_file(tmp_path: Path) -> None:
     names = ["s_b", "s_10", "s_a", "s_2"]
-    log = frame(**{name: [number + step / 8 for step in range(6)] for number, name in enumerate(names)})
+    log = frame(
+        **{name: [number + step / 8 for step in range(6)] for number, name in enumerate(names)}
+    )
     log = log[[*names, *(name for name in log if name not in names)]]
     (tmp_path / "parts").mkdir()
     log.iloc[:3].to_parquet(tmp_path / "parts" / "1.parquet")
@@ -138,7 +164,9 @@ def test_a_later_file_with_other_columns_is_told_by_validation(tmp_path: Path) -
 def test_a_flag_s_default_is_not_the_column_of_the_other() -> None:
     """Of a recorder whose time limit counts as an end."""
     log = frame(truncated=[False, False, True, False, False, True])
-    source = open_source(log, ColumnNames(**{**vars(NAMES), "terminated": "truncated", "truncated": None}))
+    source = open_source(
+        log, ColumnNames(**{**vars(NAMES), "terminated": "truncated", "truncated": None})
+    )
     assert (source.columns["terminated"], "truncated" in source.columns) == ("truncated", False)
 
 
@@ -147,7 +175,9 @@ def test_vectors_of_lists(tmp_path: Path) -> None:
     table = pa.table({**lists, "reward": [1, 2, 3, None], "episode": [0] * 4})
     pq.write_table(table, tmp_path / "x.parquet")
     shard = read(open_source(str(tmp_path / "x.parquet"), ColumnNames(("obs",), ("act",))))
-    np.testing.assert_array_equal(shard.observations, np.float32([[1, 2], [3, 4], [np.nan, np.nan], [7, 8]]))
+    np.testing.assert_array_equal(
+        shard.observations, np.float32([[1, 2], [3, 4], [np.nan, np.nan], [7, 8]])
+    )
     np.testing.assert_array_equal(shard.actions, np.float32([[0.5], [0.25], [np.nan]]))
 
 
@@ -160,23 +190,51 @@ def test_one_row_episodes_are_left_to_validation() -> None:
 @pytest.mark.parametrize(
     ("changed", "names", "expected"),
     [
-        ({}, {"action": ("torqe",)}, r"no column 'torqe'; did you mean torque\? It has s_10, s_2, torque"),
+        (
+            {},
+            {"action": ("torqe",)},
+            r"no column 'torqe'; did you mean torque\? It has s_10, s_2, torque",
+        ),
         ({}, {"observation": ("x_*",)}, r"no column matches 'x_\*'; it has s_10"),
         ({}, {"action": ()}, "columns.action is empty"),
         ({"r": list("abcdef")}, {}, "column r holds (large_)?string; it should hold numbers"),
         ({"trip": list("aabbaa")}, {"step": None}, "row 4: episode 'a' comes again after 'b'"),
         ({"trip": ["a", "a", None, "b", "b", "b"]}, {}, "row 2: the episode's column is empty"),
-        ({"t": [0, 1, 2, 0, 2, 3]}, {}, "row 4, column t: 2 follows 0; it should be 1: rows are missing"),
+        (
+            {"t": [0, 1, 2, 0, 2, 3]},
+            {},
+            "row 4, column t: 2 follows 0; it should be 1: rows are missing",
+        ),
         ({"t": list("abcdef")}, {}, "column t: not a readable column of step numbers"),
         ({"stopped": [0, 0, 2, 0, 0, 0]}, {}, "row 2, column stopped: 2 is neither true nor false"),
-        ({"torque": [[1, 2], [1], [1, 2], [1, 2], [1, 2], [1, 2]]}, {}, "row 1, column torque: 1 numbers; the first row has 2"),
+        (
+            {"torque": [[1, 2], [1], [1, 2], [1, 2], [1, 2], [1, 2]]},
+            {},
+            "row 1, column torque: 1 numbers; the first row has 2",
+        ),
         ({"torque": [object()] * 6}, {}, "column torque: not a readable column"),
-        ({"n_2": [1.0] * 6}, {"next_observation": ("n_2",)}, "next observations have 1 numbers, observations 2"),
+        (
+            {"n_2": [1.0] * 6},
+            {"next_observation": ("n_2",)},
+            "next observations have 1 numbers, observations 2",
+        ),
         ({}, {"observation": ("s_2", "s_*")}, "column 's_2' is named twice by columns.observation"),
         ({}, {"action": ("torque", "torque")}, "column 'torque' is named twice by columns.action"),
-        ({}, {"observation": ("*_2", "s_10", "r")}, "'r' is named by columns.observation and by columns.reward"),
-        ({}, {"next_observation": ("s_*",)}, "'s_10' is named by columns.observation and by columns.next_observation"),
-        ({}, {"observation": ("s_*", "t*"), "action": ("torque",)}, "'torque' is named by columns.observation and by"),
+        (
+            {},
+            {"observation": ("*_2", "s_10", "r")},
+            "'r' is named by columns.observation and by columns.reward",
+        ),
+        (
+            {},
+            {"next_observation": ("s_*",)},
+            "'s_10' is named by columns.observation and by columns.next_observation",
+        ),
+        (
+            {},
+            {"observation": ("s_*", "t*"), "action": ("torque",)},
+            "'torque' is named by columns.observation and by",
+        ),
         (
             {"terminated": [0] * 6},
             {"observation": ("s_*", "term*"), "terminated": None},
@@ -184,7 +242,9 @@ def test_one_row_episodes_are_left_to_validation() -> None:
         ),
     ],
 )
-def test_mistakes_get_one_line(changed: dict[str, Any], names: dict[str, Any], expected: str) -> None:
+def test_mistakes_get_one_line(
+    changed: dict[str, Any], names: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         read(open_source(frame(**changed), ColumnNames(**{**vars(NAMES), **names})))
     assert "\n" not in str(caught.value)
@@ -200,7 +260,9 @@ def test_doubled_columns_and_empty_logs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.csv: the first line is empty"):
         open_source(str(tmp_path / "x.csv"))
     (tmp_path / "x.csv").write_text("observation,action,reward,episode\n1,2,3,4\n1,2,3\n")
-    with pytest.raises(UserError, match=r"x\.csv: not a readable CSV file \(.*Expected 4 columns, got 3"):
+    with pytest.raises(
+        UserError, match=r"x\.csv: not a readable CSV file \(.*Expected 4 columns, got 3"
+    ):
         open_source(str(tmp_path / "x.csv"))
     (tmp_path / "x.csv").write_text("observation,action,reward,episode\n1,2,high,4\n")
     with pytest.raises(UserError, match=r"x\.csv: not a readable CSV file \(.*'high'"):

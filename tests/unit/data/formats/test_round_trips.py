@@ -62,7 +62,10 @@ def any_floats(shard: Shard, seed: int) -> Shard:
         values = rng.integers(0, 2**32, size, np.uint32).view(np.float32)
         return np.where(np.isfinite(values), values, np.float32(-0.0)).astype(np.float32)
 
-    arrays = {name: bits(getattr(shard, name).size).reshape(getattr(shard, name).shape) for name in ("observations", "actions")}
+    arrays = {
+        name: bits(getattr(shard, name).size).reshape(getattr(shard, name).shape)
+        for name in ("observations", "actions")
+    }
     return Shard(**{**vars(shard), **arrays, "rewards": bits(shard.num_transitions)})
 
 
@@ -112,11 +115,15 @@ def test_d4rl_to_cqlray_to_minari(lengths: list[int], seed: int, has_next: bool)
             require_equal(back, shard)
 
 
-def write_d4rl(path: Path, shard: Shard, has_next: bool, leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def write_d4rl(
+    path: Path, shard: Shard, has_next: bool, leave_out: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The shard as d4rl's recorders write one: a row for each step. Returns the arrays."""
     arrays = {
         "observations": np.concatenate([episode.observations[:-1] for episode in shard.episodes()]),
-        "next_observations": np.concatenate([episode.observations[1:] for episode in shard.episodes()]),
+        "next_observations": np.concatenate(
+            [episode.observations[1:] for episode in shard.episodes()]
+        ),
         "actions": shard.actions,
         "rewards": shard.rewards,
         "terminals": shard.terminations,
@@ -137,13 +144,23 @@ def qlearning_transitions(arrays: dict[str, Any]) -> list[tuple[Any, ...]]:
     for i in range(len(arrays["rewards"]) - 1):
         if not arrays["timeouts"][i]:
             o, a, r = arrays["observations"], arrays["actions"], arrays["rewards"]
-            found.append((o[i].tobytes(), a[i].tobytes(), float(r[i]), o[i + 1].tobytes(), bool(arrays["terminals"][i])))
+            found.append(
+                (
+                    o[i].tobytes(),
+                    a[i].tobytes(),
+                    float(r[i]),
+                    o[i + 1].tobytes(),
+                    bool(arrays["terminals"][i]),
+                )
+            )
     return found
 
 
 @settings(**SETTINGS)
 @given(LENGTHS, st.integers(0, 1000), st.booleans())
-def test_d4rl_transitions_are_those_of_its_own_rule(lengths: list[int], seed: int, stopped: bool) -> None:
+def test_d4rl_transitions_are_those_of_its_own_rule(
+    lengths: list[int], seed: int, stopped: bool
+) -> None:
     shard = random_shard(lengths, seed)
     if stopped:  # the recording was stopped within the last episode
         flags = {name: getattr(shard, name).copy() for name in ("terminations", "truncations")}
@@ -159,7 +176,12 @@ def test_d4rl_transitions_are_those_of_its_own_rule(lengths: list[int], seed: in
                 assert not (e.terminations | e.truncations)[:-1].any()
                 o = e.observations
                 for i in range(len(e)):
-                    step = (o[i].tobytes(), e.actions[i].tobytes(), float(e.rewards[i]), o[i + 1].tobytes())
+                    step = (
+                        o[i].tobytes(),
+                        e.actions[i].tobytes(),
+                        float(e.rewards[i]),
+                        o[i + 1].tobytes(),
+                    )
                     found.append((*step, bool(e.terminations[i])))
             assert piece.rows is not None
             np.testing.assert_array_equal(arrays["rewards"][piece.rows], piece.shard.rewards)
@@ -198,7 +220,11 @@ def test_minari_opens_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
 
     shard = random_shard([4, 9, 1], 5)
     spec = gymnasium.spec("Pendulum-v1").to_json()
-    said = {"author": "a", "algorithm": "SAC", "reference_returns": {"random": -1200.0, "teacher": -150.0}}
+    said = {
+        "author": "a",
+        "algorithm": "SAC",
+        "reference_returns": {"random": -1200.0, "teacher": -150.0},
+    }
     made = Source("made", "cqlray", ENVIRONMENT, lambda: iter([Piece(shard, "x")]), said)
     assert write_minari(made, "minari:cqlray/made-v2", spec) == "cqlray/made-v2"
     dataset = minari.load_dataset("cqlray/made-v2")
@@ -211,7 +237,9 @@ def test_minari_opens_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
             assert getattr(theirs, name).tobytes() == getattr(ours, name).tobytes(), name
             assert getattr(theirs, name).dtype == getattr(ours, name).dtype
-    assert [row["seed"] for row in dataset.storage.get_episode_metadata(range(3))] == shard.seeds.tolist()
+    assert [
+        row["seed"] for row in dataset.storage.get_episode_metadata(range(3))
+    ] == shard.seeds.tolist()
     back = open_source("minari:cqlray/made-v2")
     assert read(back).digest() == shard.digest()
     assert back.environment["id"] == "Pendulum-v1"
@@ -220,12 +248,22 @@ def test_minari_opens_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert validate(back, 8).num_errors == 0
 
 
-def test_minari_opens_what_was_written_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari_opens_what_was_written_without_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     import minari
 
-    environment = {**ENVIRONMENT, "id": "nowhere.to_be_found:Thing-v0", "action_low": None, "action_high": None}
-    write_minari(Source("x", "cqlray", environment, lambda: iter([Piece(random_shard([3]), "x")])), tmp_path / "thing-v0")
+    environment = {
+        **ENVIRONMENT,
+        "id": "nowhere.to_be_found:Thing-v0",
+        "action_low": None,
+        "action_high": None,
+    }
+    write_minari(
+        Source("x", "cqlray", environment, lambda: iter([Piece(random_shard([3]), "x")])),
+        tmp_path / "thing-v0",
+    )
     dataset = minari.load_dataset("thing-v0")
     assert dataset.env_spec.id == "Thing-v0"
     assert dataset.action_space == gymnasium.spaces.Box(-np.inf, np.inf, (2,))
@@ -271,7 +309,13 @@ def test_writers_refuse_what_they_cannot_do(tmp_path: Path) -> None:
 
 def test_names_can_be_written_as_they_are_read() -> None:
     shard = Shard.of(
-        [Episode(*(np.zeros(s, np.float32) for s in ((3, 1), (2, 1), (2,))), *np.eye(2, dtype=bool)[:, ::-1])], "x"
+        [
+            Episode(
+                *(np.zeros(s, np.float32) for s in ((3, 1), (2, 1), (2,))),
+                *np.eye(2, dtype=bool)[:, ::-1],
+            )
+        ],
+        "x",
     )
     frame = log_table(shard).to_pandas().rename(columns={"action_0": "torque"})
     assert read(open_source(frame, ColumnNames(action=("torque",)))).num_transitions == 2

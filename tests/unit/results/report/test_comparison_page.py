@@ -37,10 +37,18 @@ def compared(directory: Path, *runs: Path) -> Page:
 def test_a_row_for_each_run_and_setting_by_hand(tmp_path: Path) -> None:
     found = compared(tmp_path, *two_runs(tmp_path))
     assert "Pendulum-v1: 2 runs compared" in found.text
-    assert "highest interquartile mean return at the last test is -7.50, of high, conservative weight 5" in found.text
-    for run, setting, members, level in (("low", "all members", 2, -49.5), ("high", "conservative weight 5", 2, -7.5)):
+    assert (
+        "highest interquartile mean return at the last test is -7.50, of high, conservative"
+        " weight 5" in found.text
+    )
+    for run, setting, members, level in (
+        ("low", "all members", 2, -49.5),
+        ("high", "conservative weight 5", 2, -7.5),
+    ):
         last = f"{number(level)} [{number(level - 0.5)}, {number(level + 0.5)}]"
-        assert f"{run}{setting}{members}2{last}{last}{last}" in found.text  # the last third of two tests is one test
+        assert (
+            f"{run}{setting}{members}2{last}{last}{last}" in found.text
+        )  # the last third of two tests is one test
     assert "high, conservative weight 5low100%-" in found.text.replace("\n", "")
     assert len(found.figures()) == 2
     assert "None" not in found.text and "nan" not in found.text.split()
@@ -64,7 +72,9 @@ def test_equal_runs_are_even_and_nothing_is_noted(tmp_path: Path) -> None:
 
 def test_other_data_other_episodes_and_unfinished_runs_are_noted(tmp_path: Path) -> None:
     low, _ = two_runs(tmp_path)
-    other = make_run(tmp_path / "other", evaluations=evaluated(0.0), finished=False, config=RunConfig(seed=7))
+    other = make_run(
+        tmp_path / "other", evaluations=evaluated(0.0), finished=False, config=RunConfig(seed=7)
+    )
     description = json.loads((other / "dataset" / "dataset.json").read_text())
     (other / "dataset" / "dataset.json").write_text(json.dumps({**description, "digest": "f" * 64}))
     text = compared(tmp_path, low, other).text
@@ -81,12 +91,18 @@ def test_other_data_other_episodes_and_unfinished_runs_are_noted(tmp_path: Path)
         (EnvConfig(kwargs={"g": 9.0}), 'is of Pendulum-v1, {"g": 9.0}'),
     ],
 )
-def test_other_environments_are_refused_in_one_line(tmp_path: Path, env: EnvConfig, words: str) -> None:
+def test_other_environments_are_refused_in_one_line(
+    tmp_path: Path, env: EnvConfig, words: str
+) -> None:
     low, _ = two_runs(tmp_path)
     other = make_run(tmp_path / "other", evaluations=evaluated(0.0), config=RunConfig(env=env))
     with pytest.raises(UserError) as caught:
         compared(tmp_path, low, other)
-    assert f"{low} is of Pendulum-v1" in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
+    assert (
+        f"{low} is of Pendulum-v1" in str(caught.value)
+        and words in str(caught.value)
+        and "\n" not in str(caught.value)
+    )
     assert not (tmp_path / "comparison.html").exists()
 
 
@@ -100,7 +116,10 @@ def test_a_limit_that_is_said_is_no_other_than_the_environments_own(tmp_path: Pa
 
 def test_wrong_use_gets_one_line(tmp_path: Path) -> None:
     low, _ = two_runs(tmp_path)
-    untested, collected = make_run(tmp_path / "untested"), make_run(tmp_path / "collected", settings=(), dataset_only=True)
+    untested, collected = (
+        make_run(tmp_path / "untested"),
+        make_run(tmp_path / "collected", settings=(), dataset_only=True),
+    )
     for runs, words in (
         ([low, untested], "untested has no evaluations"),
         ([low, collected], "collected holds collected data and no students"),
@@ -114,16 +133,23 @@ def test_wrong_use_gets_one_line(tmp_path: Path) -> None:
 
 def test_a_run_without_an_environment_can_never_be_compared(tmp_path: Path) -> None:
     low, _ = two_runs(tmp_path)
-    logged = make_run(tmp_path / "logged", config=RunConfig(env=EnvConfig(NO_ENVIRONMENT), dataset="log.csv"))
+    logged = make_run(
+        tmp_path / "logged", config=RunConfig(env=EnvConfig(NO_ENVIRONMENT), dataset="log.csv")
+    )
     shutil.copytree(logged, tmp_path / "other")
     for runs in ([logged, tmp_path / "other"], [low, logged]):
-        with pytest.raises(UserError, match=rf"^{logged} has no environment \(.*: cqlray evaluate {logged} --fitted-q, then "):
+        with pytest.raises(
+            UserError,
+            match=rf"^{logged} has no environment \(.*: cqlray evaluate {logged} --fitted-q, then ",
+        ):
             compared(tmp_path, *runs)
     assert not (tmp_path / "comparison.html").exists()
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
-    places = [make_run(tmp_path / parent / "run", evaluations=evaluated(0.0)) for parent in ("a", "b")]
+    places = [
+        make_run(tmp_path / parent / "run", evaluations=evaluated(0.0)) for parent in ("a", "b")
+    ]
     assert run_names([load_run(place) for place in places]) == [str(place) for place in places]
     assert run_names([load_run(place) for place in two_runs(tmp_path)]) == ["low", "high"]
 
@@ -131,7 +157,8 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
 def test_many_groups_stay_readable(tmp_path: Path) -> None:
     sweep = [{"conservative_weight": float(w)} for w in range(12)]
     first, second = (
-        make_run(tmp_path / n, sweep, 2, evaluations=evaluated(level, 24)) for n, level in (("a", 0.0), ("b", 40.0))
+        make_run(tmp_path / n, sweep, 2, evaluations=evaluated(level, 24))
+        for n, level in (("a", 0.0), ("b", 40.0))
     )
     found = compared(tmp_path, first, second)
     assert "The 8 groups with the highest means" in found.text
@@ -141,19 +168,27 @@ def test_many_groups_stay_readable(tmp_path: Path) -> None:
 
 def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
     low, _ = two_runs(tmp_path)
-    other = make_run(tmp_path / HOSTILE.replace("/", ""), [{HOSTILE: HOSTILE}], evaluations=evaluated(0.0))
+    other = make_run(
+        tmp_path / HOSTILE.replace("/", ""), [{HOSTILE: HOSTILE}], evaluations=evaluated(0.0)
+    )
     assert "<script" not in write_comparison([low, other], tmp_path / "page.html").read_text()
 
 
-def test_reports_of_runs_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+def test_reports_of_runs_in_an_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(
+        ip_address="127.0.0.1", port=0, verbose=False
+    )
     server.start()
     try:
         host, port = server.get_host_and_port()
         keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
         for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
             monkeypatch.setenv(name, value)
-        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(Bucket="reports")
+        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(
+            Bucket="reports"
+        )
         store = Location.parse("s3://reports")
         for run in two_runs(tmp_path):
             write_lines(run / "events.jsonl", events())
@@ -166,7 +201,10 @@ def test_reports_of_runs_in_an_object_store(tmp_path: Path, monkeypatch: pytest.
         text = Page(write_report(store / "low").read_text()).text
         assert "s3://reports/low, begun" in text and "node-b" in text
         assert (
-            "2 runs compared" in Page(write_comparison([store / "low", store / "high"], store / "both.html").read_text()).text
+            "2 runs compared"
+            in Page(
+                write_comparison([store / "low", store / "high"], store / "both.html").read_text()
+            ).text
         )
     finally:
         server.stop()

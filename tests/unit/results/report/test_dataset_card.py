@@ -29,7 +29,13 @@ def sample(shards: list[Shard], environment: dict[str, Any] | None = None, **sai
 
 def wide() -> Sample:
     """Many dimensions, no bounds, no environment: a log."""
-    environment = {"id": None, "observation_dim": 5, "action_dim": 30, "action_low": None, "action_high": None}
+    environment = {
+        "id": None,
+        "observation_dim": 5,
+        "action_dim": 30,
+        "action_low": None,
+        "action_high": None,
+    }
     return sample([shard([40, 50], 0, dims=(5, 30))], environment)
 
 
@@ -37,15 +43,24 @@ def constant() -> Sample:
     one = shard([200], 0, dims=(1, 1))
     one.observations[:] = 0.0
     one.rewards[:] = -1e9
-    return sample([one], {"observation_dim": 1, "action_dim": 1, "action_low": [-1.0], "action_high": [1.0]})
+    return sample(
+        [one], {"observation_dim": 1, "action_dim": 1, "action_low": [-1.0], "action_high": [1.0]}
+    )
 
 
 SAMPLES = {
     "tiers": lambda: sample(SHARDS),
     "wide": wide,
     "constant": constant,
-    "hostile": lambda: sample(SHARDS, {"id": HOSTILE}, licence=HOSTILE, provenance=[{"source": HOSTILE, "author": HOSTILE}]),
-    "own references": lambda: sample(SHARDS, reference_returns={"teacher": [900.0], "random": [-100.0, 100.0]}),
+    "hostile": lambda: sample(
+        SHARDS,
+        {"id": HOSTILE},
+        licence=HOSTILE,
+        provenance=[{"source": HOSTILE, "author": HOSTILE}],
+    ),
+    "own references": lambda: sample(
+        SHARDS, reference_returns={"teacher": [900.0], "random": [-100.0, 100.0]}
+    ),
 }
 
 
@@ -57,7 +72,13 @@ def any_sample(request: pytest.FixtureRequest) -> Sample:
 
 @pytest.mark.parametrize(
     ("counts", "drawn"),
-    [([0, 1, 8], " ▁█"), ([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"), ([1, 10**9], "▁█"), ([0, 0], "  "), ([3], "█")],
+    [
+        ([0, 1, 8], " ▁█"),
+        ([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"),
+        ([1, 10**9], "▁█"),
+        ([0, 0], "  "),
+        ([3], "█"),
+    ],
 )
 def test_bars_by_hand(counts: list[int], drawn: str) -> None:
     assert bars(Histogram(0.0, 1.0, np.array(counts))) == drawn
@@ -67,7 +88,10 @@ def test_lines_fit_the_terminal_and_draw_every_count(any_sample: Sample) -> None
     found, description = any_sample
     lines = card_lines(found, description)
     assert all(len(line) <= COLUMNS and "\n" not in line for line in lines)
-    assert lines[0].startswith("environment  ") and lines[-1] == f"digest       {description['digest']}"
+    assert (
+        lines[0].startswith("environment  ")
+        and lines[-1] == f"digest       {description['digest']}"
+    )
     for histogram in (found.returns, found.lengths, found.rewards, found.actions[0]):
         assert any(bars(histogram) in line for line in lines)
     assert "None" not in "\n".join(lines) and "nan" not in "\n".join(lines)
@@ -80,18 +104,30 @@ def test_lines_say_what_the_description_says() -> None:
         "environment  X-v0",
         "episodes     45, 643 transitions",
         f"  random     5 episodes, mean return {description['tiers']['random']['mean_return']:.1f}",
-        f"  expert     40 episodes, mean return {description['tiers']['expert']['mean_return']:.1f}",
+        (
+            "  expert     40 episodes, mean return"
+            f" {description['tiers']['expert']['mean_return']:.1f}"
+        ),
     ]
     assert "ends         93.3% of the episodes terminated, 6.7% truncated" in lines
-    assert any(line.startswith("actions      cover") and "dimension by dimension" in line for line in lines)
+    assert any(
+        line.startswith("actions      cover") and "dimension by dimension" in line for line in lines
+    )
     assert any(line.startswith("returns      mean") and "quantiles 0%" in line for line in lines)
 
 
 def test_normalised_mean_says_by_what() -> None:
     shards = [shard([10], 0)]
     shards[0].rewards[:] = 20.0
-    text = "\n".join(card_lines(*sample(shards, reference_returns={"teacher": [900.0], "random": [-100.0, 100.0]})))
-    assert "normalised mean return 22.22, where 0 is 0.000, 100 is 900.0 (the random policy and the" in text
+    text = "\n".join(
+        card_lines(
+            *sample(shards, reference_returns={"teacher": [900.0], "random": [-100.0, 100.0]})
+        )
+    )
+    assert (
+        "normalised mean return 22.22, where 0 is 0.000, 100 is 900.0 (the random policy and the"
+        in text
+    )
     d4rl = [{"format": "d4rl", "source": "hopper_medium-v2.hdf5"}]
     text = " ".join(" ".join(card_lines(*sample(shards, provenance=d4rl))).split())
     assert "0 is -20.27, 100 is 3,234 (D4RL's published reference scores)" in text
@@ -132,4 +168,9 @@ def test_page_has_the_tiers_and_where_it_is_from(tmp_path: Path) -> None:
 
 def test_lines_do_without_matplotlib() -> None:
     code = "import sys, cqlray.results.report.dataset_card; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )

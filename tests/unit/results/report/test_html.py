@@ -31,7 +31,9 @@ from tests.unit.results.run_directories import dataset, make_run, reference, stu
 
 HOSTILE = "<script>alert('&')</script>"
 REFERENCES = [reference("teacher", [-140.0, -160.0]), reference("random", [-1200.0])]
-TESTS = [student(m, u, [-u - m - 0.5, -u + m, -u - 7.0, -u + 3.0]) for m in range(2) for u in (100, 200)]
+TESTS = [
+    student(m, u, [-u - m - 0.5, -u + m, -u - 7.0, -u + 3.0]) for m in range(2) for u in (100, 200)
+]
 SWEEP = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]
 
 
@@ -43,7 +45,13 @@ def swept(directory: Path) -> Path:
 def running(directory: Path) -> Path:
     """Nothing yet but what a run begins with."""
     make_run(directory, finished=False)
-    for name in ("members.json", "metrics.jsonl", "evaluations.jsonl", "dataset/dataset.json", "teacher/teacher.json"):
+    for name in (
+        "members.json",
+        "metrics.jsonl",
+        "evaluations.jsonl",
+        "dataset/dataset.json",
+        "teacher/teacher.json",
+    ):
         (directory / name).unlink()
     (directory / "manifest.json").write_text("{}\n")
     return directory
@@ -68,7 +76,9 @@ SAMPLES: dict[str, Callable[[Path], Path]] = {
     "no environment": lambda path: make_run(path, teacher=False),
     "dataset only": lambda path: _without_members(make_run(path, dataset_only=True)),
     "64 members": sweep_of_64,
-    "not finite": lambda path: make_run(path, evaluations=[student(m, 100, [None, 1.0], value=None) for m in range(2)]),
+    "not finite": lambda path: make_run(
+        path, evaluations=[student(m, 100, [None, 1.0], value=None) for m in range(2)]
+    ),
 }
 
 
@@ -84,7 +94,9 @@ def sample(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """A page's tags, attributes and text; an end tag that closes another element than the open one is an error."""
+    """A page's tags, attributes and text; an end tag that closes another element than the open one
+    is an error.
+    """
 
     VOID = frozenset({"meta", "img", "br", "link"})
 
@@ -110,14 +122,17 @@ class Page(HTMLParser):
 
     def figures(self) -> list[ElementTree.Element]:
         sources = [attrs["src"] or "" for tag, attrs in self.tags if tag == "img"]
-        return [ElementTree.fromstring(base64.b64decode(source.partition("base64,")[2])) for source in sources]
+        return [
+            ElementTree.fromstring(base64.b64decode(source.partition("base64,")[2]))
+            for source in sources
+        ]
 
 
 def page(directory: Path) -> Page:
     return Page(write_report(directory).read_text())
 
 
-# -- record ------------------------------------------------------------------------------------------------------------
+# -- record ----------------------------------------------------------------------------------------
 
 
 def test_later_lines_win_and_cut_off_lines_are_passed_over(tmp_path: Path) -> None:
@@ -133,7 +148,13 @@ def test_later_lines_win_and_cut_off_lines_are_passed_over(tmp_path: Path) -> No
 
 def test_what_is_not_there_yet_is_empty(tmp_path: Path) -> None:
     record = load_run(running(tmp_path / "run"))
-    assert (record.teacher, record.dataset, record.members, record.metrics, record.evaluations) == (None, None, [], [], [])
+    assert (record.teacher, record.dataset, record.members, record.metrics, record.evaluations) == (
+        None,
+        None,
+        [],
+        [],
+        [],
+    )
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "manifest.json"])
@@ -162,7 +183,7 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, name: str, content:
         load_run(directory)
 
 
-# -- HTML --------------------------------------------------------------------------------------------------------------
+# -- HTML ------------------------------------------------------------------------------------------
 
 
 def test_every_report_is_one_sound_page(sample: Path) -> None:
@@ -194,8 +215,14 @@ def test_results_are_in_the_report(tmp_path: Path) -> None:
     result = summarize(load_run(directory), 200, 0)
     for key in ("iqm", "iqm_low", "iqm_high", "worst_member", "teacher", "dataset", "random"):
         assert number(result[key]) in found.text
-    assert "2 students, trained with CQL for 200 updates on 1,234 transitions of Pendulum-v1" in found.text
-    assert "values are below observed returns, by 1.00 on average; they were always at or below them in 4 of 4" in found.text
+    assert (
+        "2 students, trained with CQL for 200 updates on 1,234 transitions of Pendulum-v1"
+        in found.text
+    )
+    assert (
+        "values are below observed returns, by 1.00 on average; they were always at or below them"
+        " in 4 of 4" in found.text
+    )
     assert "1 h 1 min" in found.text  # the students' stage
     assert "not finished" not in found.text
     assert len(found.figures()) == 6
@@ -204,14 +231,21 @@ def test_results_are_in_the_report(tmp_path: Path) -> None:
 def test_overestimation_is_called_so_for_its_own_weight(tmp_path: Path) -> None:
     rows = [student(m, 100, [1.0] * 4, value=50.0 if m < 2 else -50.0) for m in range(4)]
     text = page(make_run(tmp_path / "run", SWEEP, evaluations=rows)).text
-    assert "Conservative weight 1: at the last test values are above observed returns, by 57.0" in text
-    assert "Conservative weight 5: at the last test values are below observed returns, by 43.0" in text
+    assert (
+        "Conservative weight 1: at the last test values are above observed returns, by 57.0" in text
+    )
+    assert (
+        "Conservative weight 5: at the last test values are below observed returns, by 43.0" in text
+    )
     assert text.count("overestimate") == 1
 
 
 def test_sweep_has_a_line_for_each_setting(tmp_path: Path) -> None:
     text = page(swept(tmp_path / "run")).text
-    for name, iqm in (("IQM, conservative weight 1", "-300.0"), ("IQM, conservative weight 5", "-700.0")):
+    for name, iqm in (
+        ("IQM, conservative weight 1", "-300.0"),
+        ("IQM, conservative weight 5", "-700.0"),
+    ):
         assert f"{name}{iqm}" in text
 
 
@@ -228,20 +262,32 @@ def test_unfinished_runs_say_so_and_how_to_go_on(tmp_path: Path) -> None:
 def test_users_strings_are_text_and_never_markup(tmp_path: Path) -> None:
     config = RunConfig(env=EnvConfig(HOSTILE, kwargs={HOSTILE: HOSTILE}))
     directory = make_run(
-        tmp_path / "run", [{HOSTILE: HOSTILE}], evaluations=[*REFERENCES, *TESTS], config=config, command=HOSTILE,
-        versions={HOSTILE: HOSTILE}, created=HOSTILE, stages={HOSTILE: 1.0}, finished=False,
-    )  # fmt: skip
+        tmp_path / "run",
+        [{HOSTILE: HOSTILE}],
+        evaluations=[*REFERENCES, *TESTS],
+        config=config,
+        command=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        created=HOSTILE,
+        stages={HOSTILE: 1.0},
+        finished=False,
+    )
     text = write_report(directory).read_text()
     found = Page(text)
     assert "<script" not in text
     assert found.text.count(HOSTILE) > 8
     legend = "".join(node.text or "" for figure in found.figures() for node in figure.iter())
     assert HOSTILE in legend
-    assert "script" not in {node.tag.rpartition("}")[2] for figure in found.figures() for node in figure.iter()}
+    assert "script" not in {
+        node.tag.rpartition("}")[2] for figure in found.figures() for node in figure.iter()
+    }
 
 
 def test_command_to_make_it_again_fits_the_run(tmp_path: Path) -> None:
-    train = make_run(tmp_path / "train", config=RunConfig(dataset="/data", evaluation=EvaluationConfig(episodes=0)))
+    train = make_run(
+        tmp_path / "train",
+        config=RunConfig(dataset="/data", evaluation=EvaluationConfig(episodes=0)),
+    )
     assert f"cqlray train --config {train}/config.yaml --out" in page(train).text
     assert "evaluation.episodes is 0" in page(train).text
     collect = _without_members(make_run(tmp_path / "collect", dataset_only=True))
@@ -257,33 +303,48 @@ def test_64_members_stay_readable(tmp_path: Path) -> None:
     for figure in found.figures()[:3]:  # curves, profile, values
         words = [node.text for node in figure.iter() if node.text and "weight" in node.text]
         assert len(words) == 6 and "the other 10" in [node.text for node in figure.iter()]
-    assert "conservative weight 10, policy learning rate 0.0003" in words  # the best is among the named
+    assert (
+        "conservative weight 10, policy learning rate 0.0003" in words
+    )  # the best is among the named
 
 
 def test_of_many_weights_an_overview_is_told(tmp_path: Path) -> None:
     sweep = [{"conservative_weight": float(weight)} for weight in range(6)]
-    rows = [student(m, 100, [1.0] * 4, excesses=[-1.0] * 4 if m < 4 else [1.0] * 4) for m in range(6)]
+    rows = [
+        student(m, 100, [1.0] * 4, excesses=[-1.0] * 4 if m < 4 else [1.0] * 4) for m in range(6)
+    ]
     text = page(make_run(tmp_path / "run", sweep, 1, evaluations=rows)).text
-    assert "it held for 4, did not hold for 2, cannot be told for 0 of 6 conservative weights" in text
+    assert (
+        "it held for 4, did not hold for 2, cannot be told for 0 of 6 conservative weights" in text
+    )
 
 
 def test_untested_members_have_no_empty_tables(tmp_path: Path) -> None:
     config = RunConfig(env=EnvConfig(NO_ENVIRONMENT), evaluation=EvaluationConfig(episodes=0))
     text = page(make_run(tmp_path / "run", teacher=False, config=config)).text
     assert "logged data: offline reinforcement learning" in text
-    assert "2 students, trained with CQL on 1,234 transitions of logged data; there is no environment" in text
+    assert (
+        "2 students, trained with CQL on 1,234 transitions of logged data; there is no environment"
+        in text
+    )
     assert "Results" not in text and "Learning curves" not in text
 
 
 def test_profiles_are_of_normalised_scores_where_there_are_references(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", evaluations=[*REFERENCES, *TESTS])
     alts = [attrs["alt"] or "" for tag, attrs in page(run).tags if tag == "img"]
-    assert any(alt.startswith("Performance profiles of returns. Half of the episodes lie above -200.2") for alt in alts)
+    assert any(
+        alt.startswith("Performance profiles of returns. Half of the episodes lie above -200.2")
+        for alt in alts
+    )
     description = {**dataset(), "reference_returns": {"random": [-1200.0], "teacher": [-200.0]}}
     (run / "dataset" / "dataset.json").write_text(json.dumps(description))
     alts = [attrs["alt"] or "" for tag, attrs in page(run).tags if tag == "img"]
     assert any(
-        alt.startswith("Performance profiles of normalised scores. Half of the episodes lie above 99.97") for alt in alts
+        alt.startswith(
+            "Performance profiles of normalised scores. Half of the episodes lie above 99.97"
+        )
+        for alt in alts
     )
 
 
@@ -292,23 +353,31 @@ def test_a_dataset_at_hand_has_its_card_in_the_report(finished_run: Path, tmp_pa
     alts = [attrs["alt"] or "" for tag, attrs in found.tags if tag == "img"]
     assert any("action dimensions over its bounds" in alt for alt in alts)
     assert "mean lengthterminatedtruncated" in found.text
-    next((tmp_path / "run" / "dataset").glob("shard-*.parquet")).unlink()  # as data that is elsewhere: its description
+    next(
+        (tmp_path / "run" / "dataset").glob("shard-*.parquet")
+    ).unlink()  # as data that is elsewhere: its description
     assert "mean length" not in page(tmp_path / "run").text
 
 
 def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", [{"cost": "$x^{$ and $"}, {"cost": "1$ 2$"}], 1, evaluations=TESTS)
+    run = make_run(
+        tmp_path / "run", [{"cost": "$x^{$ and $"}, {"cost": "1$ 2$"}], 1, evaluations=TESTS
+    )
     svg = plots.learning_curves(load_run(run), 200, 0)
     assert "cost 1$ 2$" in svg
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 def test_figures_are_deterministic_and_leave_matplotlib_alone(tmp_path: Path) -> None:
     record = load_run(swept(tmp_path / "run"))
     drawn = [
-        (plots.learning_curves(record, 200, 0), plots.value_calibration(record), plots.dataset_returns(record))
+        (
+            plots.learning_curves(record, 200, 0),
+            plots.value_calibration(record),
+            plots.dataset_returns(record),
+        )
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]
@@ -321,7 +390,13 @@ def test_figures_are_deterministic_and_leave_matplotlib_alone(tmp_path: Path) ->
 def test_figures_say_what_they_show(tmp_path: Path) -> None:
     record = load_run(swept(tmp_path / "run"))
     curves = plots.learning_curves(record, 200, 0)
-    for words in ("conservative weight 1", "conservative weight 5", "teacher -150.0", "dataset mean -700.0", "random -1,200"):
+    for words in (
+        "conservative weight 1",
+        "conservative weight 5",
+        "teacher -150.0",
+        "dataset mean -700.0",
+        "random -1,200",
+    ):
         assert words in curves
     for colour in plots.COLOURS[:2]:
         assert colour.lower() in curves.lower()
@@ -338,7 +413,7 @@ def test_other_data_draws_another_figure(tmp_path: Path) -> None:
     assert plots.learning_curves(record, 200, 0) != plots.learning_curves(changed, 200, 0)
 
 
-# -- TensorBoard and terminal ------------------------------------------------------------------------------------------
+# -- TensorBoard and terminal ----------------------------------------------------------------------
 
 
 def test_tensorboard_holds_every_member_and_writes_anew(tmp_path: Path) -> None:
@@ -384,11 +459,17 @@ def test_table_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("of_data", "names"), [((), ""), (("teacher",), "teacher"), (("teacher", "random"), "teacher and random policy")]
+    ("of_data", "names"),
+    [((), ""), (("teacher",), "teacher"), (("teacher", "random"), "teacher and random policy")],
 )
-def test_references_that_this_run_did_not_test_are_told(tmp_path: Path, of_data: tuple[str, ...], names: str) -> None:
+def test_references_that_this_run_did_not_test_are_told(
+    tmp_path: Path, of_data: tuple[str, ...], names: str
+) -> None:
     told = [{key: row[key] for key in row if key != "lengths"} for row in REFERENCES]
-    rows = [theirs if row["policy"] in of_data else row for row, theirs in zip(REFERENCES, told, strict=True)]
+    rows = [
+        theirs if row["policy"] in of_data else row
+        for row, theirs in zip(REFERENCES, told, strict=True)
+    ]
     run = make_run(tmp_path / "run", evaluations=[*rows, *TESTS])
     record = load_run(run)
     console = Console(file=io.StringIO(), width=200)
@@ -423,16 +504,40 @@ def test_reading_harms_nothing(sample: Path, tmp_path: Path) -> None:
 
 
 def test_numbers_for_people() -> None:
-    words = [number(v) for v in (None, float("nan"), -0.0, -0.0001, 0.5, -3.14159, 145.67, -1226.4, 123456.7, 2e9)]
-    assert words == ["-", "-", "0.000", "0.000", "0.500", "-3.14", "145.7", "-1,226", "123,457", "2e+09"]
-    assert [duration(s) for s in (0.31, 48.2, 59.7, 723, 19200)] == ["0.3 s", "48 s", "1 min 0 s", "12 min 3 s", "5 h 20 min"]
+    words = [
+        number(v)
+        for v in (None, float("nan"), -0.0, -0.0001, 0.5, -3.14159, 145.67, -1226.4, 123456.7, 2e9)
+    ]
+    assert words == [
+        "-",
+        "-",
+        "0.000",
+        "0.000",
+        "0.500",
+        "-3.14",
+        "145.7",
+        "-1,226",
+        "123,457",
+        "2e+09",
+    ]
+    assert [duration(s) for s in (0.31, 48.2, 59.7, 723, 19200)] == [
+        "0.3 s",
+        "48 s",
+        "1 min 0 s",
+        "12 min 3 s",
+        "5 h 20 min",
+    ]
 
 
 def test_settings_are_set_against_each_other(tmp_path: Path) -> None:
     text = page(swept(tmp_path / "run")).text.replace("\n", "")
-    assert "conservative weight 1conservative weight 5100%-" in text, "two members a side have no interval"
+    assert "conservative weight 1conservative weight 5100%-" in text, (
+        "two members a side have no interval"
+    )
     five = [student(m, 100, [float(m % 5 - 2 * (m // 5))] * 2) for m in range(10)]
-    text = page(make_run(tmp_path / "five", SWEEP, seeds=5, evaluations=five)).text.replace("\n", "")
+    text = page(make_run(tmp_path / "five", SWEEP, seeds=5, evaluations=five)).text.replace(
+        "\n", ""
+    )
     assert "conservative weight 1conservative weight 582%" in text and "82%-" not in text
     one_each = [student(m, 100, [-m - 1.0] * 4) for m in range(2)]
     single = page(make_run(tmp_path / "single", SWEEP, seeds=1, evaluations=one_each)).text
@@ -442,10 +547,11 @@ def test_settings_are_set_against_each_other(tmp_path: Path) -> None:
 def test_the_headline_of_a_sweep_is_its_best_setting_and_no_mixture(tmp_path: Path) -> None:
     found = page(swept(tmp_path / "run"))
     assert (
-        "4 students, trained with CQL for 200 updates on 1,234 transitions of Pendulum-v1, in 2 settings, of which the best, "
-        "conservative weight 1, reaches an interquartile mean return of -300.0 (95% interval -400.0 to -200.0; chosen by "
-        "these returns, so it flatters); the teacher's tests average -150.0, the dataset -700.0, a random policy -1,200."
-    ) in found.text
+        "4 students, trained with CQL for 200 updates on 1,234 transitions of Pendulum-v1, in 2"
+        " settings, of which the best, conservative weight 1, reaches an interquartile mean return"
+        " of -300.0 (95% interval -400.0 to -200.0; chosen by these returns, so it flatters); the"
+        " teacher's tests average -150.0, the dataset -700.0, a random policy -1,200." in found.text
+    )
     rows = found.text.replace("\n", "")
     assert "IQM, conservative weight 1 (best of 2 settings)-300.0[-400.0, -200.0]-400.0" in rows
     assert "IQM of all members, whatever their setting-500.0" in rows
@@ -453,12 +559,16 @@ def test_the_headline_of_a_sweep_is_its_best_setting_and_no_mixture(tmp_path: Pa
 
 def test_aggregates_side_by_side(tmp_path: Path) -> None:
     returns = [-1000.0, -170.0, -160.0, -150.0, -20.0]
-    run = make_run(tmp_path / "run", seeds=5, evaluations=[student(m, 100, [r]) for m, r in enumerate(returns)])
+    run = make_run(
+        tmp_path / "run", seeds=5, evaluations=[student(m, 100, [r]) for m, r in enumerate(returns)]
+    )
     (run / "dataset" / "dataset.json").write_text(
         json.dumps({**dataset(), "reference_scores": {"random": -1000.0, "expert": 0.0}})
     )
     text = page(run).text.replace("\n", "")
-    told = re.search(r"all members(-160.0 \[.*?\])(-160.0 \[.*?\])(-300.0 \[.*?\])(30.00 \[.*?\])", text)
+    told = re.search(
+        r"all members(-160.0 \[.*?\])(-160.0 \[.*?\])(-300.0 \[.*?\])(30.00 \[.*?\])", text
+    )
     assert told, "IQM, median, mean, optimality gap"
     assert "IQM, normalised84.00" in text
     assert "Of so few members the interval is somewhat too narrow" in text

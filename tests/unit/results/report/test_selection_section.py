@@ -1,4 +1,6 @@
-"""Fitted Q evaluation in the report: rank correlation, what it is worth, and which member each way chooses."""
+"""Fitted Q evaluation in the report: rank correlation, what it is worth, and which member each way
+chooses.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +35,35 @@ SNAPSHOTS = [(member, updates) for member in range(4) for updates in (100, 200, 
 
 
 def judged_run(directory: Path, sign: float = 1.0, **changes: object) -> Path:
-    """Four members whose returns rise with updates and member; estimates follow them, or go against them."""
+    """Four members whose returns rise with updates and member; estimates follow them, or go against
+    them.
+    """
     rows = [student(m, u, [10.0 * m + u, 10.0 * m + u + 2.0]) for m, u in SNAPSHOTS]
     run = make_run(directory, seeds=4, evaluations=rows)
-    write_lines(run / "fqe.jsonl", [estimate(m, u, sign * (10.0 * m + u) / 3.0, **changes) for m, u in SNAPSHOTS])
+    write_lines(
+        run / "fqe.jsonl",
+        [estimate(m, u, sign * (10.0 * m + u) / 3.0, **changes) for m, u in SNAPSHOTS],
+    )
     return run
 
 
 def estimate(member: int, updates: int, value: float, **changes: object) -> Row:
-    row = {"member": member, "updates": updates, "fqe_value": -1.0, "fqe_return": value, "seconds": 0.5}
-    fits = {"fqe_fits": [value - 0.25, value + 0.25], "fqe_return_held_out": value, "fqe_bellman_error": 0.5}
+    row = {
+        "member": member,
+        "updates": updates,
+        "fqe_value": -1.0,
+        "fqe_return": value,
+        "seconds": 0.5,
+    }
+    fits = {
+        "fqe_fits": [value - 0.25, value + 0.25],
+        "fqe_return_held_out": value,
+        "fqe_bellman_error": 0.5,
+    }
     return {**row, **fits, **changes}
 
 
-# -- rank correlation --------------------------------------------------------------------------------------------------
+# -- rank correlation ------------------------------------------------------------------------------
 
 
 def test_spearman_is_scipys() -> None:
@@ -71,9 +88,13 @@ def test_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 def test_snapshots_of_one_member_do_not_count_as_many() -> None:
     generator = np.random.default_rng(2)
-    one, other = (np.repeat(generator.normal(size=5), 8) + 0.01 * generator.normal(size=40) for _ in range(2))
+    one, other = (
+        np.repeat(generator.normal(size=5), 8) + 0.01 * generator.normal(size=40) for _ in range(2)
+    )
     apart = rank_correlation(one, other, np.arange(40), np.random.default_rng(3), 400).interval
-    together = rank_correlation(one, other, np.repeat(np.arange(5), 8), np.random.default_rng(3), 400).interval
+    together = rank_correlation(
+        one, other, np.repeat(np.arange(5), 8), np.random.default_rng(3), 400
+    ).interval
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
 
 
@@ -88,7 +109,7 @@ def test_undefined_and_wrong_input() -> None:
         rank_correlation([1.0, float("nan")], [1.0, 2.0], [0, 1], generator)
 
 
-# -- among members -----------------------------------------------------------------------------------------------------
+# -- among members ---------------------------------------------------------------------------------
 
 
 def grid(members: int, counts: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,15 +129,22 @@ def test_among_members_it_is_the_mean_of_scipys_over_update_counts() -> None:
         if own.sum() >= 3 and len(set(first[own])) > 1:
             expected.append(float(spearmanr(first[own], second[own]).statistic))
     assert 2 <= len(expected) < 7, "some counts are left out"
-    assert mean_spearman_among_members(first, second, members, updates) == pytest.approx(np.mean(expected))
+    assert mean_spearman_among_members(first, second, members, updates) == pytest.approx(
+        np.mean(expected)
+    )
     shuffled = generator.permutation(len(members))
     columns = [column[shuffled] for column in (first, second, members, updates)]
     found = rank_correlation_among_members(*columns, np.random.default_rng(0), 200)
-    assert found.rho == pytest.approx(np.mean(expected)) and found.interval.low < found.rho < found.interval.high
+    assert (
+        found.rho == pytest.approx(np.mean(expected))
+        and found.interval.low < found.rho < found.interval.high
+    )
 
 
 def test_progress_that_all_members_share_is_no_order_among_them() -> None:
-    """Four members, twenty snapshots each, all getting better; estimates have the members exactly backwards."""
+    """Four members, twenty snapshots each, all getting better; estimates have the members exactly
+    backwards.
+    """
     members, updates = grid(4, 20)
     returns, estimates = updates + 10.0 * members, updates - 10.0 * members
     generator = np.random.default_rng(0)
@@ -126,19 +154,34 @@ def test_progress_that_all_members_share_is_no_order_among_them() -> None:
 
 
 def test_among_members_the_interval_holds_chance() -> None:
-    """Members' estimates and returns have nothing to do with each other; many snapshots of each do not hide that."""
+    """Members' estimates and returns have nothing to do with each other; many snapshots of each do
+    not hide that.
+    """
     generator = np.random.default_rng(5)
     members, updates = grid(5, 10)
     above = 0
     for _ in range(60):
-        first, second = (np.repeat(generator.normal(size=5), 10) + 0.2 * generator.normal(size=50) for _ in range(2))
-        above += rank_correlation_among_members(first, second, members, updates, generator, 200).interval.low > 0.0
+        first, second = (
+            np.repeat(generator.normal(size=5), 10) + 0.2 * generator.normal(size=50)
+            for _ in range(2)
+        )
+        above += (
+            rank_correlation_among_members(
+                first, second, members, updates, generator, 200
+            ).interval.low
+            > 0.0
+        )
     assert above <= 6
 
 
 def test_fewer_than_three_members_at_a_count_have_no_order() -> None:
     generator = np.random.default_rng(0)
-    for members, updates in (([], []), ([0, 1], [5, 5]), ([0, 0, 0], [5, 6, 7]), ([0, 1, 2], [5, 5, 6])):
+    for members, updates in (
+        ([], []),
+        ([0, 1], [5, 5]),
+        ([0, 0, 0], [5, 6, 7]),
+        ([0, 1, 2], [5, 5, 6]),
+    ):
         values = np.arange(len(members), dtype=float)
         found = rank_correlation_among_members(values, values, members, updates, generator)
         assert np.isnan(found.rho) and np.isnan(found.interval).all()
@@ -148,7 +191,7 @@ def test_fewer_than_three_members_at_a_count_have_no_order() -> None:
         rank_correlation_among_members([1.0, 2.0], [1.0, float("inf")], [0, 1], [1, 1], generator)
 
 
-# -- in words ----------------------------------------------------------------------------------------------------------
+# -- in words --------------------------------------------------------------------------------------
 
 NOTHING = RankCorrelation(float("nan"), Interval(float("nan"), float("nan")))
 GOOD, BAD = RankCorrelation(0.8, Interval(0.6, 0.9)), RankCorrelation(-0.6, Interval(-0.9, -0.3))
@@ -156,7 +199,9 @@ WRONG_WAY, RIGHT_WAY = "wrong way round: do not choose by them", "tell good poli
 
 
 def some_tests(members: int, counts: int = 4) -> list[Judged]:
-    return [Judged(member, updates, 1.0, 1.0) for member in range(members) for updates in range(counts)]
+    return [
+        Judged(member, updates, 1.0, 1.0) for member in range(members) for updates in range(counts)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +217,10 @@ def test_trust_is_as_plain_as_the_interval(low: float, high: float, words: str) 
     among = RankCorrelation((low + high) / 2, Interval(low, high))
     progress, sentence = trust_sentences(some_tests(8, 1), Trust(BAD, among, 0.5))
     assert words in sentence and f"{low:.2f} to {high:.2f}" in sentence
-    assert '"the newest is best" alone gives 0.50' in progress and "of 8 snapshots is -0.60" in progress
+    assert (
+        '"the newest is best" alone gives 0.50' in progress
+        and "of 8 snapshots is -0.60" in progress
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,8 +232,18 @@ def test_trust_is_as_plain_as_the_interval(low: float, high: float, words: str) 
         (4, BAD, GOOD, WRONG_WAY),
         (3, GOOD, GOOD, RIGHT_WAY),
         (5, GOOD, NOTHING, "how well a member is chosen is not known"),
-        (2, GOOD, NOTHING, "about the progress of two trainings; it says nothing about choosing between members"),
-        (1, GOOD, NOTHING, "about the progress of one training; it says nothing about choosing between members"),
+        (
+            2,
+            GOOD,
+            NOTHING,
+            "about the progress of two trainings; it says nothing about choosing between members",
+        ),
+        (
+            1,
+            GOOD,
+            NOTHING,
+            "about the progress of one training; it says nothing about choosing between members",
+        ),
     ],
 )
 def test_trust_is_of_the_choice_and_not_of_progress(
@@ -199,9 +257,15 @@ def test_trust_is_of_the_choice_and_not_of_progress(
 
 def test_estimates_that_know_progress_alone_are_not_trusted() -> None:
     members, updates = grid(4, 20)
-    backwards = [Judged(int(m), int(u), u - 10.0 * m, u + 10.0 * m) for m, u in zip(members, updates, strict=True)]
+    backwards = [
+        Judged(int(m), int(u), u - 10.0 * m, u + 10.0 * m)
+        for m, u in zip(members, updates, strict=True)
+    ]
     progress, choice = trust_sentences(backwards, trust(backwards, 200, 0))
-    assert "of 80 snapshots is 1.00" in progress and '"the newest is best" alone gives 1.00' in progress
+    assert (
+        "of 80 snapshots is 1.00" in progress
+        and '"the newest is best" alone gives 1.00' in progress
+    )
     assert "it is -1.00" in choice and WRONG_WAY in choice and RIGHT_WAY not in progress + choice
 
 
@@ -214,13 +278,20 @@ def test_few_or_no_tests_say_so() -> None:
     assert "newest" not in at_one_count[0], "where all have the same updates none is newer"
 
 
-# -- from the data alone -----------------------------------------------------------------------------------------------
+# -- from the data alone ---------------------------------------------------------------------------
 
 
 def fitted(*fits: tuple[float, float], counts: int = 3) -> list[Judged]:
     """A member for each pair of fits, and earlier snapshots that both fits find worse alike."""
     return [
-        Judged(member, updates, sum(own) / 2 + updates, None, (own[0] + updates, own[1] + updates), own[0] + updates)
+        Judged(
+            member,
+            updates,
+            sum(own) / 2 + updates,
+            None,
+            (own[0] + updates, own[1] + updates),
+            own[0] + updates,
+        )
         for member, own in enumerate(fits)
         for updates in range(100, 100 * counts + 1, 100)
     ]
@@ -229,10 +300,17 @@ def fitted(*fits: tuple[float, float], counts: int = 3) -> list[Judged]:
 def test_fits_that_agree_are_said_to_and_no_more() -> None:
     sentences = agreement_sentences(fitted((0.0, 0.5), (4.0, 4.75), (8.0, 8.25), (16.0, 16.0)))
     assert sentences == [
-        "The rank correlation of 2 independent fits is 1.00 over 12 snapshots, among members after equal updates 1.00.",
+        (
+            "The rank correlation of 2 independent fits is 1.00 over 12 snapshots, among members"
+            " after equal updates 1.00."
+        ),
         "That of estimates over held-out episodes alone with those over all episodes is 1.00.",
-        # Fits differ by -0.5, -0.75, -0.25 and 0: of the six pairs' gaps by 0.25, 0.25, 0.25, 0.5, 0.5 and 0.75.
-        "The best and the second-best member are 7.88 apart; from fit to fit such a gap differs by 0.375.",
+        # Fits differ by -0.5, -0.75, -0.25 and 0: of the six pairs' gaps by 0.25, 0.25, 0.25, 0.5,
+        # 0.5 and 0.75.
+        (
+            "The best and the second-best member are 7.88 apart; from fit to fit such a gap differs"
+            " by 0.375."
+        ),
         "The fits agree, which does not assure that they are right.",
     ]
 
@@ -245,7 +323,9 @@ def test_a_choice_within_what_the_fits_differ_by_is_none() -> None:
 
 
 def test_fits_that_disagree_on_members_are_not_saved_by_progress() -> None:
-    first, *_, verdict = agreement_sentences(fitted((0.0, 9.0), (1.0, 8.0), (2.0, 7.0), (20.0, 20.0)))
+    first, *_, verdict = agreement_sentences(
+        fitted((0.0, 9.0), (1.0, 8.0), (2.0, 7.0), (20.0, 20.0))
+    )
     assert "over 12 snapshots, among members after equal updates 0.20" in first
     assert spearman([0.0, 1.0, 2.0, 20.0], [9.0, 8.0, 7.0, 20.0]) == pytest.approx(0.2)
     assert float(first.split(" fits is ")[1].split()[0]) > 0.7
@@ -263,25 +343,40 @@ def test_fits_of_one_member_leave_no_choice() -> None:
 
 
 def test_without_fits_nothing_is_said() -> None:
-    assert agreement_sentences([]) == agreement_sentences([Judged(0, 1, 1.0, None), Judged(1, 1, 2.0, None)]) == []
+    assert (
+        agreement_sentences([])
+        == agreement_sentences([Judged(0, 1, 1.0, None), Judged(1, 1, 2.0, None)])
+        == []
+    )
     assert agreement_sentences([Judged(0, 1, 1.0, None, (1.0, 2.0))]) == []
 
 
-# -- the choice --------------------------------------------------------------------------------------------------------
+# -- the choice ------------------------------------------------------------------------------------
 
 
 def test_chosen_members_and_what_choosing_costs() -> None:
-    first = [Judged(0, 100, 9.0, 0.0), Judged(0, 200, 1.0, -10.0)]  # an earlier snapshot is not chosen from
+    first = [
+        Judged(0, 100, 9.0, 0.0),
+        Judged(0, 200, 1.0, -10.0),
+    ]  # an earlier snapshot is not chosen from
     (sentence,) = chosen_sentences([*first, Judged(1, 200, 3.0, -20.0), Judged(2, 200, 2.0, -50.0)])
-    assert "member 1 (estimate 3.00), mean return -20.00; by return it is member 0, -10.00" in sentence
+    assert (
+        "member 1 (estimate 3.00), mean return -20.00; by return it is member 0, -10.00" in sentence
+    )
     assert "costs 10.00, where 40.00 lie between" in sentence
     (sentence,) = chosen_sentences([Judged(0, 200, 1.0, -10.0), Judged(1, 200, 3.0, 5.0)])
-    assert "member 1 (estimate 3.00), mean return 5.00" in sentence and "by return it is the same, of 2 members" in sentence
+    assert (
+        "member 1 (estimate 3.00), mean return 5.00" in sentence
+        and "by return it is the same, of 2 members" in sentence
+    )
     (sentence,) = chosen_sentences([Judged(0, 200, 1.0, None), Judged(1, 200, 3.0, None)])
-    assert sentence == "By estimate the choice is member 1 (estimate 3.00), of 2 members' last snapshots."
+    assert (
+        sentence
+        == "By estimate the choice is member 1 (estimate 3.00), of 2 members' last snapshots."
+    )
 
 
-# -- in the report -----------------------------------------------------------------------------------------------------
+# -- in the report ---------------------------------------------------------------------------------
 
 
 def test_the_report_has_the_section_only_where_policies_were_judged(tmp_path: Path) -> None:
@@ -291,18 +386,24 @@ def test_the_report_has_the_section_only_where_policies_were_judged(tmp_path: Pa
     assert "with the returns of 12 snapshots is 1.00 (95% interval 1.00 to 1.00)" in found.text
     assert "Among members after equal updates it is 1.00" in found.text and RIGHT_WAY in found.text
     assert "independent fits" not in found.text, "tests say more"
-    assert any("rank correlation 1.00" in (attrs["alt"] or "") for tag, attrs in found.tags if tag == "img")
+    assert any(
+        "rank correlation 1.00" in (attrs["alt"] or "") for tag, attrs in found.tags if tag == "img"
+    )
     assert "wrong way round" in page(judged_run(tmp_path / "against", -1.0)).text
 
 
 def test_what_it_cost_stands_beside_what_training_cost(tmp_path: Path) -> None:
     run = judged_run(tmp_path / "run")
     assert "It took its processes 6.0 s." in page(run).text
-    write_lines(run / "events.jsonl", events())  # learners at work for 30 s in the first session, 40 s in the second
+    write_lines(
+        run / "events.jsonl", events()
+    )  # learners at work for 30 s in the first session, 40 s in the second
     found = page(run).text
     assert "It took its processes 6.0 s, training its learners 1 min 10 s." in found
     assert "On held-out episodes Q misses its targets by 0.500 in reward" in found
-    killed = [row for row in events() if row.get("what") != "stopped"]  # what its learners did then is not known
+    killed = [
+        row for row in events() if row.get("what") != "stopped"
+    ]  # what its learners did then is not known
     write_lines(run / "events.jsonl", killed)
     assert "It took its processes 6.0 s." in page(run).text
 
@@ -320,8 +421,18 @@ def test_without_tests_the_estimates_stand_alone(tmp_path: Path) -> None:
 def test_rows_without_a_number_are_left_out(tmp_path: Path) -> None:
     run = judged_run(tmp_path / "run", fqe_return=None, fqe_value=2.5)
     record = load_run(run)
-    assert {s.estimate for s in judged_snapshots(record, [estimate(0, 100, 0.0, fqe_return=None, fqe_value=2.5)])} == {2.5}
-    mixed = [estimate(0, 100, 7.0), estimate(1, 100, 0.0, fqe_return=None), estimate(0, 100, 8.0), estimate(0, 200, 1.0)]
+    assert {
+        s.estimate
+        for s in judged_snapshots(record, [estimate(0, 100, 0.0, fqe_return=None, fqe_value=2.5)])
+    } == {2.5}
+    mixed = [
+        estimate(0, 100, 7.0),
+        estimate(1, 100, 0.0, fqe_return=None),
+        estimate(0, 100, 8.0),
+        estimate(0, 200, 1.0),
+    ]
     mixed.append(estimate(0, 200, 1.0, fqe_return=None, fqe_fits=[None, 1.0]))
-    assert judged_snapshots(record, mixed) == [Judged(0, 100, 8.0, 101.0, (7.75, 8.25), 8.0, 0.5)], "the last written counts"
+    assert judged_snapshots(record, mixed) == [
+        Judged(0, 100, 8.0, 101.0, (7.75, 8.25), 8.0, 0.5)
+    ], "the last written counts"
     assert "no order to compare" in page(run).text

@@ -1,4 +1,6 @@
-"""The verdict on the lower bound: right on critics made to overestimate, to underestimate, and to be right."""
+"""The verdict on the lower bound: right on critics made to overestimate, to underestimate, and to
+be right.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +21,36 @@ SWEEP = [{"conservative_weight": 5.0}, {"conservative_weight": 0.0}]
 NAN = float("nan")
 
 
-def constructed(member: int, bias: float, episodes: int = 20, updates: int = 100, keep: bool = True) -> dict[str, Any]:
+def constructed(
+    member: int, bias: float, episodes: int = 20, updates: int = 100, keep: bool = True
+) -> dict[str, Any]:
     """A test of a critic that is off by `bias` on average, over episodes that vary around it."""
     draw = np.random.default_rng([member, updates])
     values, noise = draw.normal(-60.0, 10.0, episodes), draw.normal(0.0, 4.0, episodes)
     seen, tails = 0.8 * values + noise - noise.mean(), 0.2 * values
     critic = values + bias
     row = student(
-        member, updates, list(5.0 * seen), value=critic.mean(), discounted_return=seen.mean(), tail_value=tails.mean()
+        member,
+        updates,
+        list(5.0 * seen),
+        value=critic.mean(),
+        discounted_return=seen.mean(),
+        tail_value=tails.mean(),
     )
     return {**row, "excesses": (critic - seen - tails).tolist()} if keep else row
 
 
-def checked(tmp_path: Path, rows: list[dict[str, Any]], settings: Any = ({},), seeds: int = 2) -> list[BoundCheck]:
-    return check_bounds(load_run(make_run(tmp_path / "run", settings, seeds, evaluations=rows)), 500, 0)
+def checked(
+    tmp_path: Path, rows: list[dict[str, Any]], settings: Any = ({},), seeds: int = 2
+) -> list[BoundCheck]:
+    return check_bounds(
+        load_run(make_run(tmp_path / "run", settings, seeds, evaluations=rows)), 500, 0
+    )
 
 
-@pytest.mark.parametrize(("bias", "held"), [(12.0, False), (-12.0, True), (0.5, None), (-0.5, None)])
+@pytest.mark.parametrize(
+    ("bias", "held"), [(12.0, False), (-12.0, True), (0.5, None), (-0.5, None)]
+)
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_critics_of_known_bias(tmp_path: Path, bias: float, held: bool | None, seeds: int) -> None:
     (check,) = checked(tmp_path, [constructed(m, bias) for m in range(seeds)], seeds=seeds)
@@ -51,13 +66,21 @@ def test_plain_words() -> None:
     assert Excess(-3.0, Interval(-4.0, -2.0), 20).verdict == "held"
     assert Excess(0.0, Interval(0.0, 0.0), 20).verdict == "held"  # a bound may be tight
     assert Excess(3.14159, Interval(2.0, 4.0), 20).verdict == "did not hold (overestimates by 3.14)"
-    assert Excess(123456.7, Interval(2.0, 4e5), 20).verdict == "did not hold (overestimates by 123,457)"
+    assert (
+        Excess(123456.7, Interval(2.0, 4e5), 20).verdict
+        == "did not hold (overestimates by 123,457)"
+    )
     assert Excess(1.0, Interval(-1.0, 3.0), 20).verdict == "cannot be told from 20 episodes"
     assert Excess(1.0, Interval(NAN, NAN), 1).verdict == "cannot be told from 1 episode"
 
 
 def test_each_weight_has_its_verdict(tmp_path: Path) -> None:
-    rows = [constructed(0, -10.0), constructed(1, -15.0), constructed(2, 30.0), constructed(3, 20.0)]
+    rows = [
+        constructed(0, -10.0),
+        constructed(1, -15.0),
+        constructed(2, 30.0),
+        constructed(3, 20.0),
+    ]
     plain, conservative = checked(tmp_path, rows, SWEEP)
     assert (plain.conservative_weight, conservative.conservative_weight) == (0.0, 5.0)
     assert (sorted(plain.members), sorted(conservative.members)) == ([2, 3], [0, 1])
@@ -67,7 +90,11 @@ def test_each_weight_has_its_verdict(tmp_path: Path) -> None:
 
 
 def test_the_last_test_counts(tmp_path: Path) -> None:
-    rows = [constructed(0, 50.0, updates=100), constructed(0, -9.0, updates=300), constructed(0, 50.0, updates=200)]
+    rows = [
+        constructed(0, 50.0, updates=100),
+        constructed(0, -9.0, updates=300),
+        constructed(0, 50.0, updates=200),
+    ]
     (check,) = checked(tmp_path, rows, seeds=1)
     assert check.overall.held is True
 
@@ -79,10 +106,16 @@ def test_members_that_disagree_leave_it_open(tmp_path: Path) -> None:
 
 
 def test_means_are_the_summarys(tmp_path: Path) -> None:
-    """The mean excess is the one that summary.calibrations gives, with the episodes kept or without."""
+    """The mean excess is the one that summary.calibrations gives, with the episodes kept or
+    without.
+    """
     for keep in (True, False):
-        record = load_run(make_run(tmp_path / str(keep), evaluations=[constructed(m, 3.0, keep=keep) for m in range(2)]))
-        ((ours,), (theirs,)) = check_bounds(record, 200, 0), calibrations(record)
+        record = load_run(
+            make_run(
+                tmp_path / str(keep), evaluations=[constructed(m, 3.0, keep=keep) for m in range(2)]
+            )
+        )
+        (ours,), (theirs,) = check_bounds(record, 200, 0), calibrations(record)
         assert ours.overall.mean == pytest.approx(theirs.last_excess)
 
 
@@ -113,7 +146,10 @@ def test_members_with_different_numbers_of_episodes(tmp_path: Path) -> None:
 def test_what_was_not_finite_is_not_passed_over(tmp_path: Path) -> None:
     lost = {**constructed(0, -12.0), "value": None}
     lost["excesses"] = [None, *lost["excesses"][1:]]
-    for name, row in (("kept", lost), ("means", {k: v for k, v in lost.items() if k != "excesses"})):
+    for name, row in (
+        ("kept", lost),
+        ("means", {k: v for k, v in lost.items() if k != "excesses"}),
+    ):
         (check,) = checked(tmp_path / name, [row, constructed(1, -12.0)])
         assert [check.members[m].held for m in (0, 1)] == [None, True]
         assert check.overall.held is None
@@ -122,12 +158,18 @@ def test_what_was_not_finite_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     assert checked(tmp_path / "none", []) == []
-    bare = {k: v for k, v in student(0, 100, [1.0]).items() if k not in ("value", "discounted_return", "tail_value")}
+    bare = {
+        k: v
+        for k, v in student(0, 100, [1.0]).items()
+        if k not in ("value", "discounted_return", "tail_value")
+    }
     assert checked(tmp_path / "bare", [bare]) == []
 
 
 def test_the_runs_seed_decides_the_draws(tmp_path: Path) -> None:
-    record: RunRecord = load_run(make_run(tmp_path / "run", evaluations=[constructed(m, 1.0 + m) for m in range(2)]))
+    record: RunRecord = load_run(
+        make_run(tmp_path / "run", evaluations=[constructed(m, 1.0 + m) for m in range(2)])
+    )
     assert check_bounds(record, 300, 1) == check_bounds(record, 300, 1)
     assert check_bounds(record, 300, 1) != check_bounds(record, 300, 2)
 
@@ -158,7 +200,9 @@ def test_a_critic_that_is_right_is_seldom_blamed(episodes: int) -> None:
 
 @pytest.mark.parametrize(("limit", "told"), [(20, None), (200, False)])
 def test_episodes_cut_short_tell_nothing(tmp_path: Path, limit: int, told: bool | None) -> None:
-    """A critic that is 10 too high at first and 20 at the end looks too low where the end counts for much."""
+    """A critic that is 10 too high at first and 20 at the end looks too low where the end counts
+    for much.
+    """
     weight = 0.99**limit
     row = constructed(0, 10.0 - 20.0 * weight) | {"tail_weight": weight}
     (check,) = checked(tmp_path, [row], seeds=1)

@@ -67,12 +67,18 @@ def test_normalized_by_hand() -> None:
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1.0, 1e6))
 def test_normalized_is_turned_back(score: float, random: float, span: float) -> None:
     there = normalized(score, random, random + span)
-    assert there / 100.0 * ((random + span) - random) + random == pytest.approx(score, rel=1e-6, abs=1e-6)
+    assert there / 100.0 * ((random + span) - random) + random == pytest.approx(
+        score, rel=1e-6, abs=1e-6
+    )
 
 
 OWN = {"reference_scores": {"random": 1.0, "expert": 11.0}}
 FILE = {"provenance": [{"source": "data/hopper_medium-v2.hdf5", "format": "d4rl"}]}
-PORT = {"provenance": [{"source": "minari:D4RL/pen/human-v2", "format": "minari", "minari_id": "D4RL/pen/human-v2"}]}
+PORT = {
+    "provenance": [
+        {"source": "minari:D4RL/pen/human-v2", "format": "minari", "minari_id": "D4RL/pen/human-v2"}
+    ]
+}
 TESTED = {"reference_returns": {"teacher": [-100.0, -200.0], "random": [-1000.0]}}
 
 
@@ -84,11 +90,18 @@ TESTED = {"reference_returns": {"teacher": [-100.0, -200.0], "random": [-1000.0]
         (TESTED, -1000.0, -150.0, "the teacher of this data set"),
         ({**TESTED, **FILE}, -20.272305, 3234.3, "D4RL's published"),
         ({**OWN, **PORT, **TESTED}, 1.0, 11.0, "own reference scores"),
-        ({"provenance": [{"format": "cqlray", "sources": FILE["provenance"]}]}, -20.272305, 3234.3, "D4RL's published"),
+        (
+            {"provenance": [{"format": "cqlray", "sources": FILE["provenance"]}]},
+            -20.272305,
+            3234.3,
+            "D4RL's published",
+        ),
         ({"provenance": FILE["provenance"] * 2}, -20.272305, 3234.3, "D4RL's published"),
     ],
 )
-def test_what_a_data_set_is_normalised_by(description: dict[str, Any], random: float, reference: float, words: str) -> None:
+def test_what_a_data_set_is_normalised_by(
+    description: dict[str, Any], random: float, reference: float, words: str
+) -> None:
     found = reference_scores(description)
     assert found is not None
     assert (found.random, found.reference) == (random, reference)
@@ -102,7 +115,11 @@ def test_what_a_data_set_is_normalised_by(description: dict[str, Any], random: f
         {"provenance": [{"source": "hopper_medium-v2.parquet", "format": "parquet"}]},
         {"provenance": [*FILE["provenance"], *PORT["provenance"]]},
         {"provenance": [*FILE["provenance"], {"source": "my.csv", "format": "csv"}]},
-        {"provenance": [{"source": "m", "format": "minari", "minari_id": "somebody/hopper-medium-v2"}]},
+        {
+            "provenance": [
+                {"source": "m", "format": "minari", "minari_id": "somebody/hopper-medium-v2"}
+            ]
+        },
         {"reference_returns": {"teacher": [1.0]}},
         {"reference_returns": {"teacher": [1.0], "random": [2.0]}},
         {"reference_returns": {"teacher": [], "random": []}},

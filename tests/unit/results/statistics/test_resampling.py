@@ -1,4 +1,6 @@
-"""Statistics and their intervals: against numbers by hand, scipy's, rliable's, and what must hold whatever the scores."""
+"""Statistics and their intervals: against numbers by hand, scipy's, rliable's, and what must hold
+whatever the scores.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,22 @@ from cqlray.results.statistics.resampling import (
     stratified,
 )
 
-RLIABLE: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "reference" / "rliable_figures.json").read_text())
+RLIABLE: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "reference" / "rliable_figures.json").read_text()
+)
 RLIABLES_NAMES: dict[str, Statistic] = {
     "iqm": interquartile_mean,
     "mean": mean,
     "median": median_of_environments,
     "optimality_gap": partial(optimality_gap, threshold=1.0),
 }
-STATISTICS: list[Statistic] = [interquartile_mean, mean, median, median_of_environments, optimality_gap]
+STATISTICS: list[Statistic] = [
+    interquartile_mean,
+    mean,
+    median,
+    median_of_environments,
+    optimality_gap,
+]
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -55,7 +65,9 @@ def test_iqm_by_hand() -> None:
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e6, 1e6)))
 def test_iqm_is_scipys_trimmed_mean(scores: np.ndarray) -> None:
-    np.testing.assert_allclose(iqm(scores), scipy.stats.trim_mean(scores, 0.25), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        iqm(scores), scipy.stats.trim_mean(scores, 0.25), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_nan_is_not_trimmed_away() -> None:
@@ -78,7 +90,10 @@ def test_iqm_of_members_by_hand() -> None:
     assert iqm_of_members(scores) == (2.0 + 4.0) / 2
     assert iqm_of_members([[1.0, 2.0, 3.0, -100.0]]) == -23.5  # of one member: its mean
     assert estimate(scores, of_members(median)) == 3.0
-    assert estimate(scores, of_members(partial(optimality_gap, threshold=5.0))) == (3.0 + 205.0 + 0.0 + 1.0) / 4
+    assert (
+        estimate(scores, of_members(partial(optimality_gap, threshold=5.0)))
+        == (3.0 + 205.0 + 0.0 + 1.0) / 4
+    )
 
 
 def test_one_member_agrees_with_scipys_bootstrap() -> None:
@@ -93,7 +108,9 @@ def test_one_member_agrees_with_scipys_bootstrap() -> None:
 
 
 def test_members_are_the_units() -> None:
-    """Episodes that repeat their member's score add no evidence: the interval is that of the members' scores alone."""
+    """Episodes that repeat their member's score add no evidence: the interval is that of the
+    members' scores alone.
+    """
     scores = generator().normal(size=(8, 1))
     alone = iqm_interval(scores, generator(1), num_samples=20_000)
     repeated = iqm_interval(np.repeat(scores, 50, axis=1), generator(2), num_samples=20_000)
@@ -103,7 +120,9 @@ def test_members_are_the_units() -> None:
 
 
 def test_episodes_count_within_a_member() -> None:
-    """Equal members whose episodes vary still have an interval, however many they are: episodes are resampled."""
+    """Equal members whose episodes vary still have an interval, however many they are: episodes are
+    resampled.
+    """
     scores = np.tile(np.arange(10.0), (400, 1))
     interval = iqm_interval(scores, generator())
     assert interval.low < 4.5 - 1.0
@@ -111,11 +130,17 @@ def test_episodes_count_within_a_member() -> None:
 
 
 @pytest.mark.parametrize("members", [4, 16])
-@pytest.mark.parametrize(("of_member", "of_episode", "noise"), [(5.0, 100.0, 5.0), (30.0, 100.0, 30.0), (50.0, 5.0, 5.0)])
-def test_intervals_cover_the_truth(members: int, of_member: float, of_episode: float, noise: float) -> None:
-    """95% intervals of trainings and first states that differ hold the expected return about so often.
+@pytest.mark.parametrize(
+    ("of_member", "of_episode", "noise"), [(5.0, 100.0, 5.0), (30.0, 100.0, 30.0), (50.0, 5.0, 5.0)]
+)
+def test_intervals_cover_the_truth(
+    members: int, of_member: float, of_episode: float, noise: float
+) -> None:
+    """95% intervals of trainings and first states that differ hold the expected return about so
+    often.
 
-    Episodes resampled for each member by itself would hold it 60% and 42% of the time where first states differ most.
+    Episodes resampled for each member by itself would hold it 60% and 42% of the time where first
+    states differ most.
     """
     held = []
     for trial in range(200):
@@ -175,7 +200,9 @@ def test_statistics_by_hand() -> None:
     assert estimate(scores, median) == 70.0
     assert estimate(scores, median_of_environments) == 70.0  # of 10, 70 and 150
     assert estimate(scores, interquartile_mean) == (20.0 + 50.0 + 90.0 + 100.0) / 4
-    assert estimate(scores, optimality_gap) == pytest.approx((100.0 + 50.0 + 0.0 + 80.0 + 10.0 + 0.0) / 6)
+    assert estimate(scores, optimality_gap) == pytest.approx(
+        (100.0 + 50.0 + 0.0 + 80.0 + 10.0 + 0.0) / 6
+    )
     assert estimate(scores, partial(optimality_gap, threshold=0.0)) == 0.0
     assert estimate([[1.0, 2.0], [3.0, 90.0]], median) == 2.5
     assert estimate([[1.0, 2.0], [3.0, 90.0]], median_of_environments) == 24.0  # of 2 and 46
@@ -193,12 +220,22 @@ def test_a_batch_of_matrices_is_each_by_itself(statistic: Statistic) -> None:
 
 @pytest.mark.parametrize("resample", [crossed, stratified])
 @pytest.mark.parametrize("statistic", STATISTICS)
-def test_intervals_follow_shift_and_scale(statistic: Statistic, resample: statistics.Resampling) -> None:
-    """The same draws of scores that were stretched and moved give the interval stretched and moved."""
+def test_intervals_follow_shift_and_scale(
+    statistic: Statistic, resample: statistics.Resampling
+) -> None:
+    """The same draws of scores that were stretched and moved give the interval stretched and
+    moved.
+    """
     scores = generator().normal(size=(4, 6))
     low, high = interval(scores, statistic, generator(1), 300, resample=resample)
     if statistic is optimality_gap:  # its threshold goes along
-        moved = interval(3.0 * scores + 5.0, partial(optimality_gap, threshold=305.0), generator(1), 300, resample=resample)
+        moved = interval(
+            3.0 * scores + 5.0,
+            partial(optimality_gap, threshold=305.0),
+            generator(1),
+            300,
+            resample=resample,
+        )
         np.testing.assert_allclose(moved, [3.0 * low, 3.0 * high], rtol=1e-9)
     else:
         moved = interval(3.0 * scores + 5.0, statistic, generator(1), 300, resample=resample)
@@ -210,14 +247,21 @@ def test_intervals_follow_shift_and_scale(statistic: Statistic, resample: statis
     [
         (mean, np.mean),
         (median, np.median),
-        (partial(optimality_gap, threshold=2.0), lambda x, axis: 2.0 - np.minimum(x, 2.0).mean(axis=axis)),
+        (
+            partial(optimality_gap, threshold=2.0),
+            lambda x, axis: 2.0 - np.minimum(x, 2.0).mean(axis=axis),
+        ),
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 25), (25, 1)])
-def test_one_row_or_column_agrees_with_scipys_bootstrap(ours: Statistic, theirs: Any, shape: tuple[int, int]) -> None:
+def test_one_row_or_column_agrees_with_scipys_bootstrap(
+    ours: Statistic, theirs: Any, shape: tuple[int, int]
+) -> None:
     scores = generator(5).gamma(2.0, size=25)
     own = interval(scores.reshape(shape), ours, generator(1), num_samples=20_000)
-    reference = scipy.stats.bootstrap((scores,), theirs, n_resamples=20_000, method="percentile", rng=generator(2))
+    reference = scipy.stats.bootstrap(
+        (scores,), theirs, n_resamples=20_000, method="percentile", rng=generator(2)
+    )
     ends = reference.confidence_interval
     np.testing.assert_allclose(own, ends, atol=0.04 * (ends.high - ends.low))
 
@@ -225,16 +269,22 @@ def test_one_row_or_column_agrees_with_scipys_bootstrap(ours: Statistic, theirs:
 @pytest.mark.parametrize("name", RLIABLE)
 @pytest.mark.parametrize("metric", RLIABLES_NAMES)
 def test_rliables_estimates_and_intervals(name: str, metric: str) -> None:
-    """Within 4% of the interval's width: what 20,000 resamples leave open on each side, four times over."""
+    """Within 4% of the interval's width: what 20,000 resamples leave open on each side, four times
+    over.
+    """
     figures, statistic = RLIABLE[name], RLIABLES_NAMES[metric]
     point, low, high = figures["estimates"][metric]
     assert estimate(figures["first"], statistic) == pytest.approx(point, rel=1e-12)
-    own = interval(figures["first"], statistic, generator(), num_samples=20_000, resample=stratified)
+    own = interval(
+        figures["first"], statistic, generator(), num_samples=20_000, resample=stratified
+    )
     np.testing.assert_allclose(own, [low, high], atol=0.04 * (high - low))
 
 
 def test_strata_are_not_mixed() -> None:
-    """Members who all score the same in each environment leave nothing open, however the environments differ."""
+    """Members who all score the same in each environment leave nothing open, however the
+    environments differ.
+    """
     scores = np.tile([1.0, 50.0, 90.0], (5, 1))
     assert interval(scores, mean, generator(), 200, resample=stratified) == (47.0, 47.0)
     low, high = interval(scores, mean, generator(), 200)
@@ -252,7 +302,9 @@ def test_resamples_hold_what_was_there() -> None:
     scores = np.arange(12.0).reshape(3, 4)  # the entry in member m and column c is 4 m + c
     episodes = crossed(scores, generator(), 50)
     assert episodes.shape == (50, 3, 4)
-    assert all(len(set(row // 4)) == 1 for sample in episodes for row in sample)  # a row is of one member
+    assert all(
+        len(set(row // 4)) == 1 for sample in episodes for row in sample
+    )  # a row is of one member
     environments = stratified(scores, generator(), 50)
     assert (environments % 4 == np.arange(4)).all()
     assert any(len(set(row // 4)) > 1 for sample in environments for row in sample)
@@ -262,6 +314,8 @@ def test_intervals_refuse_and_pass_on_what_iqms_does() -> None:
     with pytest.raises(ValueError, match=r"shape \(0,\)"):
         estimate([], mean)
     for resample in (crossed, stratified):
-        assert np.isnan(interval([[1.0, np.nan], [2.0, 3.0]], median, generator(), resample=resample)).all()
+        assert np.isnan(
+            interval([[1.0, np.nan], [2.0, 3.0]], median, generator(), resample=resample)
+        ).all()
         with pytest.raises(ValueError, match="scores have shape"):
             interval(np.ones((0, 3)), median, generator(), resample=resample)

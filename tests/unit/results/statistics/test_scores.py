@@ -18,12 +18,16 @@ SWEEP = [{"conservative_weight": 1.0}, {"conservative_weight": 5.0}]
 def rows_of(member: int, means: list[float], spread: float = 2.0) -> list[dict[str, object]]:
     """A test every 100 updates, of four episodes around each mean."""
     around = spread * np.array([-1.5, -0.5, 0.5, 1.5])
-    return [student(member, 100 * (index + 1), list(mean + around)) for index, mean in enumerate(means)]
+    return [
+        student(member, 100 * (index + 1), list(mean + around)) for index, mean in enumerate(means)
+    ]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunRecord:
-    """Two settings of two members; the first member is two tests ahead, the second setting one, and these are their best."""
+    """Two settings of two members; the first member is two tests ahead, the second setting one, and
+    these are their best.
+    """
     rows = [
         *rows_of(0, [1.0, 9.0, 3.0, 4.0, 5.0, 99.0, 100.0]),
         *rows_of(1, [2.0, 2.0, 8.0, 8.0, 4.0]),
@@ -46,7 +50,12 @@ def test_members_by_hand(run: RunRecord) -> None:
 
 def test_groups_by_hand(run: RunRecord) -> None:
     first, second = group_scores(run, 300, 0)
-    assert (first.swept, first.members, second.swept, second.members) == (SWEEP[0], [0, 1], SWEEP[1], [2, 3])
+    assert (first.swept, first.members, second.swept, second.members) == (
+        SWEEP[0],
+        [0, 1],
+        SWEEP[1],
+        [2, 3],
+    )
     assert (first.last.iqm, first.best.iqm, first.last_third.iqm) == (4.5, 8.5, 5.25)
     assert (second.last.iqm, second.best.iqm, second.last_third.iqm) == (30.0, 50.0, 30.0)
     for group in (first, second):
@@ -55,20 +64,32 @@ def test_groups_by_hand(run: RunRecord) -> None:
 
 
 def test_last_is_what_the_summary_says(run: RunRecord) -> None:
-    for group, told in zip(group_scores(run, 300, 7), summarize(run, 300, 7)["groups"], strict=True):
-        assert (group.last.iqm, *group.last.interval) == (told["iqm"], told["iqm_low"], told["iqm_high"])
+    for group, told in zip(
+        group_scores(run, 300, 7), summarize(run, 300, 7)["groups"], strict=True
+    ):
+        assert (group.last.iqm, *group.last.interval) == (
+            told["iqm"],
+            told["iqm_low"],
+            told["iqm_high"],
+        )
 
 
-@pytest.mark.parametrize(("tests", "counted"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3), (10, 4)])
+@pytest.mark.parametrize(
+    ("tests", "counted"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3), (10, 4)]
+)
 def test_last_third_is_rounded_up(tmp_path: Path, tests: int, counted: int) -> None:
     means = [0.0] * (tests - counted) + [1.0] * counted
     means[-counted] = 7.0
-    (score,) = member_scores(load_run(make_run(tmp_path / "run", seeds=1, evaluations=rows_of(0, means))))
+    (score,) = member_scores(
+        load_run(make_run(tmp_path / "run", seeds=1, evaluations=rows_of(0, means)))
+    )
     assert score.last_third == pytest.approx((7.0 + counted - 1) / counted)
 
 
 def test_one_test_makes_the_three_equal(tmp_path: Path) -> None:
-    record = load_run(make_run(tmp_path / "run", evaluations=[*rows_of(0, [3.0]), *rows_of(1, [4.0])]))
+    record = load_run(
+        make_run(tmp_path / "run", evaluations=[*rows_of(0, [3.0]), *rows_of(1, [4.0])])
+    )
     assert all(score.last == score.best == score.last_third for score in member_scores(record))
     (group,) = group_scores(record, 200, 0)
     assert group.swept == {}
@@ -84,8 +105,14 @@ def test_episodes_are_averaged_over_the_last_third(tmp_path: Path) -> None:
 def test_a_member_without_a_test_is_left_out(tmp_path: Path) -> None:
     rows = [*rows_of(0, [1.0, 2.0, 3.0]), *rows_of(1, [4.0, 5.0]), *rows_of(2, [6.0])]
     record = load_run(make_run(tmp_path / "run", SWEEP, evaluations=rows))
-    assert [(score.member, len(score.updates)) for score in member_scores(record)] == [(0, 3), (1, 2), (2, 1)]
-    (group,) = group_scores(record, 200, 0)  # the setting that is complete, at the tests that both its members had
+    assert [(score.member, len(score.updates)) for score in member_scores(record)] == [
+        (0, 3),
+        (1, 2),
+        (2, 1),
+    ]
+    (group,) = group_scores(
+        record, 200, 0
+    )  # the setting that is complete, at the tests that both its members had
     assert (group.members, group.updates, group.last.iqm) == ([0, 1], [100, 200], 3.5)
 
 

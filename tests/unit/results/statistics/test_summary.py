@@ -14,11 +14,29 @@ from cqlray.config.schema import RunConfig, members, to_dict
 from cqlray.results.record import load_run
 from cqlray.results.statistics.calibration import check_bounds
 from cqlray.results.statistics.resampling import iqm_interval
-from cqlray.results.statistics.summary import RunRecord, best_group, calibrations, common_updates, curve, final_rows, summarize
+from cqlray.results.statistics.summary import (
+    RunRecord,
+    best_group,
+    calibrations,
+    common_updates,
+    curve,
+    final_rows,
+    summarize,
+)
 from tests.unit.results.run_directories import make_run, reference, student
 
 AGGREGATES = {name + end for name in ("iqm", "median", "mean") for end in ("", "_low", "_high")}
-KEYS = {*AGGREGATES, "worst_member", "members", "teacher", "dataset", "random", "references_of_data", "groups", "normalized"}
+KEYS = {
+    *AGGREGATES,
+    "worst_member",
+    "members",
+    "teacher",
+    "dataset",
+    "random",
+    "references_of_data",
+    "groups",
+    "normalized",
+}
 
 
 @pytest.fixture
@@ -45,8 +63,20 @@ def test_summary_by_hand(run: RunRecord) -> None:
     assert result["worst_member"] == (1 + 2 + 3 - 100) / 4
     assert (result["teacher"], result["random"], result["dataset"]) == (-2.0, -1100.0, -700.0)
     assert result["members"] == [
-        {"member": 0, "seed": 0, "mean_return": -23.5, "returns": [1.0, 2.0, 3.0, -100.0], "updates": 200},
-        {"member": 1, "seed": 1, "mean_return": 29.5, "returns": [5.0, 6.0, 7.0, 100.0], "updates": 200},
+        {
+            "member": 0,
+            "seed": 0,
+            "mean_return": -23.5,
+            "returns": [1.0, 2.0, 3.0, -100.0],
+            "updates": 200,
+        },
+        {
+            "member": 1,
+            "seed": 1,
+            "mean_return": 29.5,
+            "returns": [5.0, 6.0, 7.0, 100.0],
+            "updates": 200,
+        },
     ]
     assert result["groups"] == result["references_of_data"] == []
 
@@ -68,7 +98,9 @@ def test_interval_is_drawn_from_the_runs_named_stream(run: RunRecord) -> None:
     expected = iqm_interval(scores, np.random.default_rng(seeding.stream(7, "bootstrap")), 500)
     result = summarize(run, 500, 7)
     assert (result["iqm_low"], result["iqm_high"]) == expected
-    assert curve(run, [0, 1], 500, 7)[-1]["iqm_low"] == expected.low  # the figure says what the table says
+    assert (
+        curve(run, [0, 1], 500, 7)[-1]["iqm_low"] == expected.low
+    )  # the figure says what the table says
 
 
 def test_order_of_members_leaves_the_iqm(run: RunRecord) -> None:
@@ -102,7 +134,12 @@ def test_groups_of_a_sweep(tmp_path: Path) -> None:
     assert result["members"][2]["conservative_weight"] == 5.0
     one, five = calibrations(record)
     assert (one.conservative_weight, one.tests, one.below, one.last_excess) == (1.0, 4, 4, -1.0)
-    assert (five.conservative_weight, five.tests, five.below, five.last_excess) == (5.0, 4, 3, (-1.0 + 107.0) / 2)
+    assert (five.conservative_weight, five.tests, five.below, five.last_excess) == (
+        5.0,
+        4,
+        3,
+        (-1.0 + 107.0) / 2,
+    )
 
 
 def test_a_member_without_a_test_leaves_no_aggregate(tmp_path: Path) -> None:
@@ -113,13 +150,22 @@ def test_a_member_without_a_test_leaves_no_aggregate(tmp_path: Path) -> None:
     assert final_rows(record, [0, 1, 2, 3]) == {}
     assert [result[k] for k in ("iqm", "iqm_low", "iqm_high", "worst_member")] == [None] * 4
     assert [m["mean_return"] for m in result["members"]] == [1.0, 2.0, 3.0, None]
-    assert [group["iqm"] for group in result["groups"]] == [1.5, None]  # a setting that is complete has its own
+    assert [group["iqm"] for group in result["groups"]] == [
+        1.5,
+        None,
+    ]  # a setting that is complete has its own
 
 
 def test_no_environment_no_tests(tmp_path: Path) -> None:
     result = summarize(load_run(make_run(tmp_path / "run", teacher=False)), 200, 0)
     assert (result["iqm"], result["teacher"], result["random"]) == (None, None, None)
-    assert result["members"][0] == {"member": 0, "seed": 0, "mean_return": None, "returns": [], "updates": None}
+    assert result["members"][0] == {
+        "member": 0,
+        "seed": 0,
+        "mean_return": None,
+        "returns": [],
+        "updates": None,
+    }
     json.dumps(result, allow_nan=False)
 
 
@@ -133,12 +179,20 @@ def test_returns_that_were_not_finite_are_not_passed_over(tmp_path: Path) -> Non
 def test_baselines_are_beside_cql_and_no_part_of_its_result(tmp_path: Path) -> None:
     config = RunConfig(num_seeds=2, baselines=("bc", "sac", "bc"))
     chosen = members(config)
-    assert [(m.swept["algorithm"], m.seed) for m in chosen] == [(a, s) for a in ("cql", "bc", "sac") for s in (0, 1)]
+    assert [(m.swept["algorithm"], m.seed) for m in chosen] == [
+        (a, s) for a in ("cql", "bc", "sac") for s in (0, 1)
+    ]
     assert [m.cql.conservative_weight for m in chosen] == [5.0, 5.0, 5.0, 5.0, 0.0, 0.0]
     assert [m.cql.bc_warmup_updates for m in chosen] == [0, 0, 100_000, 100_000, 0, 0]
     assert len({m.structure for m in chosen}) == 1, "one population holds them all"
     rows = [
-        {"policy": "student", "member": m.index, "updates": 10, "returns": [10.0 * m.index], "value": 1.0 + m.index}
+        {
+            "policy": "student",
+            "member": m.index,
+            "updates": 10,
+            "returns": [10.0 * m.index],
+            "value": 1.0 + m.index,
+        }
         | {"discounted_return": 2.0, "tail_value": 0.0}
         for m in chosen
     ]
@@ -154,10 +208,17 @@ def test_baselines_are_beside_cql_and_no_part_of_its_result(tmp_path: Path) -> N
     )
     result = summarize(record, 200, 0)
     assert result["iqm"] == 5.0 and result["worst_member"] == 0.0
-    assert [(g["swept"]["algorithm"], g["iqm"]) for g in result["groups"]] == [("cql", 5.0), ("bc", 25.0), ("sac", 45.0)]
+    assert [(g["swept"]["algorithm"], g["iqm"]) for g in result["groups"]] == [
+        ("cql", 5.0),
+        ("bc", 25.0),
+        ("sac", 45.0),
+    ]
     assert best_group(result) is None, "there is one setting of CQL"
     ahead = [{**row, "updates": 20, "returns": [99.0]} for row in rows if row["member"] in (2, 3)]
     uneven = summarize(dataclasses.replace(record, evaluations=[*rows, *ahead]), 200, 0)
     assert uneven["groups"] == result["groups"], "all are looked at where all were tested"
-    assert [(c.conservative_weight, c.last_excess) for c in calibrations(record)] == [(0.0, 3.5), (5.0, -0.5)]
+    assert [(c.conservative_weight, c.last_excess) for c in calibrations(record)] == [
+        (0.0, 3.5),
+        (5.0, -0.5),
+    ]
     assert [check.conservative_weight for check in check_bounds(record, 200, 0)] == [0.0, 5.0]

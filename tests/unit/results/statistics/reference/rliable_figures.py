@@ -2,9 +2,11 @@
 # requires-python = ">=3.11,<3.13"
 # dependencies = ["rliable==1.2.0", "pandas<3", "setuptools<81"]
 # ///
-"""Writes rliable_figures.json: what rliable says of random score matrices, for tests/evaluation to compare with.
+"""Writes rliable_figures.json: what rliable says of random score matrices, for tests/evaluation to
+compare with.
 
-rliable 1.2 needs arch < 8, which cannot be imported beside pandas 3, so it runs in an environment of its own:
+rliable 1.2 needs arch < 8, which cannot be imported beside pandas 3, so it runs in an environment
+of its own:
 
     uv run tests/unit/results/statistics/reference/rliable_figures.py
 """
@@ -44,7 +46,9 @@ def matrices() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def figures(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     """rliable's estimates and 95% intervals: [point, low, high]."""
     points, ends = library.get_interval_estimates(
-        {"first": first}, lambda x: np.array([metric(x) for metric in METRICS.values()]), reps=REPETITIONS
+        {"first": first},
+        lambda x: np.array([metric(x) for metric in METRICS.values()]),
+        reps=REPETITIONS,
     )
     improvement, improvement_ends = library.get_interval_estimates(
         {"pair": [first, second]},
@@ -52,7 +56,9 @@ def figures(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
         reps=IMPROVEMENT_REPETITIONS,
     )
     thresholds = np.quantile(first, [0.1, 0.3, 0.5, 0.7, 0.9]).round(2)
-    profile, band = library.create_performance_profile({"first": first}, thresholds, reps=PROFILE_REPETITIONS)
+    profile, band = library.create_performance_profile(
+        {"first": first}, thresholds, reps=PROFILE_REPETITIONS
+    )
     rows = np.vstack([points["first"], ends["first"]]).T
     return {
         "first": first.tolist(),
