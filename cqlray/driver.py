@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from cqlray import seeding
-from cqlray.api.datasets import is_native, open_configured
 from cqlray.config.schema import RunConfig
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
-from cqlray.data.dataset import ShardSummary, shard_name
+from cqlray.data.dataset import ShardSummary, is_native, shard_name
 from cqlray.data.loading import iterate_shards
 from cqlray.data.store import data_bytes, where_data_lives
 from cqlray.envs.make import EnvSpec
+from cqlray.envs.recorded import open_configured
 from cqlray.errors import Interrupted, NotShared, UserError
 from cqlray.results.policies import last_snapshot
 from cqlray.runtime.cluster import LOST, Loop, describe, fetch, kill, put

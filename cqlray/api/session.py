@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cqlray.api import datasets
 from cqlray.config import load as validate
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
 from cqlray.data.checks.findings import require_valid
 from cqlray.data.checks.validation import validate as validate_data
+from cqlray.data.dataset import absolute_name, is_native
 from cqlray.data.source import columns_in_words
 from cqlray.envs.make import EnvSpec, describe_env
+from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
 from cqlray.results.policies import newest_rows, require_snapshots
@@ -76,7 +77,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         }
         directory = RunDirectory.create(path, manifest)
         resolved = dataclasses.replace(
-            config, out=str(path), dataset=config.dataset and datasets.absolute(config.dataset)
+            config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
         )
         # Last, because it is what makes the directory a run that can be resumed.
         write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
@@ -97,7 +98,7 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     if (
         config.dataset is not None
         and any((path / "dataset").glob("shard-*"))
-        and datasets.is_native(str(path))
+        and is_native(str(path))
     ):
         config = dataclasses.replace(
             config, dataset=str(path / "dataset")
@@ -339,7 +340,7 @@ def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec
     """
     if config.dataset is None:
         return describe_env(config.env)
-    source = datasets.open_configured(config)
+    source = open_configured(config)
     recorded = source.environment.get("id")
     # Minari's files name no module, which is what a user gives then.
     if (
@@ -350,10 +351,10 @@ def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec
         raise UserError(
             f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}"
         )
-    spec = datasets.spec_of(source)
+    spec = spec_of(source)
     if config.evaluation.episodes:
         played = describe_env(config.env)
-        datasets.require_same_spaces(source, played)
+        require_same_spaces(source, played)
         spec = played
     if progress is not None:
         if source.columns:

@@ -275,7 +275,7 @@ def _recorded_env(
     data = given["--dataset"][0] if "--dataset" in given else values.get("dataset")
     if data is None:
         return {}
-    from cqlray.api.datasets import recorded_environment
+    from cqlray.envs.recorded import recorded_environment
 
     # The flags are not parsed yet, which may need what is found here; a name is a name.
     typed = {

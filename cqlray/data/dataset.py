@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
-from cqlray.storage.locations import AnyPath
+from cqlray.storage.locations import AnyPath, any_path
 
 FORMAT = 1
 HISTOGRAM_BINS = 20
@@ -183,6 +184,11 @@ def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
     return used
 
 
+def is_native(name: str) -> bool:
+    """Whether this names a dataset or run directory of cqlray's own."""
+    return _find(any_path(name)) is not None
+
+
 def dataset_directory(path: AnyPath) -> AnyPath:
     """The directory that holds dataset.json: `path`, or path/dataset when `path` is a run
     directory.
@@ -192,9 +198,8 @@ def dataset_directory(path: AnyPath) -> AnyPath:
     """
     if not path.exists():
         raise UserError(f"dataset {str(path)!r}: no such directory")
-    for candidate in (path, path / "dataset"):
-        if (candidate / "dataset.json").is_file():
-            return candidate
+    if (found := _find(path)) is not None:
+        return found
     if path.is_dir() and not any(path.iterdir()):
         raise UserError(
             f"dataset {str(path)!r} is empty; make one with: cqlray collect --out {path}"
@@ -203,6 +208,17 @@ def dataset_directory(path: AnyPath) -> AnyPath:
         f"dataset {str(path)!r} has no dataset.json; it should be a dataset or run directory made"
         " by cqlray"
     )
+
+
+def _find(path: AnyPath) -> AnyPath | None:
+    return next((d for d in (path, path / "dataset") if (d / "dataset.json").is_file()), None)
+
+
+def absolute_name(data: str) -> str:
+    """The name that means the same in any working directory: local paths in full, URIs and
+    minari:ID as they are.
+    """
+    return data if ":" in data.partition("/")[0] else str(Path(data).resolve())
 
 
 def read_description(path: AnyPath) -> dict[str, Any]:

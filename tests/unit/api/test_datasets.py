@@ -12,11 +12,14 @@ import pandas as pd
 import pytest
 
 import cqlray
-from cqlray.api import datasets, session
+from cqlray.api import session
 from cqlray.cli import main as cli
 from cqlray.cli.flags import parse_config
 from cqlray.config.schema import ColumnsConfig, EnvConfig
 from cqlray.data import dataset as native
+from cqlray.data.dataset import absolute_name
+from cqlray.envs import recorded
+from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
 from cqlray.runtime.progress import ProgressDisplay
 
@@ -167,7 +170,7 @@ def test_the_plan_names_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_the_data_does_not_say_comes_from_the_environment(tmp_path: Path) -> None:
-    spec = datasets.describe_env(EnvConfig(TOY))
+    spec = describe_env(EnvConfig(TOY))
     rng = np.random.default_rng(0)
     width = spec.observation_dim
     log = pd.DataFrame(
@@ -205,13 +208,13 @@ def test_wrong_columns_are_one_line(columns: dict[str, object], said: str) -> No
 
 
 def test_a_dataset_must_say_its_bounds_to_be_trained_on() -> None:
-    source = datasets.open_data(
+    source = recorded.open_data(
         frame(), ColumnsConfig(("sensor_*",), ("torque",), "r", "trip"), None
     )
     with pytest.raises(
         UserError, match="does not say the bounds of its actions; name its environment with --env"
     ):
-        datasets.spec_of(source)
+        recorded.spec_of(source)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +222,8 @@ def test_a_dataset_must_say_its_bounds_to_be_trained_on() -> None:
     [("s3://b/x", True), ("minari:a/b-v0", True), ("data/x", False), ("odd:name/x", True)],
 )
 def test_absolute_names(name: str, full: bool) -> None:
-    assert (datasets.absolute(name) == name) is full
-    assert full or datasets.absolute(name) == str(Path(name).resolve())
+    assert (absolute_name(name) == name) is full
+    assert full or absolute_name(name) == str(Path(name).resolve())
 
 
 @pytest.mark.ray
@@ -440,4 +443,4 @@ def test_a_d4rl_file_without_timeouts_needs_the_time_limit(
     words = ["--dataset", file, "--env.max-episode-steps", "30", *BOUNDS]
     config, _ = parse_config(words, "train")
     assert (config.env.id, config.env.max_episode_steps) == ("none", 30)
-    assert datasets.open_configured(config).environment["max_episode_steps"] == 30
+    assert recorded.open_configured(config).environment["max_episode_steps"] == 30
