@@ -23,7 +23,12 @@ from tests.unit.cluster.commands import (
     strings,
 )
 
-DOCUMENTS = [REPOSITORY / "README.md", CLUSTER / "README.md"]
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    CLUSTER / "README.md",
+    REPOSITORY / "cqlray" / "data" / "README.md",
+    REPOSITORY / "cqlray" / "benchmarks" / "README.md",
+]
 MANIFESTS = [*CLUSTER.glob("*.yaml"), *CLUSTER.glob("kuberay/*.yaml")]
 
 
@@ -69,7 +74,7 @@ def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_cqlray_takes_the_commands_that_are_shown(path: Path) -> None:
     commands = cqlray_commands(script_of(path))
-    assert any(words[0] == "run" for words in commands), "none was found"
+    assert {words[0] for words in commands} & {"run", "train"}, "none was found"
     for words in commands:
         check(words)
 
