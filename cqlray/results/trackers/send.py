@@ -1,7 +1,7 @@
 """`cqlray report RUN --to NAME …`: a run in TensorBoard, Weights & Biases or MLflow, from its
 directory alone.
 
-Reporting again, of a run that is still under way or was resumed, adds what is new and doubles
+Reporting a run again, because it was still under way or was resumed, adds what is new and repeats
 nothing.
 """
 
@@ -19,17 +19,12 @@ from cqlray.results.record import load_run
 from cqlray.results.series import TrackedRun, tracked_run
 from cqlray.storage.locations import AnyPath
 
-Sender = Callable[
-    [TrackedRun], str
-]  # brings a tracker up to date, says in one line where; raises UserError
+Sender = Callable[[TrackedRun], str]
+"""Brings a tracker up to date and returns where to look, in one line; raises UserError."""
 
-TRACKERS = {
-    "tensorboard": "cqlray.results.trackers.tensorboard",
-    "wandb": "cqlray.results.trackers.wandb_tracker",
-    "mlflow": "cqlray.results.trackers.mlflow_tracker",
-}
-"""The module of each, whose `send` is a Sender; a tracker's package is loaded with it, when it is
-asked for.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""Each has a module of the same name here, whose `send` is a Sender. The tracker's package is
+imported with that module, only when it is asked for.
 """
 
 _SECRET = re.compile(
@@ -38,19 +33,19 @@ _SECRET = re.compile(
 
 
 def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
-    """Bring each tracker up to date with a run, finished or not; the run directory gets at most
-    `tensorboard/`.
+    """Bring each tracker up to date with a run, finished or not. In the run directory nothing but
+    `tensorboard/` is written.
 
     Args:
-        directory: the run's.
-        names: of TRACKERS.
+        directory: the run directory.
+        names: some of TRACKERS.
 
     Returns:
-        For each name where the run is to be seen, in one line.
+        For each name, where to look at the run, in one line.
 
     Raises:
-        UserError: an unknown name, a package that is not installed, a tracker that refuses or has
-            no answer; or as load_run.
+        UserError: an unknown name, a package that is not installed, a tracker that refuses or does
+            not answer; or as load_run.
     """
     for name in names:
         if name not in TRACKERS:
@@ -69,7 +64,7 @@ def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
 
 def _sender(name: str) -> Sender:
     try:
-        sender: Sender = import_module(TRACKERS[name]).send
+        sender: Sender = import_module(f"cqlray.results.trackers.{name}").send
     except ImportError as error:
         raise UserError(
             f"{name}: the package is not installed; pip install 'cqlray[{name}]'"
@@ -78,8 +73,8 @@ def _sender(name: str) -> Sender:
 
 
 def _without_secrets(text: str) -> str:
-    """One line, without the passwords in its addresses and without what the environment has in
-    secret variables.
+    """The text on one line, without passwords in addresses and without the values of secret
+    environment variables.
     """
     for name, value in os.environ.items():
         if len(value) > 3 and _SECRET.fullmatch(name):

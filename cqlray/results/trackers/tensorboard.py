@@ -14,7 +14,7 @@ from cqlray.storage.locations import AnyPath, Location
 
 
 def send(tracked: TrackedRun) -> str:
-    """Write the event files; how to look at them.
+    """Write the event files, and return the command that shows them.
 
     Raises UserError where the `tensorboard` package is not installed.
     """
@@ -24,8 +24,8 @@ def send(tracked: TrackedRun) -> str:
 
 
 def write_tensorboard(directory: AnyPath) -> bool:
-    """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for
-    the teacher.
+    """Write DIRECTORY/tensorboard from the run directory, replacing what was there: a folder for
+    each member and one for the teacher.
 
     Returns:
         False, with nothing written, where the `tensorboard` package is not installed.
@@ -46,7 +46,8 @@ def write_tensorboard(directory: AnyPath) -> bool:
                     file.read_bytes()
                 )
         return True
-    # Built aside and moved in whole: what stands there is always from one reading of the run.
+    # Written elsewhere and moved into place whole, so that all of it comes from one reading of the
+    # run.
     fresh = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=directory))
     try:
         fresh.chmod(0o755)

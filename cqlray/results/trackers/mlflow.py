@@ -1,4 +1,4 @@
-"""A run as MLflow runs: a parent run in the experiment of its environment, and below it one for
+"""A run in MLflow: a parent run in the experiment named after its environment, and a child run for
 each member.
 """
 
@@ -19,54 +19,61 @@ from cqlray.errors import UserError
 from cqlray.results.series import EVERYONE, Series, TrackedRun
 
 STATUS = {"finished": "FINISHED", "running": "RUNNING", "interrupted": "KILLED"}
-METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH = 1000, 100  # what MLflow's servers take
+METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH = 1000, 100  # what MLflow's servers accept
 
 
 def send(tracked: TrackedRun) -> str:
-    """Bring the runs up to date; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's other
-    variables hold.
+    """Bring MLflow's runs up to date; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME and MLflow's
+    other variables apply.
 
-    Runs are found again by their tags; a metric gets the steps that it does not have yet. MLflow's
-    time of a metric is the time at which the run began: the run directory has no other.
+    Runs that are already there are found by their tags; a metric gets the steps that it does not
+    have yet. Every point carries the time at which the run began: the run directory has no other.
 
     Returns:
-        Where it is, in one line.
+        Where to look at it, in one line.
 
     Raises:
         UserError: no network, or MLflow refuses.
     """
-    if (
-        re.match(r"(sqlite|postgresql|mysql|mssql)\b", mlflow.get_tracking_uri())
-        and find_spec("sqlalchemy") is None
-    ):
-        raise UserError(
-            "a database store needs sqlalchemy; pip install mlflow"
-        )  # mlflow-skinny comes without
+    _require_sqlalchemy()
     try:
         client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or tracked.environment
-        experiment = client.get_experiment_by_name(name)
-        place = experiment.experiment_id if experiment else client.create_experiment(name)
-        found = client.search_runs(
-            [place], f"tags.`cqlray.run` = '{tracked.identity}'", max_results=10_000
-        )
-        known = {run.data.tags["cqlray.series"]: run for run in found}
-        parent = ""
-        for series in tracked.series:
-            tags = {
-                "cqlray.run": tracked.identity,
-                "cqlray.series": series.name,
-                "cqlray.state": tracked.state,
-            }
-            if series.name != EVERYONE:
-                tags[MLFLOW_PARENT_RUN_ID] = parent
-            tags |= {f"cqlray.{tag}": str(value) for tag, value in series.summary.items()}
-            run = known.get(series.name) or _create(client, place, tracked, series, tags)
-            parent = parent or run.info.run_id
-            _update(client, run, tracked, series, tags)
+        found = client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else client.create_experiment(name)
+        _send_runs(client, experiment, tracked)
     except (MlflowException, OSError) as error:
         raise UserError(str(error)) from error
     return f"experiment {name}, run {tracked.name} at {client.tracking_uri}"
+
+
+def _require_sqlalchemy() -> None:
+    """Raises UserError where the runs go into a database and sqlalchemy is missing, as it is after
+    installing mlflow-skinny.
+    """
+    database = re.match(r"(sqlite|postgresql|mysql|mssql)\b", mlflow.get_tracking_uri())
+    if database and find_spec("sqlalchemy") is None:
+        raise UserError("a database store needs sqlalchemy; pip install mlflow")
+
+
+def _send_runs(client: MlflowClient, experiment: str, tracked: TrackedRun) -> None:
+    found = client.search_runs(
+        [experiment], f"tags.`cqlray.run` = '{tracked.identity}'", max_results=10_000
+    )
+    known = {run.data.tags["cqlray.series"]: run for run in found}
+    parent = ""
+    for series in tracked.series:
+        tags = {
+            "cqlray.run": tracked.identity,
+            "cqlray.series": series.name,
+            "cqlray.state": tracked.state,
+        }
+        if series.name != EVERYONE:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        tags |= {f"cqlray.{tag}": str(value) for tag, value in series.summary.items()}
+        run = known.get(series.name) or _create(client, experiment, tracked, series, tags)
+        parent = parent or run.info.run_id
+        _update(client, run, tracked, series, tags)
 
 
 def _create(
@@ -81,7 +88,7 @@ def _create(
 def _update(
     client: MlflowClient, run: Run, tracked: TrackedRun, series: Series, tags: dict[str, str]
 ) -> None:
-    """What the run does not have yet."""
+    """Log what MLflow's run does not have yet."""
     identity = run.info.run_id
     params = [
         Param(name, value)
@@ -91,16 +98,16 @@ def _update(
     for batch in _batches(params, PARAMS_IN_A_BATCH):
         client.log_batch(identity, params=batch)
     client.log_batch(identity, tags=[RunTag(name, value) for name, value in tags.items()])
-    there = {
+    logged = {
         (name, point.step)
         for name in run.data.metrics
         for point in client.get_metric_history(identity, name)
     }
-    at = _milliseconds(tracked)
+    began = _milliseconds(tracked)
     metrics = [
-        Metric(name, value, at, step)
+        Metric(name, value, began, step)
         for name, value, step in series.scalars
-        if (name, step) not in there
+        if (name, step) not in logged
     ]
     for batch in _batches(metrics, METRICS_IN_A_BATCH):
         client.log_batch(identity, metrics=batch)
@@ -108,12 +115,12 @@ def _update(
         client.update_run(identity, status=STATUS[tracked.state])
     else:
         client.set_terminated(
-            identity, STATUS[tracked.state], end_time=at + round(1000 * tracked.seconds)
+            identity, STATUS[tracked.state], end_time=began + round(1000 * tracked.seconds)
         )
 
 
 def _dotted(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """cql.discount and its value, and so on."""
+    """Nested settings as flat names: cql.discount and its value, and so on."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _dotted(value, f"{prefix}{name}.")
@@ -126,5 +133,5 @@ def _batches(entries: list[Any], size: int) -> list[list[Any]]:
 
 
 def _milliseconds(tracked: TrackedRun) -> int:
-    """When the run began, since 1970."""
+    """When the run began, in milliseconds since 1970."""
     return round(1000 * tracked.began.timestamp())
