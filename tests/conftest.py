@@ -22,10 +22,6 @@ from cqlray.config.schema import (
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-SLOW = os.environ.get("CQLRAY_SLOW") == "1"
-slow = pytest.mark.skipif(not SLOW, reason="CQLRAY_SLOW=1 runs it")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `-n`, the session's cluster is in one process, and the clusters of several nodes in
@@ -33,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
             item.add_marker(
                 pytest.mark.xdist_group("nodes" if "distributed" in item.path.parts else "ray")
             )

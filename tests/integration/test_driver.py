@@ -32,7 +32,8 @@ from cqlray.runtime.placement import ClusterResources, make_plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
-from tests.conftest import slow, small_config
+from tests.conftest import small_config
+from tests.processes import descendants, running
 
 pytestmark = pytest.mark.ray
 
@@ -72,15 +73,10 @@ def assert_same(run: Path, other: Path) -> None:
 
 
 def processes(role: str) -> set[int]:
-    """Process ids of the cluster's actors of a class."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cmdline").read_bytes().startswith(f"ray::{role}".encode()):
-                found.add(int(entry.name))
-        except OSError:
-            continue
-    return found
+    """Process ids of the actors of a class, of the cluster that this process started: whoever tests
+    beside it has another.
+    """
+    return running(f"ray::{role}").keys() & {*descendants(os.getpid())}
 
 
 def test_every_stage_leaves_its_result(finished_run: Path) -> None:
@@ -153,12 +149,7 @@ SIGNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "signs", [SIGNS[2::3], SIGNS[1::3], *(pytest.param([sign], marks=slow) for sign in SIGNS)]
-)
-def test_a_killed_run_ends_with_the_same_bits(
-    finished_run: Path, ray_cluster: str, tmp_path: Path, signs: list[str]
-) -> None:
+def run_killed_at(signs: list[str], tmp_path: Path, ray_cluster: str) -> Path:
     """SIGKILL the driver at the instant that a file appears, resume, kill again at the next file,
     and so on.
     """
@@ -178,7 +169,15 @@ def test_a_killed_run_ends_with_the_same_bits(
         words = ["resume", str(out)]
     assert not (out / "report.html").exists()
     api.resume(out, quiet=True)
-    assert_same(finished_run, out)
+    return out
+
+
+@pytest.mark.parametrize("signs", [SIGNS[2::3], SIGNS[1::3]])
+def test_a_killed_run_ends_with_the_same_bits(
+    finished_run: Path, ray_cluster: str, tmp_path: Path, signs: list[str]
+) -> None:
+    """Each alone: nightly/test_kills.py."""
+    assert_same(finished_run, run_killed_at(signs, tmp_path, ray_cluster))
 
 
 VICTIMS = [
@@ -193,13 +192,8 @@ VICTIMS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "victims", [VICTIMS, *(pytest.param([victim], marks=slow) for victim in VICTIMS)]
-)
-def test_killed_actors_are_replaced_and_nothing_changes(
-    finished_run: Path, tmp_path: Path, victims: list[tuple[str, str]]
-) -> None:
-    """One after the other in the same run."""
+def run_with_killed(victims: list[tuple[str, str]], tmp_path: Path) -> Path:
+    """One after the other is killed in the same run."""
     out, over = tmp_path / "run", threading.Event()
     before = {role: processes(role) for role, _ in victims}
     killed: list[int] = []
@@ -222,7 +216,12 @@ def test_killed_actors_are_replaced_and_nothing_changes(
         over.set()
         thread.join()
     assert len(killed) == len(victims), "the actors were found and killed"
-    assert_same(finished_run, out)
+    return out
+
+
+def test_killed_actors_are_replaced_and_nothing_changes(finished_run: Path, tmp_path: Path) -> None:
+    """Each alone: nightly/test_kills.py."""
+    assert_same(finished_run, run_with_killed(VICTIMS, tmp_path))
 
 
 def test_interrupted_runs_stop_soon_and_say_how_to_go_on(ray_cluster: str, tmp_path: Path) -> None:

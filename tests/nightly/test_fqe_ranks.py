@@ -25,7 +25,6 @@ from cqlray.results.report.selection_section import (
 )
 from cqlray.results.report.timeline import time_line
 from cqlray.results.statistics.summary import RunRecord, reference_return
-from tests.conftest import slow
 
 MEMBERS, SNAPSHOTS, EPISODES, UPDATES = 4, 8, 40, 3200
 without_mujoco = pytest.mark.skipif(find_spec("mujoco") is None, reason="mujoco is not installed")
@@ -63,7 +62,6 @@ def reacher() -> RunConfig:
     )
 
 
-@slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "config", [pendulum(), pytest.param(reacher(), marks=without_mujoco)], ids=lambda c: c.env.id

@@ -1,6 +1,6 @@
 """`cqlray submit` up to the cluster: what it refuses, what it sends.
 
-The rest is in tests/integration/distributed/test_jobs.py.
+The rest is in tests/nightly/distributed/test_jobs.py.
 """
 
 from __future__ import annotations

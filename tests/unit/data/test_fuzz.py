@@ -1,5 +1,5 @@
-"""Two thousand damaged files: each is refused in one line or read; no traceback, no hang, no crash,
-no changed file.
+"""Damaged files: each is refused in one line or read; no traceback, no hang, no crash, no changed
+file. Here a hundred; nightly/test_fuzz.py has two thousand.
 
 The files are read in other processes with a watchdog, because what parses them is C and C++: a
 crash there is a failure with the seed of the file, and `python -m tests.unit.data.test_fuzz SEED`
@@ -35,7 +35,7 @@ from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 from tests.unit.data import damage, sound_files
 
-FILES = 2000
+FILES = 100
 PROCESSES = 2
 SECONDS_PER_FILE = 10.0
 ADDRESS_SPACE = 6 * 2**30  # a damaged length must not take the machine's memory
@@ -245,9 +245,14 @@ def test_sound_files_are_read(sound: Path) -> None:
 
 
 def test_damaged_files_are_refused_or_read(sound: Path, tmp_path: Path) -> None:
+    assert_refused_or_read(sound, tmp_path, FILES)
+
+
+def assert_refused_or_read(sound: Path, tmp_path: Path, count: int) -> Counter[str]:
+    """So many damaged files, of the seeds from 0; how many of each format were refused, …"""
     before = digests(sound)
     groups = [
-        list(range(part * FILES // PROCESSES, (part + 1) * FILES // PROCESSES))
+        list(range(part * count // PROCESSES, (part + 1) * count // PROCESSES))
         for part in range(PROCESSES)
     ]
     watched = [
@@ -264,14 +269,10 @@ def test_damaged_files_are_refused_or_read(sound: Path, tmp_path: Path) -> None:
     kinds = {
         text.splitlines()[-1]: f"seed {seed}: {text}" for seed, text in failures
     }  # one of each
-    assert not failures, f"{len(failures)} of {FILES}:\n" + "\n".join(kinds.values())
-    assert len(rows) == FILES
+    assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(kinds.values())
+    assert len(rows) == count
     assert digests(sound) == before
-    # The damage is real, and not every damage is the end of a file.
-    outcomes = Counter(outcome for _, outcome, _ in rows)
-    for name in FORMATS:
-        total = sum(count for outcome, count in outcomes.items() if outcome.startswith(f"{name} "))
-        assert 0.2 * total < total - outcomes[f"{name} read"], (name, outcomes)
+    return Counter(outcome for _, outcome, _ in rows)
 
 
 if __name__ == "__main__":

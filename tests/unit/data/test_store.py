@@ -27,7 +27,6 @@ from cqlray.data.store import (
 )
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
-from tests.conftest import slow
 from tests.unit.data.test_shards import random_shard
 
 SCALING = ActionScaling(np.full(2, -2, np.float32), np.full(2, 2, np.float32))
@@ -230,9 +229,3 @@ def test_the_same_normaliser_for_every_place() -> None:
 def test_sampling_from_a_file_takes_little_memory(tmp_path: Path) -> None:
     """A file of 60 MB: no copy of it is held."""
     assert peak_of_sampling(tmp_path / "columns", 600_000, 320) < 260 * 2**20
-
-
-@slow
-def test_twenty_million_transitions_within_two_gibibytes(tmp_path: Path) -> None:
-    assert peak_of_sampling(tmp_path / "columns", 20_000_000, 4000) < 2 * 2**30
-    (tmp_path / "columns").unlink()

@@ -18,7 +18,7 @@ from cqlray.results.report.comparison_page import write_comparison
 from cqlray.results.report.html import write_report
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import RunDirectory
-from tests.integration.chromium import EXECUTABLE, Chromium, chromium
+from tests.nightly.chromium import EXECUTABLE, Chromium, chromium
 from tests.unit.results.report.test_comparison_page import two_runs
 from tests.unit.results.report.test_html import REFERENCES, TESTS, interrupted, running
 from tests.unit.results.report.test_selection_section import judged_run
@@ -88,7 +88,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield found
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.sample if name == "finished" else ()) for name in PAGES],
+)
 def test_page_is_shown_without_complaint_at_any_width_and_scheme(
     name: str, browser: Chromium, tmp_path: Path
 ) -> None:

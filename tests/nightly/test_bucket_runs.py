@@ -15,12 +15,16 @@ import pytest
 from cqlray.config.load import dump_yaml
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory
-from tests.conftest import SLOW, small_config
-from tests.integration.distributed.nodes import descendants, kill, running
+from tests.conftest import small_config
 from tests.integration.test_driver import ROOT, assert_same
-from tests.unit.storage.test_locations import Proxy, proxy, remote, server  # noqa: F401 (fixtures)
-
-pytestmark = pytest.mark.ray
+from tests.processes import descendants, kill, running
+from tests.unit.storage.test_locations import (
+    Proxy,
+    assert_outage_is_waited_for,
+    proxy,  # noqa: F401 (a fixture)
+    remote,  # noqa: F401 (a fixture)
+    server,  # noqa: F401 (a fixture)
+)
 
 
 def downloaded(place: Location, to: Path) -> Path:
@@ -37,11 +41,14 @@ def downloaded(place: Location, to: Path) -> Path:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.ray
+@pytest.mark.parametrize("seconds", [pytest.param(4.0, marks=pytest.mark.sample), 60.0])
 def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
     finished_run: Path,
     remote: Location,  # noqa: F811
     proxy: Proxy,  # noqa: F811
     tmp_path: Path,
+    seconds: float,
 ) -> None:
     """One request in ten fails, nobody answers for a while as the students begin, and a learner
     dies: the same bits, and no line lost.
@@ -63,7 +70,7 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
             assert run.poll() is None, run.communicate()
             time.sleep(0.1)
         proxy.share = 0.1
-        proxy.outage(60.0 if SLOW else 4.0)
+        proxy.outage(seconds)
         while not (learners := running("ray::learner").keys() & {*descendants(run.pid)}):
             assert run.poll() is None, run.communicate()
             time.sleep(0.1)
@@ -74,3 +81,12 @@ def test_a_run_in_a_bucket_that_is_away_and_fails_at_times(
     deaths = [row for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "death"]
     assert [row["role"] for row in deaths] == ["learner"]
     assert_same(finished_run, downloaded(out, tmp_path / "copy"))
+
+
+@pytest.mark.timeout(400)
+def test_an_outage_of_a_minute_is_waited_for(
+    remote: Location,  # noqa: F811
+    proxy: Proxy,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert_outage_is_waited_for(60.0, remote, proxy, caplog)

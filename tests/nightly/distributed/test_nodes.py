@@ -19,9 +19,9 @@ from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig
 from cqlray.stages.train import SECONDS_BETWEEN_CHECKPOINTS
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
-from tests.conftest import slow, small_config
-from tests.integration.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster
+from tests.conftest import small_config
 from tests.integration.test_driver import assert_same
+from tests.nightly.distributed.nodes import HEAD, Driver, EndedEarly, Nodes, cluster
 
 pytestmark = pytest.mark.ray
 ATTEMPTS = 3
@@ -78,7 +78,9 @@ EACH_STAGE = ["teacher", "collection", "students", "evaluation"]
 
 
 @pytest.mark.parametrize(
-    "stages", [EACH_STAGE, *(pytest.param([stage], marks=slow) for stage in VICTIMS)]
+    "stages",
+    [pytest.param(EACH_STAGE, marks=pytest.mark.sample), *([stage] for stage in VICTIMS)],
+    ids=", ".join,
 )
 def test_killed_nodes_change_nothing(
     finished_run: Path, nodes: Nodes, tmp_path: Path, stages: list[str]
@@ -107,9 +109,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts are root's")
 
 
 @as_root
-@pytest.mark.parametrize(
-    "stage", ["teacher", *(pytest.param(stage, marks=slow) for stage in ("collection", "students"))]
-)
+@pytest.mark.parametrize("stage", ["teacher", "collection", "students"])
 def test_a_node_without_the_disk_that_the_others_share_may_come_later(
     finished_run: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -130,7 +130,6 @@ def test_a_node_without_the_disk_that_the_others_share_may_come_later(
     assert_same(finished_run, out)
 
 
-@slow
 @as_root
 def test_a_disk_that_only_the_driver_has(finished_run: Path, tmp_path: Path) -> None:
     """The same bits as where workers and learners write their files themselves."""
@@ -206,10 +205,7 @@ def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) 
 
 @pytest.mark.parametrize(
     "sign",
-    [
-        pytest.param("teacher/checkpoint.safetensors", marks=slow),
-        "checkpoints/population-0.safetensors",
-    ],
+    ["teacher/checkpoint.safetensors", "checkpoints/population-0.safetensors"],
 )
 def test_a_run_is_resumed_from_another_machine(
     finished_run: Path, nodes: Nodes, tmp_path: Path, sign: str

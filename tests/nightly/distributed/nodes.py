@@ -13,7 +13,6 @@ import ctypes
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.processes import descendants, kill, running
 
 ROOT = Path(__file__).parents[3]
 HEAD = "head"
@@ -71,7 +72,7 @@ class Nodes:
         self.log = folder / "cluster.log"
         with self.log.open("wb") as log:
             self.server = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.distributed.nodes"],
+                [sys.executable, "-m", "tests.nightly.distributed.nodes"],
                 cwd=ROOT,
                 env=self.environment,
                 stdin=subprocess.PIPE,
@@ -234,43 +235,6 @@ def cluster(
         yield nodes
     finally:
         nodes.close()
-
-
-def running(title: str) -> dict[int, int]:
-    """Parents' process ids of all processes whose command line begins with `title`, by their
-    own.
-    """
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cmdline").read_bytes().startswith(title.encode()):
-                found[int(entry.name)] = _parent(entry)
-        except OSError:  # it has just ended
-            continue
-    return found
-
-
-def descendants(process: int) -> list[int]:
-    """Process ids of its children, their children, and so on."""
-    parents = running("")
-    found, fresh = [], {process}
-    while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh}
-        found += sorted(fresh)
-    return found
-
-
-def kill(process: int) -> bool:
-    """SIGKILL; whether it was still there."""
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _parent(entry: Path) -> int:
-    return int((entry / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def serve() -> None:

@@ -13,14 +13,11 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,6 +27,7 @@ from cqlray.config.schema import CQLConfig, EvaluationConfig, ResourcesConfig, R
 from cqlray.storage.run_directory import read_json
 from tests.conftest import small_config
 from tests.integration.test_driver import assert_same
+from tests.processes import free_port, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -147,14 +145,6 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def processes_with(variable: str) -> list[int]:
     """Process ids of those that have NAME=VALUE in their environment."""
     found = []
@@ -165,13 +155,6 @@ def processes_with(variable: str) -> list[int]:
         except OSError:  # it has just ended, or is another user's
             continue
     return found
-
-
-def wait_until(sign: Callable[[], Any], what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not sign():
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s until {what}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from cqlray.data.shards import from_parquet
-from tests.integration.distributed import chaos
-from tests.integration.distributed.nodes import ROLES
+from tests.nightly.distributed import chaos
+from tests.nightly.distributed.nodes import ROLES
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.sample]
 
 
 @pytest.mark.timeout(600)  # a minute where nobody else uses the machine

@@ -1,4 +1,4 @@
-"""`python -m tests.integration.distributed.chaos --trials 50 --seed 0`: kill something at random in
+"""`python -m tests.nightly.distributed.chaos --trials 50 --seed 0`: kill something at random in
 a short run, many times over.
 
 Each trial is a whole run on a cluster of three nodes. One victim is killed at a random moment;
@@ -35,7 +35,8 @@ from cqlray.data.episode import Shard
 from cqlray.data.shards import from_parquet
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
-from tests.integration.distributed.nodes import (
+from tests.integration.test_driver import outcome
+from tests.nightly.distributed.nodes import (
     HEAD,
     JUDGE,
     ROLES,
@@ -43,9 +44,8 @@ from tests.integration.distributed.nodes import (
     EndedEarly,
     Nodes,
     cluster,
-    kill,
 )
-from tests.integration.test_driver import outcome
+from tests.processes import kill
 
 NODE, DRIVER, WRITING, WRITER = "node", "driver", "driver while writing", "actor while writing"
 VICTIMS = (*ROLES, NODE, DRIVER, WRITING, WRITER)
@@ -410,7 +410,7 @@ def chaos(trials: int, series: Series, first: int = 0, say: Say = print) -> dict
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; 0 if all trials ended equal."""
     parser = argparse.ArgumentParser(
-        "python -m tests.integration.distributed.chaos",
+        "python -m tests.nightly.distributed.chaos",
         description=(__doc__ or "").partition("\n")[0],
     )
     parser.add_argument("--trials", type=int, default=50)

@@ -23,7 +23,8 @@ from cqlray.config.load import dump_yaml
 from cqlray.config.schema import ResourcesConfig
 from cqlray.storage.run_directory import read_json
 from tests.conftest import small_config
-from tests.integration.distributed.nodes import ROOT, descendants, kill
+from tests.nightly.distributed.nodes import ROOT
+from tests.processes import descendants, kill
 
 pytestmark = pytest.mark.ray
 RAY = Path(sys.executable).with_name("ray")
