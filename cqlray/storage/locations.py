@@ -185,6 +185,16 @@ class Location:
             return self._store.read_appended(str(self.path))
         return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
 
+    def appended_lines(self) -> Iterator[str]:
+        """The lines of `read_appended`, one after the other; from a disk without holding them
+        all.
+        """
+        if self.scheme:
+            yield from self.read_appended().splitlines()
+        elif self._local.exists():
+            with self._local.open(encoding="utf-8", errors="replace") as file:
+                yield from file
+
     # -- what it stands on -------------------------------------------------------------------------
 
     @property

@@ -27,7 +27,48 @@ FORMAT = 1
 LOCK_WAIT = (
     90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
 )
-_HALF_MADE = (".manifest.json.tmp", ".config.yaml.tmp")
+
+# What a run directory holds, by name. Nobody else spells these.
+CONFIG = "config.yaml"  # as resolved
+MANIFEST = "manifest.json"  # versions, plan, what befell the run
+MEMBERS = "members.json"
+METRICS = "metrics.jsonl"  # rows.MetricsRow
+EVALUATIONS = "evaluations.jsonl"  # rows.EvaluationRow
+FITTED_Q = "fqe.jsonl"  # rows.FittedQRow
+EVENTS = "events.jsonl"  # rows.Event
+TEACHER = "teacher/teacher.json"  # the teacher's result: it is done
+TEACHER_CHECKPOINT = "teacher/checkpoint.safetensors"
+DATASET = "dataset"  # a directory: data/dataset.py has the names in it
+REPORT = "report.html"
+TENSORBOARD = "tensorboard"
+VIDEO = "video.gif"
+LOCK, LEASE = ".lock", "lease.json"
+
+_HALF_MADE = (f".{MANIFEST}.tmp", f".{CONFIG}.tmp")
+
+
+def round_name(index: int) -> str:
+    """The episodes of a teacher's round."""
+    return f"teacher/replay-{index:05d}.parquet"
+
+
+def teacher_snapshot_name(rounds: int) -> str:
+    """The teacher's policy as tested after so many rounds."""
+    return f"teacher/snapshot-{rounds:05d}.safetensors"
+
+
+def snapshot_name(population: int, updates: int) -> str:
+    """Policies and critics of a population at an update count."""
+    return f"{_snapshots(population)}/{updates:09d}.safetensors"
+
+
+def checkpoint_name(population: int) -> str:
+    """All that a population goes on from."""
+    return f"checkpoints/population-{population}.safetensors"
+
+
+def _snapshots(population: int) -> str:
+    return f"snapshots/population-{population}"
 
 
 @contextmanager
@@ -121,7 +162,7 @@ class SharedDirectory:
         if isinstance(self.path, Location):
             return True
         try:
-            return bool(read_json(self.path / "manifest.json").get("id", "") == self.run_id)
+            return bool(read_json(self.path / MANIFEST).get("id", "") == self.run_id)
         except (UserError, OSError):
             return False
 
@@ -154,7 +195,7 @@ class RunDirectory:
                 f" {path}"
             )
         try:
-            write_json(path / "manifest.json", manifest)
+            write_json(path / MANIFEST, manifest)
         except StorageFailure as error:
             raise UserError(
                 f"out {str(path)!r} cannot be written: {str(error).rpartition(': ')[2]}"
@@ -169,7 +210,7 @@ class RunDirectory:
         if not path.exists():
             return True
         return path.is_dir() and {below.name for below in path.iterdir()} <= {
-            "manifest.json",
+            MANIFEST,
             *_HALF_MADE,
         }
 
@@ -182,10 +223,8 @@ class RunDirectory:
         """
         if not path.is_dir():
             raise UserError(f"{path} is not a run directory: there is no such directory")
-        if not (path / "config.yaml").is_file() or not (path / "manifest.json").is_file():
-            raise UserError(
-                f"{path} is not a run directory: it has no config.yaml and manifest.json"
-            )
+        if not (path / CONFIG).is_file() or not (path / MANIFEST).is_file():
+            raise UserError(f"{path} is not a run directory: it has no {CONFIG} and {MANIFEST}")
         return RunDirectory(path)
 
     @contextmanager
@@ -197,7 +236,7 @@ class RunDirectory:
             UserError: another process holds it, or nobody can.
         """
         if isinstance(self.path, Location):
-            with held(self.path / "lease.json", say) as self.lease:
+            with held(self.path / LEASE, say) as self.lease:
                 yield
             return
         with _lock(self.path, say):
@@ -214,9 +253,9 @@ class RunDirectory:
     def in_use(self) -> bool:
         """Whether a process holds the directory now."""
         if isinstance(self.path, Location):
-            return is_held(self.path / "lease.json")
+            return is_held(self.path / LEASE)
         try:
-            with (self.path / ".lock").open("rb") as file:
+            with (self.path / LOCK).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -229,13 +268,13 @@ class RunDirectory:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest."""
-        return read_json(self / "manifest.json")
+        return read_json(self / MANIFEST)
 
     def update_manifest(self, **values: Any) -> None:
         """Set keys of the manifest."""
         if self.lease is not None:
             self.lease.check()
-        write_json(self / "manifest.json", {**self.manifest(), **values})
+        write_json(self / MANIFEST, {**self.manifest(), **values})
 
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Append JSON lines in one write."""
@@ -253,13 +292,38 @@ class RunDirectory:
 
         No file is no lines.
         """
-        rows = []
-        for line in Location.parse(self / name).read_appended().splitlines():
+        return list(self.each_row(name))
+
+    def each_row(self, name: str) -> Iterator[dict[str, Any]]:
+        """`rows` one after the other, for files that may be larger than memory."""
+        for line in Location.parse(self / name).appended_lines():
             try:
-                rows.append(json.loads(line))
+                yield json.loads(line)
             except json.JSONDecodeError:
                 continue
-        return rows
+
+    def snapshots(self, population: int) -> dict[int, Location]:
+        """A population's snapshots by their updates, rising."""
+        found = Location.parse(self / _snapshots(population)).glob("*.safetensors")
+        return dict(sorted((int(path.stem), path) for path in found))
+
+    def last_snapshot(self, population: int) -> tuple[int, Location]:
+        """Updates and file of a population's newest snapshot.
+
+        Raises:
+            UserError: there is none yet.
+        """
+        found = self.snapshots(population)
+        if not found:
+            raise self.no_snapshots()
+        return max(found.items())
+
+    def no_snapshots(self) -> UserError:
+        """What to raise where the students have left no snapshot yet."""
+        return UserError(
+            f"{self.path} has no snapshot of its students yet; go on with: cqlray resume"
+            f" {self.path}"
+        )
 
 
 @contextmanager
@@ -271,7 +335,7 @@ def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as opened:
         try:
-            file = opened.enter_context((directory / ".lock").open("a+"))
+            file = opened.enter_context((directory / LOCK).open("a+"))
             taken = _take(file, f"{directory} is in use by another cqlray process", say)
         except OSError as error:
             reason = (

@@ -1,0 +1,52 @@
+"""Which members have a row after how many updates: what a run that goes on has yet to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cqlray.storage.run_directory import RunDirectory
+
+
+class RowIndex:
+    """The students' rows of a run's files by member and updates.
+
+    A file is read once, when it is first asked about; from then on the index knows what `add` told
+    it. Nobody else may write to the directory meanwhile.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.members: dict[str, dict[int, set[int]]] = {}  # file -> updates -> members
+        self.complete: set[str] = set()  # files that were read
+
+    def add(self, file: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Note rows that are appended to a file, or are about to be."""
+        found = self.members.setdefault(file, {})
+        for row in rows:
+            if is_of_student(row):
+                found.setdefault(row["updates"], set()).add(row["member"])
+
+    def has(self, file: str, member: int, updates: int) -> bool:
+        """Whether a file has a row of the member after so many updates."""
+        return member in self._of(file).get(updates, ())
+
+    def missing(self, file: str, members: Sequence[int], updates: Iterable[int]) -> list[int]:
+        """Of these update counts those at which some of the members have no row in a file,
+        rising.
+        """
+        found = self._of(file)
+        return sorted(at for at in updates if not found.get(at, set()).issuperset(members))
+
+    def _of(self, file: str) -> dict[int, set[int]]:
+        if file not in self.complete:
+            self.add(file, self.directory.each_row(file))
+            self.complete.add(file)
+        return self.members[file]
+
+
+def is_of_student(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a member's snapshot, and not of the teacher or the random policy."""
+    return bool(
+        row.get("stage", "students") == "students" and row.get("policy", "student") == "student"
+    )

@@ -1,0 +1,111 @@
+"""The rows of a run's JSON lines, file by file: what each has."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = list[float] | Floats
+"""A number for each episode: a list as the file has it, an array as a run's record keeps it. What
+was not finite is null in the file (None in the list) and NaN in the array.
+"""
+
+
+class Metrics(TypedDict, total=False):
+    """What an update says of itself, a mean over the updates since the row before; null where it
+    was not finite. An algorithm has some of these.
+    """
+
+    td_loss: float | None
+    policy_loss: float | None
+    q_data: float | None
+    q_target: float | None
+    conservative_gap: float | None
+    multiplier: float | None
+    entropy: float | None
+    temperature: float | None
+
+
+class TeacherMetrics(Metrics):
+    """A line of metrics.jsonl: one round of the teacher."""
+
+    stage: Literal["teacher"]
+    round: int
+    environment_steps: int
+    updates: int
+
+
+class StudentMetrics(Metrics):
+    """A line of metrics.jsonl: one member up to one snapshot."""
+
+    stage: Literal["students"]
+    member: int
+    updates: int
+
+
+MetricsRow: TypeAlias = TeacherMetrics | StudentMetrics
+
+
+class Played(TypedDict):
+    """What one test in the environment brought."""
+
+    returns: Numbers
+    lengths: NotRequired[list[int]]
+    """Steps of each episode; missing where a dataset's description told the returns."""
+    excesses: NotRequired[Numbers]
+    """Value of the first state minus what was observed, in rewards as trained on."""
+    value: NotRequired[float | None]
+    discounted_return: NotRequired[float | None]
+    tail_value: NotRequired[float | None]
+    tail_weight: NotRequired[float | None]
+    seconds: NotRequired[float]
+
+
+class StudentTest(Played):
+    """A line of evaluations.jsonl: one member's snapshot."""
+
+    policy: Literal["student"]
+    member: int
+    updates: int
+
+
+class ReferenceTest(Played):
+    """A line of evaluations.jsonl: the teacher or the random policy."""
+
+    policy: Literal["teacher", "random"]
+    member: None
+    updates: None
+
+
+EvaluationRow: TypeAlias = StudentTest | ReferenceTest
+
+
+class FittedQRow(TypedDict):
+    """A line of fqe.jsonl: one member's snapshot, judged from data alone."""
+
+    member: int
+    updates: int
+    fqe_return: float | None
+    """Mean of Q at the first states: the discounted return, in the environment's rewards."""
+    fqe_value: NotRequired[float | None]
+    """The same in rewards as trained on; None where it would depend on the episodes' lengths."""
+    fqe_fits: NotRequired[list[float | None]]
+    fqe_return_held_out: NotRequired[float | None]
+    fqe_bellman_error: NotRequired[float | None]
+    seconds: NotRequired[float]
+
+
+Event: TypeAlias = dict[str, Any]
+"""A line of events.jsonl: `at` (unix seconds), `event`, and what that kind of event has."""
+
+
+class MemberEntry(TypedDict):
+    """An entry of members.json."""
+
+    member: int
+    seed: int
+    swept: dict[str, Any]
+    """What the sweep chose for it, by the option's name."""
