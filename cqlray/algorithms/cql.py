@@ -18,7 +18,7 @@ from cqlray.config.schema import CQLConfig
 
 
 @dataclass(frozen=True)
-class Settings:
+class PopulationConfig:
     """A population's structure, and which of its members' numbers call for a term at all."""
 
     config: CQLConfig
@@ -27,8 +27,8 @@ class Settings:
     bc_warmup_updates: int
 
     @staticmethod
-    def of(configs: list[CQLConfig]) -> Settings:
-        return Settings(
+    def of(configs: list[CQLConfig]) -> PopulationConfig:
+        return PopulationConfig(
             config=configs[0],
             clip_gradient=any(c.gradient_clip < math.inf for c in configs),
             clip_gap=any(
@@ -101,7 +101,7 @@ def critic_gradients(
     next_policy: PolicyOutput,
     noise: Noise,
     scalars: Scalars,
-    settings: Settings,
+    settings: PopulationConfig,
 ) -> tuple[Tensor, Metrics, Tensor]:
     """Gradient of the critics' loss [M * N, P], metrics, and the multiplier's gradient [M].
 
@@ -184,7 +184,7 @@ def policy_gradient(
     policy: PolicyOutput,
     noise: Noise,
     scalars: Scalars,
-    settings: Settings,
+    settings: PopulationConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the
     policy at the batch.
@@ -200,7 +200,7 @@ def policy_gradient(
 
 @torch.no_grad()
 def update(
-    agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, settings: Settings
+    agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, settings: PopulationConfig
 ) -> Metrics:
     """One CQL update of every member, in place; metrics [M] each, left on the device."""
     taken, policy, next_policy = sac.evaluate_policy(agent, batch, scalars)

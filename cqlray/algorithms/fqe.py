@@ -27,7 +27,7 @@ ROWS_AT_A_TIME = 2**12
 
 
 @dataclass(frozen=True)
-class Settings:
+class FQEConfig:
     """How a Q is fitted; the same for all policies."""
 
     hidden_units: int = 64
@@ -50,7 +50,7 @@ class Units:
     highest: float
 
 
-class FittedQ:
+class QFunctions:
     """The Q functions of M policies, and their fit to one table of transitions."""
 
     def __init__(
@@ -59,29 +59,29 @@ class FittedQ:
         next_actions: Tensor,
         discount: float,
         units: Units,
-        settings: Settings,
+        config: FQEConfig,
         seed: int,
     ) -> None:
         """`next_actions` [M, N, A]: each policy's action at each transition's next observation, in
         [-1, 1].
         """
         self.table, self.next_actions = table, next_actions
-        self.discount, self.units, self.settings = discount, units, settings
+        self.discount, self.units, self.config = discount, units, config
         policies, device = len(next_actions), next_actions.device
         inputs = table.observations.shape[1] + table.actions.shape[1]
-        shape = Shape((inputs, *[settings.hidden_units] * settings.hidden_layers, 1))
+        shape = Shape((inputs, *[config.hidden_units] * config.hidden_layers, 1))
         initial = shape.initial(torch.Generator().manual_seed(seed)).to(
             device, table.observations.dtype
         )
         self.networks = Stack(shape, initial.repeat(policies, 1))
         self.targets = Stack(shape, initial.repeat(policies, 1))
         self.adam = Adam.zeros(self.networks.flat)
-        self.noise = NoiseStream([seed], {}, settings.batch_size, device)
+        self.noise = NoiseStream([seed], {}, config.batch_size, device)
         self.updates = 0
 
     def fit(self) -> None:
         """Make all updates."""
-        while self.updates < self.settings.num_updates:
+        while self.updates < self.config.num_updates:
             _, positions = self.noise.at(self.updates)
             self._update((positions[0] * len(self.table.rows)).long())
 
@@ -101,15 +101,15 @@ class FittedQ:
         self.updates += 1
         step = torch.tensor(self.updates, dtype=torch.float64, device=ones.device)
         self.adam.step(
-            self.networks.flat, gradient, ones * (left * self.settings.learning_rate), step
+            self.networks.flat, gradient, ones * (left * self.config.learning_rate), step
         )
-        polyak(self.targets, self.networks, ones * self.settings.target_update_rate)
+        polyak(self.targets, self.networks, ones * self.config.target_update_rate)
 
     def _rate_left(self) -> float:
         """1 for the first half of the updates, then down to 0 along a cosine, so that the batches'
         noise averages out.
         """
-        share = self.updates / self.settings.num_updates
+        share = self.updates / self.config.num_updates
         return 0.5 * (1.0 + math.cos(math.pi * max(0.0, 2.0 * share - 1.0)))
 
     @torch.no_grad()

@@ -45,7 +45,7 @@ from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling
 from cqlray.runtime.placement import Plan, make_plan
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.learner import CHUNK, Advance, Learner
+from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
 if TYPE_CHECKING:
@@ -76,9 +76,8 @@ class BareLearner:
     def __init__(
         self, members: list[Member], scaling: ActionScaling, threads: int, *shards: Shard
     ) -> None:
-        self.learner = Learner(
-            members, 0, scaling, FOREVER, "cpu", threads, "float32", None, None, *shards
-        )
+        spec = LearnerSpec(members, 0, scaling, FOREVER, "cpu", threads, "float32")
+        self.learner = Learner(spec, None, *shards)
 
     def turn(self, seconds: float) -> Turn:
         """Updates for at least so long."""
@@ -292,14 +291,7 @@ def driven_learner(
 
     learner = loop.create(
         Learner,
-        members,
-        0,
-        spec.scaling,
-        interval,
-        "cpu",
-        plan.threads,
-        "float32",
-        None,
+        LearnerSpec(members, 0, spec.scaling, interval, "cpu", plan.threads, "float32"),
         None,
         *shards,
         cpus=plan.cpus["learner"],

@@ -98,7 +98,7 @@ def make_population(
         configs, range(members), dimension, actions, device, product_dtype(precision)
     )
     scalars = agents.member_scalars(configs, actions, device)
-    settings = cql.Settings.of(configs)
+    settings = cql.PopulationConfig.of(configs)
     generator = torch.Generator().manual_seed(0)
     table = TransitionTable(
         observations=torch.randn(TRANSITIONS + 1, dimension, generator=generator).to(device),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from cqlray.algorithms.fqe import Settings
+from cqlray.algorithms.fqe import FQEConfig
 from cqlray.runtime.cluster import Lost, put
 from cqlray.runtime.crew import Crew, Row
 from cqlray.storage.locations import Location
@@ -155,7 +155,7 @@ class Judges:
             self.crew.spec.scaling,
             self.config.cql.discount,
             1,
-            Settings(),
+            FQEConfig(),
             *self.data(),
         )
         snapshots = [block[updates] for updates in sorted(block)]

@@ -22,7 +22,7 @@ from cqlray.storage import checkpoint
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.files import checkpoint_name, snapshot_name
 from cqlray.workers.fitted_q import FittedQ
-from cqlray.workers.learner import Advance, Learner, StudentFiles
+from cqlray.workers.learner import Advance, Learner, LearnerSpec, StudentFiles
 
 SECONDS_PER_ADVANCE = 2.0
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -122,18 +122,20 @@ class Students:
         )
         if place is None and path.exists():
             saved = path.read_bytes()
-        files = None if place is None else StudentFiles(place, population)
+        spec = LearnerSpec(
+            members=self._members_of(population),
+            run_seed=self.config.seed,
+            scaling=self.crew.spec.scaling,
+            interval=self.config.evaluation.interval,
+            device="cuda" if self.plan.gpu else "cpu",
+            threads=self.plan.threads,
+            precision=self.config.precision,
+            files=None if place is None else StudentFiles(place, population),
+        )
         learner = self.loop.create(
             Learner,
-            self._members_of(population),
-            self.config.seed,
-            self.crew.spec.scaling,
-            self.config.evaluation.interval,
-            "cuda" if self.plan.gpu else "cpu",
-            self.plan.threads,
-            self.config.precision,
+            spec,
             saved,
-            files,
             *self.data,
             cpus=self.plan.cpus["learner"],
             gpus=int(self.plan.gpu),

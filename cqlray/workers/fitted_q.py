@@ -60,7 +60,7 @@ class FittedQ:
         scaling: ActionScaling,
         discount: float,
         threads: int,
-        settings: fqe.Settings,
+        settings: fqe.FQEConfig,
         *data: Shard | StoredData,
     ) -> None:
         """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all
@@ -124,7 +124,7 @@ class FittedQ:
         fits = []
         for seed in self.seeds:
             fits.append(
-                fqe.FittedQ(
+                fqe.QFunctions(
                     self.fitted_on, following, self.discount, self.units, self.settings, seed
                 )
             )
@@ -154,7 +154,7 @@ class FittedQ:
         return [{**row, "seconds": seconds} for row in rows]
 
     def _errors(
-        self, policies: Sequence[Policy], fits: Sequence[fqe.FittedQ]
+        self, policies: Sequence[Policy], fits: Sequence[fqe.QFunctions]
     ) -> list[float | None]:
         """Each policy's Bellman error on the held-out episodes, the mean of the fits'; None without
         such episodes.

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cqlray import UserError, load_policy
-from cqlray.algorithms.fqe import Settings
+from cqlray.algorithms.fqe import FQEConfig
 from cqlray.api import runs as api
 from cqlray.cli.main import main
 from cqlray.config.schema import EnvConfig
@@ -39,7 +39,7 @@ def estimates(run: Path) -> dict[tuple[int, int], dict[str, Any]]:
 def quick() -> Iterator[None]:
     """Fits of few updates."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "Settings", partial(Settings, num_updates=60))
+        patch.setattr(judges, "FQEConfig", partial(FQEConfig, num_updates=60))
         yield
 
 

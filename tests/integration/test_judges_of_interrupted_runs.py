@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cqlray import load_policy
-from cqlray.algorithms.fqe import Settings
+from cqlray.algorithms.fqe import FQEConfig
 from cqlray.api import runs as api
 from cqlray.cli.main import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
@@ -38,7 +38,7 @@ Key = tuple[int, int]  # member and updates
 def quick() -> Iterator[None]:
     """Fits of few updates."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "Settings", partial(Settings, num_updates=60))
+        patch.setattr(judges, "FQEConfig", partial(FQEConfig, num_updates=60))
         yield
 
 

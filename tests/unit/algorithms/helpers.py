@@ -198,7 +198,7 @@ def fresh_population(
     and seed.
     """
     scalars = agents.member_scalars(configs, ACTION_DIM, CPU)
-    settings = cql.Settings.of(list(configs))
+    settings = cql.PopulationConfig.of(list(configs))
     population = Population(
         agents.initial_state(configs, seeds, OBSERVATION_DIM, ACTION_DIM, CPU),
         lambda agent, batch, noise: cql.update(agent, batch, noise, scalars, settings),

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 STATES, DISCOUNT = 5, 0.8
 # What the policy chooses in each state of the chain: -1 is left, 1 is right.
 LEFT, RIGHT, MIXED = (np.array(choices) for choices in ([-1] * 5, [1] * 5, [1, -1, 1, 1, -1]))
-SETTINGS = fqe.Settings(hidden_units=32, batch_size=32, num_updates=1500, learning_rate=3e-3)
+SETTINGS = fqe.FQEConfig(hidden_units=32, batch_size=32, num_updates=1500, learning_rate=3e-3)
 UNITS = fqe.Units(0.0, 1.0, -10.0, 10.0)
 
 
@@ -66,14 +66,14 @@ def exact(policy: np.ndarray, terminating: bool) -> np.ndarray:
 
 
 def fitted(
-    table: TransitionTable, actions: Tensor, settings: fqe.Settings = SETTINGS
-) -> fqe.FittedQ:
-    q = fqe.FittedQ(table, actions, DISCOUNT, UNITS, settings, seed=3)
+    table: TransitionTable, actions: Tensor, settings: fqe.FQEConfig = SETTINGS
+) -> fqe.QFunctions:
+    q = fqe.QFunctions(table, actions, DISCOUNT, UNITS, settings, seed=3)
     q.fit()
     return q
 
 
-def values(q: fqe.FittedQ) -> np.ndarray:
+def values(q: fqe.QFunctions) -> np.ndarray:
     """[M, N]: Q of the data's own states and actions."""
     actions = q.table.actions.expand(len(q.next_actions), -1, -1)
     return q.values(q.table.observations[q.table.rows], actions).numpy()
@@ -102,7 +102,7 @@ def test_a_termination_ends_the_sum_and_a_cut_does_not() -> None:
 
 def test_values_do_not_depend_on_the_units_that_networks_learn_in() -> None:
     table = chain(terminating=True)
-    q = fqe.FittedQ(
+    q = fqe.QFunctions(
         table,
         next_actions(table, RIGHT),
         DISCOUNT,
@@ -128,7 +128,7 @@ def test_the_same_bits_twice_and_others_with_another_seed() -> None:
     actions = next_actions(table, LEFT, RIGHT)
     first, again = (fitted(table, actions, settings) for _ in range(2))
     assert torch.equal(first.networks.flat, again.networks.flat)
-    other = fqe.FittedQ(table, actions, DISCOUNT, UNITS, settings, seed=4)
+    other = fqe.QFunctions(table, actions, DISCOUNT, UNITS, settings, seed=4)
     other.fit()
     assert not torch.equal(first.networks.flat, other.networks.flat)
 
@@ -149,12 +149,12 @@ def test_what_diverges_is_held_at_what_can_be_earned() -> None:
     """
     one = torch.ones(1, 1, dtype=torch.float64)
     table = TransitionTable(torch.cat([one, 2 * one]), torch.tensor([0]), one, one[0], 0 * one[0])
-    settings = fqe.Settings(
+    settings = fqe.FQEConfig(
         hidden_units=8, num_updates=3000, learning_rate=1e-2, target_update_rate=0.2
     )
     ends = []
     for highest in (100.0, 1e12):
-        q = fqe.FittedQ(
+        q = fqe.QFunctions(
             table, one.unsqueeze(0), 0.99, fqe.Units(0.0, 1.0, 0.0, highest), settings, seed=0
         )
         q.fit()

@@ -270,7 +270,7 @@ def test_constant_critics_give_the_gap_of_the_densities() -> None:
     batch, noise = helpers.batch_of(TINY, 2), helpers.random_noise(TINY, 2, 0)
     _, *policies = sac.evaluate_policy(agent, batch, scalars)
     _, metrics, _ = cql.critic_gradients(
-        agent, batch, *policies, noise, scalars, cql.Settings.of(configs)
+        agent, batch, *policies, noise, scalars, cql.PopulationConfig.of(configs)
     )
     for m in range(2):
         gaps = []
@@ -370,13 +370,13 @@ def test_multiplier_moves_towards_its_target_gap(margin: float, weight: float) -
     scalars = helpers.double_scalars([plain])
     _, *policies = sac.evaluate_policy(agent, batch, scalars)
     _, metrics, _ = cql.critic_gradients(
-        agent, batch, *policies, noise, scalars, cql.Settings.of([plain])
+        agent, batch, *policies, noise, scalars, cql.PopulationConfig.of([plain])
     )
     gap = float(metrics["conservative_gap"])
     config = dataclasses.replace(plain, target_gap=gap - margin)
     scalars = helpers.double_scalars([config])
     before = float(agent.log_multiplier)
-    cql.update(agent, batch, noise, scalars, cql.Settings.of([config]))
+    cql.update(agent, batch, noise, scalars, cql.PopulationConfig.of([config]))
     assert float(agent.log_multiplier) - before == pytest.approx(
         math.copysign(0.01, margin), rel=1e-5
     )
@@ -433,7 +433,9 @@ def test_one_number_changes_the_gradients_that_it_should(name: str) -> None:
             helpers.random_noise(config, 1, 0),
             helpers.batch_of(config, 1),
         )
-        cql.update(agent, batch, noise, helpers.double_scalars([config]), cql.Settings.of([config]))
+        cql.update(
+            agent, batch, noise, helpers.double_scalars([config]), cql.PopulationConfig.of([config])
+        )
         return {n: getattr(agent, f"{n}_adam").first for n in ("critics", "policy", "temperature")}
 
     before, after = (
@@ -464,7 +466,9 @@ def test_a_rate_moves_its_own_network_alone() -> None:
         )
         agent.targets.flat.copy_(agent.critics.flat)
         before = helpers.copy_tensors(agent)
-        cql.update(agent, batch, noise, helpers.double_scalars([config]), cql.Settings.of([config]))
+        cql.update(
+            agent, batch, noise, helpers.double_scalars([config]), cql.PopulationConfig.of([config])
+        )
         moved = {
             n
             for n, t in agent.tensors().items()
@@ -487,7 +491,7 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
         changed = batch._replace(actions=actions)
         return float(
             cql.policy_gradient(
-                agent, changed, taken, policy, noise, scalars, cql.Settings.of([config])
+                agent, changed, taken, policy, noise, scalars, cql.PopulationConfig.of([config])
             )[1]
         )
 

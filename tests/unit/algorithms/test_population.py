@@ -27,7 +27,7 @@ from cqlray.config.schema import CQLConfig, Member, SACConfig, TeacherConfig
 from cqlray.data.episode import Episode, Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint
-from cqlray.workers.learner import Learner
+from cqlray.workers.learner import Learner, LearnerSpec
 from tests.unit.algorithms import helpers
 from tests.unit.algorithms.helpers import ACTION_DIM, CPU, OBSERVATION_DIM, TINY
 
@@ -359,7 +359,7 @@ def test_an_update_of_cql_never_waits_for_the_device(case: str) -> None:
     population, scalars = helpers.fresh_population([config, config], [1, 2])
     gather, chosen = (
         helpers.random_table(dtype=torch.float32).gather(scalars),
-        cql.Settings.of([config, config]),
+        cql.PopulationConfig.of([config, config]),
     )
     for update in range(2):
         noise, positions = population.noise.at(update)
@@ -481,7 +481,9 @@ def test_an_update_runs_on_a_device_without_values(case: str) -> None:
     if case == "sac":
         metrics = sac.update(agent, batch, noise, scalars, config)
     else:
-        metrics = cql.update(agent, batch, noise, scalars, cql.Settings.of([config, config]))
+        metrics = cql.update(
+            agent, batch, noise, scalars, cql.PopulationConfig.of([config, config])
+        )
     assert {tuple(value.shape) for value in metrics.values()} == {(2,)}
     assert all(value.device.type == "meta" for value in metrics.values())
 
@@ -570,7 +572,7 @@ def learnt(*configs: CQLConfig) -> dict[str, Any]:
     """What a whole Learner of these members, all of one seed, holds after three updates."""
     members = [Member(index, 0, config, {}) for index, config in enumerate(configs)]
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, None, small_shard())
+    learner = Learner(LearnerSpec(members, 0, scaling, 3, "cpu", 1, "float32"), None, small_shard())
     report = learner.advance(60.0, True)
     assert report.updates == 3 and report.frozen == {} and report.saved is not None
     return checkpoint.decode(report.saved, "test")[0]
@@ -624,7 +626,7 @@ def test_calibration_needs_returns_in_trained_units() -> None:
     shifted = dataclasses.replace(calibrated, reward_scale=0.5, reward_shift=1.0, discount=0.5)
     scaling = ActionScaling(np.full(2, -1.0, np.float32), np.full(2, 1.0, np.float32))
     members = [Member(0, 0, calibrated, {}), Member(1, 0, shifted, {})]
-    learner = Learner(members, 0, scaling, 3, "cpu", 1, "float32", None, None, small_shard())
+    learner = Learner(LearnerSpec(members, 0, scaling, 3, "cpu", 1, "float32"), None, small_shard())
     steps = small_shard().num_transitions
     positions = ((torch.arange(steps) + 0.5) / steps).double().expand(2, steps)
     returns = learner.gather(positions).data_returns

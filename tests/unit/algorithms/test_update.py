@@ -165,7 +165,9 @@ def check(
             (members, configs[0].batch_size), generator=generator, dtype=torch.float64
         )
         if conservative:
-            cql.update(agent, gather(positions), noise, scalars, cql.Settings.of(list(configs)))  # type: ignore[arg-type]
+            cql.update(
+                agent, gather(positions), noise, scalars, cql.PopulationConfig.of(list(configs))
+            )  # type: ignore[arg-type]
         else:
             sac.update(agent, gather(positions), noise, scalars, configs[0])
         for m, one in enumerate(reference):

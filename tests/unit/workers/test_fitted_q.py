@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.algorithms.fqe import Settings
+from cqlray.algorithms.fqe import FQEConfig
 from cqlray.algorithms.policy import Arrays
 from cqlray.data.episode import Array, Episode, Shard
 from cqlray.envs.scaling import ActionScaling
@@ -21,8 +21,8 @@ from tests.unit.data.test_dataset import write_dataset
 
 SCALING = ActionScaling(np.array([-2.0], np.float32), np.array([2.0], np.float32))
 DISCOUNT = 0.9
-SETTINGS = Settings(hidden_units=16, batch_size=64, num_updates=800, learning_rate=3e-3)
-SHORT = Settings(hidden_units=8, batch_size=16, num_updates=60)
+SETTINGS = FQEConfig(hidden_units=16, batch_size=64, num_updates=800, learning_rate=3e-3)
+SHORT = FQEConfig(hidden_units=8, batch_size=16, num_updates=60)
 NUMBERS = ("fqe_return", "fqe_return_held_out", "fqe_bellman_error", "fqe_value")
 
 
@@ -63,7 +63,7 @@ def snapshot(*actions: float, scale: float = 1.0, shift: float = 0.0, updates: i
     )
 
 
-def role(*data: Shard | StoredData, settings: Settings = SHORT) -> FittedQ:
+def role(*data: Shard | StoredData, settings: FQEConfig = SHORT) -> FittedQ:
     return FittedQ(0, SCALING, DISCOUNT, 1, settings, *data)
 
 

@@ -16,10 +16,10 @@ from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
-from cqlray.workers import learner as learners
+from cqlray.workers import training_data
 from cqlray.workers.files import StoredData
 from cqlray.workers.learner import Advance, Learner
-from tests.unit.workers.test_workers import SMALL, SPEC, finish, shards  # noqa: F401 (shards is a fixture)
+from tests.unit.workers.test_workers import SMALL, SPEC, finish, learner_spec, shards  # noqa: F401 (a fixture)
 
 
 def config_members(**cql: Any) -> list[Member]:
@@ -27,9 +27,7 @@ def config_members(**cql: Any) -> list[Member]:
 
 
 def role(data: tuple[Shard | StoredData, ...], saved: bytes | None = None, **cql: Any) -> Learner:
-    return Learner(
-        config_members(**cql), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *data
-    )
+    return Learner(learner_spec(config_members(**cql)), saved, *data)
 
 
 def bits(results: list[Advance]) -> list[Any]:
@@ -54,7 +52,7 @@ def test_from_disk_from_memory_and_staged_are_the_same_bits(
 ) -> None:
     whole = finish(role(tuple(shards), observation_normalization=normalization))
     assert bits(finish(role((on_disk,), observation_normalization=normalization))) == bits(whole)
-    monkeypatch.setattr(learners, "_fits", lambda *_: False)
+    monkeypatch.setattr(training_data, "_fits", lambda *_: False)
     staged = role(tuple(shards), observation_normalization=normalization)
     assert bits(finish(staged)) == bits(whole)
     first = staged.population.noise

@@ -19,7 +19,7 @@ from cqlray.errors import NotShared, UserError
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import SharedDirectory
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.learner import CHUNK, Advance, Learner, StudentFiles
+from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec, StudentFiles
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 from cqlray.workers.rows import merge_rows
 from cqlray.workers.teacher import Teacher
@@ -39,6 +39,10 @@ def shards() -> list[Shard]:
     ]
 
 
+def learner_spec(own: list[Member], files: StudentFiles | None = None) -> LearnerSpec:
+    return LearnerSpec(own, 0, SPEC.scaling, 150, "cpu", 1, "float32", files)
+
+
 def learner(
     shards: list[Shard],
     cql: CQLConfig = SMALL,
@@ -48,7 +52,7 @@ def learner(
 ) -> Learner:
     config = RunConfig(num_seeds=num_seeds, cql=cql)
     config = dataclasses.replace(config, sweep=dataclasses.replace(config.sweep, **sweep))
-    return Learner(members(config), 0, SPEC.scaling, 150, "cpu", 1, "float32", saved, None, *shards)
+    return Learner(learner_spec(members(config)), saved, *shards)
 
 
 def finish(role: Learner) -> list[Advance]:
@@ -85,7 +89,7 @@ def test_a_learner_resumed_anywhere_ends_with_the_same_bytes(shards: list[Shard]
 def test_a_member_alone_learns_what_it_learns_among_others(shards: list[Shard]) -> None:
     together = finish(learner(shards, num_seeds=3, conservative_weight=(1.0, 4.0)))[-1]
     member = Member(0, 2, dataclasses.replace(SMALL, conservative_weight=4.0), {})
-    alone = Learner([member], 0, SPEC.scaling, 150, "cpu", 1, "float32", None, None, *shards)
+    alone = Learner(learner_spec([member]), None, *shards)
     ours, _ = checkpoint.decode(finish(alone)[-1].snapshot or b"")
     theirs, metadata = checkpoint.decode(together.snapshot or b"")
     assert metadata["members"] == [0, 1, 2, 3, 4, 5]
@@ -123,9 +127,7 @@ def test_a_learner_does_not_begin_anew_where_the_others_files_are_not(
     place = SharedDirectory(tmp_path / "elsewhere", "of the run")
     own = [Member(0, 0, SMALL, {})]
     with pytest.raises(NotShared, match=r"elsewhere is not on node"):
-        Learner(
-            own, 0, SPEC.scaling, 150, "cpu", 1, "float32", None, StudentFiles(place, 0), *shards
-        )
+        Learner(learner_spec(own, StudentFiles(place, 0)), None, *shards)
     teacher = Teacher(TEACHER, 0, SPEC.scaling, 2, None, place)
     with pytest.raises(NotShared, match=r"elsewhere is not on node"):
         teacher.learn(0, *shards)

@@ -1,0 +1,158 @@
+"""What a learner trains on: where its data lies (on the device, in memory or in a file), and how a
+batch of it is made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cqlray.algorithms.agent import Scalars
+from cqlray.algorithms.population import Gather, NoiseStream, TransitionTable
+from cqlray.config.schema import CQLConfig
+from cqlray.data import normalizer
+from cqlray.data.dataset import Columns, discounted_returns, read_description
+from cqlray.data.episode import Array, Shard
+from cqlray.data.loading import fill_columns, iterate_shards, load_columns
+from cqlray.data.store import (
+    ColumnFile,
+    HostColumns,
+    data_bytes,
+    fingerprint,
+    where_data_lives,
+    write_store,
+)
+from cqlray.envs.scaling import ActionScaling
+from cqlray.errors import UserError
+from cqlray.storage.locations import AnyPath
+from cqlray.workers.files import StoredData
+from cqlray.workers.staging import StagedBatches
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Transitions as they are trained on, and the mean and standard deviation that their
+    observations were normalised by.
+    """
+
+    rows: HostColumns | ColumnFile
+    mean: Array
+    std: Array
+
+    def batches(
+        self,
+        configs: Sequence[CQLConfig],
+        noise: NoiseStream,
+        scalars: Scalars,
+        device: torch.device,
+    ) -> Gather:
+        """How a batch is made: looked up on the device where the data fits there, otherwise sent
+        there before it is needed.
+        """
+        if isinstance(self.rows, HostColumns) and _fits(self.rows.data, device):
+            return transition_table(self.rows.data, configs, device).gather(scalars)
+        if configs[0].calibrated:
+            raise UserError(
+                "cql.calibrated needs the data in the device's memory, and it does not fit there"
+            )
+        return StagedBatches(noise, self.rows, scalars).gather
+
+
+def load_training_data(
+    data: Sequence[Shard | StoredData], scaling: ActionScaling, normalize: bool
+) -> TrainingData:
+    """Shards, or one StoredData, with the normaliser fitted to their observations.
+
+    Raises:
+        NotShared: this node does not have the directory of the data.
+        UserError: that directory cannot be read here, or the file of a StoredData not be written.
+    """
+    stored = data[0] if isinstance(data[0], StoredData) else None
+    if stored is not None:
+        stored.require()
+        if stored.file is not None:
+            return _from_disk(stored.directory, stored.file, scaling, normalize)
+    columns = (
+        _joined([shard for shard in data if isinstance(shard, Shard)])
+        if stored is None
+        else load_columns(stored.directory)[1]
+    )
+    mean, std = (
+        normalizer.fit([columns.observations])
+        if normalize
+        else normalizer.identity(columns.observations.shape[1])
+    )
+    return TrainingData(HostColumns(columns, mean, std, scaling.to_unit), mean, std)
+
+
+def _joined(shards: Sequence[Shard]) -> Columns:
+    transitions, episodes = (
+        sum(s.num_transitions for s in shards),
+        sum(s.num_episodes for s in shards),
+    )
+    return fill_columns(
+        shards, transitions, episodes, shards[0].observations.shape[1], shards[0].actions.shape[1]
+    )
+
+
+def _from_disk(
+    directory: AnyPath, file: Path, scaling: ActionScaling, normalize: bool
+) -> TrainingData:
+    """The file, written first if it is not there yet; only one shard is in memory at a time."""
+    description = read_description(directory)
+    first = next(iterate_shards(directory, description))
+    mean, std = normalizer.identity(first.observations.shape[1])
+    if normalize:
+        mean, std = normalizer.fit(
+            shard.observations for shard in iterate_shards(directory, description)
+        )
+    of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
+    shards = iterate_shards(directory, description)
+    return TrainingData(write_store(file, shards, of, mean, std, scaling.to_unit), mean, std)
+
+
+def _fits(data: Columns, device: torch.device) -> bool:
+    """Whether the data, which is in memory, has room on the device."""
+    if device.type == "cpu":
+        return True
+    episodes = int(data.ends.sum())
+    size = data_bytes(
+        len(data.rewards), episodes, data.observations.shape[1], data.actions.shape[1]
+    )
+    free, _ = torch.cuda.mem_get_info(device)
+    return where_data_lives(size, free, sys.maxsize)[0] == "device"
+
+
+def transition_table(
+    data: Columns, configs: Sequence[CQLConfig], device: torch.device
+) -> TransitionTable:
+    """The dataset on the device, observations and actions as trained on; on a CPU it shares the
+    columns' memory.
+    """
+
+    def on_device(array: Array) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    returns = None
+    if configs[0].calibrated:
+        keys = [(c.discount, c.reward_scale, c.reward_shift) for c in configs]
+        by_key = {
+            k: discounted_returns(
+                data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]
+            )
+            for k in set(keys)
+        }
+        returns = on_device(np.stack([by_key[key] for key in keys]))
+    return TransitionTable(
+        observations=on_device(data.observations),
+        rows=on_device(data.rows),
+        actions=on_device(data.actions),
+        rewards=on_device(data.rewards),
+        terminations=on_device(data.terminations.astype(np.float32)),
+        data_returns=returns,
+    )
