@@ -1,8 +1,9 @@
 """`cqlray export RUN`: one member's policy as a file that other programs load, and a model card
 beside it.
 
-The file takes raw observations and gives actions in the environment's bounds: normaliser and action
-scaling are inside. It is compared with the policy before it is written.
+The file takes raw observations and gives actions within the environment's bounds: the observation
+normaliser and the action scaling are part of it. Before it is written, its actions are compared
+with the policy's.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import write_bytes
 
 TOLERANCE = 1e-6  # of the actions' range
-# Float32 networks that sum in another order differ; by so many times what the policy's own rounding
-# is, at most.
+# Float32 networks that sum in another order differ: by at most this many times the policy's own
+# rounding error.
 ROUNDINGS = 4.0
 OBSERVATIONS = 1000  # that a file is compared on
 
@@ -50,12 +51,12 @@ class Exported:
 
     path: AnyPath
     card: AnyPath
-    """The model card: the file's name and .md."""
+    """The model card: the file's name with .md after it."""
     format: str
     member: int
     updates: int
     max_difference: float
-    """Largest difference from the policy's actions that was found, in shares of the actions'
+    """The largest difference from the policy's actions that was found, as a share of the actions'
     range.
     """
 
@@ -74,35 +75,43 @@ def export(
         run: a run directory.
         member: its index or "best", as for load_policy.
         format: torchscript (one observation or a batch), onnx (a batch of any size) or safetensors
-            (see the module).
+            (arrays; see policy_files).
         out: the file, local or in an object store; by default RUN/export/member-INDEX with the
             format's suffix, and member-INDEX-updates-N where `updates` is given.
         by: as for load_policy.
         updates: the snapshot, as for load_policy.
 
     Raises:
-        UserError: not a run, no such member or format, no such snapshot, the format's packages are
-            not installed, the file cannot be written; or the file's actions differ from the
-            policy's, and then none is left.
+        UserError: not a run; no such member, format or snapshot; the format's packages are not
+            installed; the file cannot be written; its actions differ from the policy's, and then no
+            file is left.
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; they are {', '.join(FORMATS)}")
     suffix, encode = FORMATS[format]
     policy = load_policy(run, member, by, updates)
-    record = load_run(any_path(run))
+    record = _until(load_run(any_path(run)), policy.updates)
     arrays = policy_arrays(policy)
-    data, act = encode(arrays, _about(record, policy, arrays))
+    data, act = encode(arrays, _metadata(record, policy, arrays))
     observations, source = _observations(record, policy)
     difference = _check(policy, act, observations, format)
-    name = (
-        f"member-{policy.member}"
-        if updates is None
-        else f"member-{policy.member}-updates-{policy.updates}"
-    )
+    name = f"member-{policy.member}" + ("" if updates is None else f"-updates-{policy.updates}")
     place = any_path(out) if str(out) else record.directory / "export" / f"{name}{suffix}"
     card = place.parent / f"{place.name}.md"
-    described = ExportedPolicy(
-        file=place.name,
+    checked = f"on {len(observations):,} {source}, to {max(difference, 1e-9):.0e}"
+    text = model_card(record, _describe(record, policy, arrays, format, place.name, checked))
+    write_bytes(place, data)
+    write_bytes(card, text.encode())
+    return Exported(place, card, format, policy.member, policy.updates, difference)
+
+
+def _describe(
+    record: RunRecord, policy: LoadedPolicy, arrays: Arrays, format: str, file: str, checked: str
+) -> ExportedPolicy:
+    """What the model card needs to know of the file."""
+    versions = {name: import_module(name).__version__ for name in REQUIRED[format]}
+    return ExportedPolicy(
+        file=file,
         format=format,
         member=policy.member,
         updates=policy.updates,
@@ -112,26 +121,16 @@ def export(
         layer_norm="0.norm_scale" in arrays,
         action_low=arrays["action_low"].tolist(),
         action_high=arrays["action_high"].tolist(),
-        code=loading_code(format, place.name, arrays),
+        code=loading_code(format, file, arrays),
         layout=_layout(record),
-        checked=(
-            f"on {len(observations):,} {source}, to {max(difference, 1e-9):.0e} of the actions'"
-            " range"
-        ),
-        versions={
-            "cqlray": version("cqlray"),
-            **{name: import_module(name).__version__ for name in REQUIRED[format]},
-        },
+        checked=f"{checked} of the actions' range",
+        versions={"cqlray": version("cqlray"), **versions},
     )
-    text = model_card(_until(record, policy.updates), described)
-    write_bytes(place, data)
-    write_bytes(card, text.encode())
-    return Exported(place, card, format, policy.member, policy.updates, difference)
 
 
 def _until(record: RunRecord, updates: int) -> RunRecord:
-    """The record as it was after so many updates: on the card of an earlier snapshot the last test
-    is that snapshot's own.
+    """The record as it was after so many updates, so that an earlier snapshot's card has that
+    snapshot's test as its last.
     """
     evaluations = [
         row for row in record.evaluations if row["updates"] is None or row["updates"] <= updates
@@ -139,13 +138,13 @@ def _until(record: RunRecord, updates: int) -> RunRecord:
     return dataclasses.replace(record, evaluations=evaluations)
 
 
-def _about(record: RunRecord, policy: LoadedPolicy, arrays: Arrays) -> str:
-    """JSON for the file's metadata."""
+def _metadata(record: RunRecord, policy: LoadedPolicy, arrays: Arrays) -> str:
+    """The file's metadata, as JSON: whose policy it is and how to compute an action."""
     layers = num_layers(arrays)
     norm = "layer normalisation (scale I.norm_scale, shift I.norm_shift, epsilon 1e-5), then " * (
         "0.norm_scale" in arrays
     )
-    about = {
+    metadata = {
         "format": 1,
         "environment": record.config["env"]["id"],
         "member": policy.member,
@@ -165,19 +164,20 @@ def _about(record: RunRecord, policy: LoadedPolicy, arrays: Arrays) -> str:
             ),
         ],
     }
-    return json.dumps(about, sort_keys=True)
+    return json.dumps(metadata, sort_keys=True)
 
 
 def _observations(record: RunRecord, policy: LoadedPolicy) -> tuple[Array, str]:
-    """[n, observation_dim] float32, n at most OBSERVATIONS, and what they are.
+    """Observations to compare actions on, [n, observation_dim] float32 with n at most OBSERVATIONS,
+    and what they are in words.
 
-    Of the run's data where it is there still, else drawn from a normal distribution of its mean and
-    standard deviation.
+    They are from the run's data where that still exists, else drawn from a normal distribution with
+    the data's mean and standard deviation.
     """
     configured = record.config.get("dataset")
-    for said in (record.directory / "dataset", *([configured] if configured else [])):
+    for directory in (record.directory / "dataset", *([configured] if configured else [])):
         try:
-            place = any_path(said)
+            place = any_path(directory)
             shard = next(iterate_shards(dataset_directory(place), read_description(place)))
         except (UserError, OSError):
             continue
@@ -192,10 +192,11 @@ def _observations(record: RunRecord, policy: LoadedPolicy) -> tuple[Array, str]:
 
 
 def _check(policy: LoadedPolicy, act: Act, observations: Array, format: str) -> float:
-    """The largest difference of the actions, in shares of their range.
+    """The largest difference between the file's actions and the policy's, as a share of their
+    range.
 
     Raises:
-        UserError: it is larger than TOLERANCE, and than rounding explains.
+        UserError: it is larger than TOLERANCE, and larger than rounding explains.
     """
     expected, span = policy(observations), policy.scaling.high - policy.scaling.low
     exact = LoadedPolicy(
@@ -218,10 +219,10 @@ def _check(policy: LoadedPolicy, act: Act, observations: Array, format: str) -> 
 
 def _layout(record: RunRecord) -> list[str] | None:
     """How the observations are flattened; None where the environment cannot be made here."""
-    said = record.config["env"]
-    if said["id"] == NO_ENVIRONMENT:
+    env = record.config["env"]
+    if env["id"] == NO_ENVIRONMENT:
         return None
     try:
-        return observation_layout(EnvConfig(said["id"], said["max_episode_steps"], said["kwargs"]))
-    except Exception:  # whatever somebody's environment raises: a policy is exported without it
+        return observation_layout(EnvConfig(env["id"], env["max_episode_steps"], env["kwargs"]))
+    except Exception:  # an environment may raise anything; the export goes on without its layout
         return None

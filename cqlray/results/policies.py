@@ -1,5 +1,5 @@
-"""Policies of finished or running runs, for use outside cqlray: raw observations in, the
-environment's actions out.
+"""Load a student's policy from a run, finished or not, for use outside cqlray: it takes raw
+observations and gives actions in the environment's bounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Row = dict[str, Any]
 
 
 class LoadedPolicy:
-    """A student's deterministic policy; normaliser and action scaling inside. Needs numpy alone."""
+    """A student's deterministic policy, with its observation normaliser and action scaling. Needs
+    only numpy.
+    """
 
     def __init__(
         self,
@@ -34,13 +36,8 @@ class LoadedPolicy:
         chosen_by: str | None = None,
     ) -> None:
         """`chosen_by` is "return" or "fqe" where it was chosen as the best member."""
-        self.policy, self.scaling, self.member, self.updates, self.chosen_by = (
-            policy,
-            scaling,
-            member,
-            updates,
-            chosen_by,
-        )
+        self.policy, self.scaling = policy, scaling
+        self.member, self.updates, self.chosen_by = member, updates, chosen_by
 
     def __call__(self, observations: Any) -> Array:
         """[observation_dim] -> [A], or [E, observation_dim] -> [E, A]: actions in the environment's
@@ -61,7 +58,7 @@ class LoadedPolicy:
 
 
 def require_snapshots(run: AnyPath, populations: int) -> None:
-    """Raises UserError where none of so many populations has left a snapshot yet."""
+    """Raises UserError where none of the run's populations has a snapshot yet."""
     if not any(_files(run, population) for population in range(populations)):
         raise _no_snapshots(run)
 
@@ -73,7 +70,7 @@ def _files(run: AnyPath, population: int) -> list[Location]:
 
 
 def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
-    """A population's snapshots by their updates, rising.
+    """A population's snapshots by update count, in rising order.
 
     Raises:
         UserError: there is none yet.
@@ -96,50 +93,52 @@ def last_snapshot(run: AnyPath, population: int) -> Location:
 def load_policy(
     run: str | Path, member: int | str = "best", by: str | None = None, updates: int | None = None
 ) -> LoadedPolicy:
-    """The policy of one student of a run, as one of its snapshots has it.
+    """Load the policy of one student of a run from one of its snapshots.
 
     Args:
         run: the run directory.
-        member: its index, or "best": the highest of what `by` says of each one's newest snapshot
-            that it says something of.
-        by: "return", the mean return of a test in the environment, or "fqe", what fitted Q
-            evaluation estimates from the data alone; by default the return, and fitted Q where
-            nothing was tested.
-        updates: the snapshot after so many updates; by default the newest, and of the best the one
-            it was chosen for. With "best", members are compared after so many updates.
+        member: its index, or "best": the member whose newest judged snapshot scores highest.
+        by: how "best" judges: "return", by the mean return of a test in the environment, or "fqe",
+            by what fitted Q evaluation estimates from the data alone. By default the return, and
+            fitted Q evaluation where nothing was tested.
+        updates: the snapshot after this many updates; by default the newest, and for "best" the
+            one that was judged. With "best", members are compared after this many updates.
 
     Raises:
-        UserError: not a run, no such member, no such snapshot or (for "best") nothing to choose by
+        UserError: not a run, no such member, no such snapshot, or (for "best") nothing to choose by
             yet.
     """
     if by not in (None, "return", "fqe"):
         raise UserError(f"by is {by!r}; it should be 'return' or 'fqe'")
     directory = RunDirectory.open(any_path(run))
-    manifest = directory.manifest()
-    populations: list[list[int]] = manifest.get("plan", {}).get("populations", [])
     index, chosen_by = member, None
     if member == "best":
         row, chosen_by = _best_row(directory, by, updates)
-        # A run under way has newer snapshots than that, which nobody has judged yet.
+        # A run under way may have newer snapshots than this one, not judged yet.
         index, updates = row["member"], row["updates"]
-    for population, own in enumerate(populations):
-        if index in own:
+    manifest = directory.manifest()
+    populations: list[list[int]] = manifest.get("plan", {}).get("populations", [])
+    for population, members in enumerate(populations):
+        if index in members:
             path = _snapshot(directory.path, population, int(index), updates)
             arrays, metadata = checkpoint.decode(path.read_bytes(), str(path))
-            environment = manifest["environment"]
-            bounds = [
-                np.array(environment[name], np.float32) for name in ("action_low", "action_high")
-            ]
-            policy = Policy(arrays).member(own.index(int(index)))
-            return LoadedPolicy(
-                policy, ActionScaling(*bounds), int(index), metadata["updates"], chosen_by
-            )
-    count = sum(len(own) for own in populations)
+            policy = Policy(arrays).member(members.index(int(index)))
+            scaling = action_scaling(manifest)
+            return LoadedPolicy(policy, scaling, int(index), metadata["updates"], chosen_by)
+    count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
 
+def action_scaling(manifest: dict[str, Any]) -> ActionScaling:
+    """From [-1, 1] to the bounds of the environment that the manifest describes."""
+    environment = manifest["environment"]
+    return ActionScaling(
+        *(np.array(environment[name], np.float32) for name in ("action_low", "action_high"))
+    )
+
+
 def _snapshot(run: AnyPath, population: int, member: int, updates: int | None) -> Location:
-    """The member's snapshot after so many updates, or its newest.
+    """The member's snapshot after this many updates, or its newest.
 
     Raises UserError where there is none.
     """
@@ -155,8 +154,8 @@ def _snapshot(run: AnyPath, population: int, member: int, updates: int | None) -
 
 
 def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> tuple[Row, str]:
-    """The row that makes a member the best, and what it was chosen by; of rows after so many
-    updates where that is said.
+    """The row that makes a member the best, and what it was chosen by. With `updates`, only rows
+    after that many updates are compared.
 
     Raises:
         UserError: there is nothing to choose by.
@@ -172,24 +171,35 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
         if scores:
             return newest[max(scores, key=lambda member: scores[member])], way
         judged |= {row["updates"] for row in rows if score(row) is not None}
+    raise _nothing_to_choose_by(directory, by, updates, judged)
+
+
+def _nothing_to_choose_by(
+    directory: RunDirectory, by: str | None, updates: int | None, judged: set[int]
+) -> UserError:
+    """Says what is missing, and what there is instead; `judged` are the update counts at which
+    something was judged.
+    """
     if judged and updates is not None:
         ways = {"return": "test", "fqe": "fitted Q evaluation"}.get(
             by or "", "test or fitted Q evaluation"
         )
-        raise UserError(
+        return UserError(
             f"{directory.path} has no {ways} of its students after {updates:,} updates, but after"
             f" {_listed(judged)}"
         )
     if by == "fqe":
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
-        raise UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
+        return UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
     file, score = _SCORES["fqe"]
     if by == "return" and any(score(row) is not None for row in directory.rows(file)):
-        raise UserError(
+        return UserError(
             f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose"
             " by 'fqe'"
         )
-    raise UserError(f"{directory.path} has no test of its students yet; name a member by its index")
+    return UserError(
+        f"{directory.path} has no test of its students yet; name a member by its index"
+    )
 
 
 def _mean_return(row: Row) -> float | None:
@@ -201,8 +211,8 @@ def _estimate(row: Row) -> float | None:
     return estimate
 
 
-# What a policy can be chosen by, in the order in which it is looked for: the file, and a row's
-# score; None is not finite.
+# What the best policy can be chosen by, in order of preference: the file, and the score of one of
+# its rows, None where that is not finite.
 _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "return": ("evaluations.jsonl", _mean_return),
     "fqe": ("fqe.jsonl", _estimate),
@@ -210,7 +220,7 @@ _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 
 
 def newest_rows(rows: Iterable[Row]) -> dict[int, Row]:
-    """Each member's row of the most updates; of equals the last."""
+    """Each member's row with the most updates; of several such rows the last."""
     newest: dict[int, Row] = {}
     for row in rows:
         if row["updates"] >= newest.get(row["member"], row)["updates"]:
@@ -219,7 +229,9 @@ def newest_rows(rows: Iterable[Row]) -> dict[int, Row]:
 
 
 def _listed(counts: Iterable[int]) -> str:
-    """Update counts on one line; of more than MOST_LISTED the first and the last ones."""
+    """Update counts on one line; where there are more than MOST_LISTED, the first and the last
+    three.
+    """
     words = [f"{count:,}" for count in sorted(counts)]
     if len(words) > MOST_LISTED:
         words[3:-3] = ["..."]

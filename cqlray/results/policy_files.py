@@ -1,10 +1,10 @@
 """A policy's arrays as a file that other programs load: TorchScript, ONNX, safetensors.
 
-A safetensors file holds arrays: observation_mean and observation_std [observation_dim], I.weight
-[in, out] and I.bias [out] of layer I = 0, 1, …, with layer norm also I.norm_scale and I.norm_shift
-[out], action_low and action_high [A]; all float32. Its metadata has one key, `cqlray`: JSON that
-says whose policy it is and how to compute the action. `loading_code` gives the ten lines of numpy
-that do.
+A safetensors file holds arrays, all float32: observation_mean and observation_std
+[observation_dim]; I.weight [in, out] and I.bias [out] of layer I = 0, 1, …, with layer norm also
+I.norm_scale and I.norm_shift [out]; action_low and action_high [A]. Its metadata has one key,
+`cqlray`: JSON that says whose policy it is and how to compute the action. `loading_code` returns
+ten lines of numpy that do so.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from cqlray.errors import UserError
 from cqlray.results.policies import LoadedPolicy
 from cqlray.storage import checkpoint
 
-OPSET, IR_VERSION = (
-    17,
-    8,
-)  # old enough for every onnxruntime since 1.13; 17 brought LayerNormalization
+# Old enough for every onnxruntime since 1.13; LayerNormalization came with opset 17.
+OPSET, IR_VERSION = 17, 8
 
 Act = Callable[[Array], Array]
 """[n, observation_dim] float32 -> [n, A] float32."""
@@ -71,9 +69,7 @@ _NORMALIZED_LAYER = """\
 
 
 def policy_arrays(policy: LoadedPolicy) -> Arrays:
-    """The arrays of the module's docstring: what the deterministic action follows from, and no
-    more.
-    """
+    """The arrays that the module's docstring lists: just what the deterministic action needs."""
     kept, actions = policy.policy.arrays, policy.policy.action_dim
     arrays = {
         name.removeprefix("policy."): array[0]
@@ -81,7 +77,7 @@ def policy_arrays(policy: LoadedPolicy) -> Arrays:
         if name.startswith("policy.")
     }
     last = num_layers(arrays) - 1
-    for name in ("weight", "bias"):  # the second half of the outputs is the standard deviations'
+    for name in ("weight", "bias"):  # the outputs' second half is for the standard deviations
         arrays[f"{last}.{name}"] = arrays[f"{last}.{name}"][:, :actions]
     arrays = {
         name: array if name.endswith("weight") else array[0] for name, array in arrays.items()
@@ -91,22 +87,24 @@ def policy_arrays(policy: LoadedPolicy) -> Arrays:
 
 
 def num_layers(arrays: Arrays) -> int:
-    """Layers of the network, the last included."""
+    """The number of the network's layers, output layer included."""
     return sum(name.endswith(".weight") for name in arrays)
 
 
 class _Network(nn.Module):
-    """The policy as TorchScript takes it."""
+    """The policy as a module that TorchScript can compile."""
 
     def __init__(self, arrays: Arrays) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for index in range(num_layers(arrays)):
             weight = arrays[f"{index}.weight"]
-            layers += [_of(nn.Linear(*weight.shape), weight.T, arrays[f"{index}.bias"])]
+            layers += [_with_values(nn.Linear(*weight.shape), weight.T, arrays[f"{index}.bias"])]
             if f"{index}.norm_scale" in arrays:
                 norm = nn.LayerNorm(weight.shape[1], LAYER_NORM_EPSILON)
-                layers += [_of(norm, arrays[f"{index}.norm_scale"], arrays[f"{index}.norm_shift"])]
+                layers += [
+                    _with_values(norm, arrays[f"{index}.norm_scale"], arrays[f"{index}.norm_shift"])
+                ]
             layers += [nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1], nn.Tanh())
         self.observation_dim = len(arrays["observation_mean"])
@@ -130,21 +128,20 @@ class _Network(nn.Module):
         return torch.minimum(torch.maximum(scaled, self.action_low), self.action_high)
 
 
-def _of(module: Any, weight: Array, bias: Array) -> nn.Module:
+def _with_values(module: Any, weight: Array, bias: Array) -> nn.Module:
     module.load_state_dict(
         {"weight": torch.tensor(np.ascontiguousarray(weight)), "bias": torch.tensor(bias)}
     )
     return module  # type: ignore[no-any-return]
 
 
-def _torchscript(arrays: Arrays, about: str) -> tuple[bytes, Act]:
+def _torchscript(arrays: Arrays, metadata: str) -> tuple[bytes, Act]:
     sink = io.BytesIO()
-    with (
-        warnings.catch_warnings()
-    ):  # torch advises torch.export, whose files torch alone reads, of its own version
+    with warnings.catch_warnings():
+        # Torch recommends torch.export instead, but only the same version of torch reads its files.
         warnings.simplefilter("ignore")
         torch.jit.save(
-            torch.jit.script(_Network(arrays).eval()), sink, _extra_files={"cqlray.json": about}
+            torch.jit.script(_Network(arrays).eval()), sink, _extra_files={"cqlray.json": metadata}
         )
         loaded = torch.jit.load(io.BytesIO(sink.getvalue()))  # type: ignore[no-untyped-call]
 
@@ -156,40 +153,46 @@ def _torchscript(arrays: Arrays, about: str) -> tuple[bytes, Act]:
     return sink.getvalue(), act
 
 
-def _onnx(arrays: Arrays, about: str) -> tuple[bytes, Act]:
-    onnx, runtime = (_module(name) for name in REQUIRED["onnx"])
-    helper, values = onnx.helper, {**arrays, "one": np.float32(1.0), "half": np.float32(0.5)}
-    values["action_range"] = arrays["action_high"] - arrays["action_low"]
-    nodes: list[Any] = []
+class _Chain:
+    """ONNX nodes in a chain: each takes the output of the one before and then named constants."""
 
-    def add(operator: str, *inputs: str, to: str = "", **attributes: Any) -> None:
-        """A node that takes what the one before gave, and then `inputs`."""
-        before = nodes[-1].output[0] if nodes else "observation"
-        nodes.append(
-            helper.make_node(
-                operator, [before, *inputs], [to or f"step_{len(nodes)}"], **attributes
-            )
-        )
+    def __init__(self, make_node: Callable[..., Any]) -> None:
+        self.make_node = make_node
+        self.nodes: list[Any] = []
 
-    add("Sub", "observation_mean")
-    add("Div", "observation_std")
+    def add(self, operator: str, *constants: str, to: str = "", **attributes: Any) -> None:
+        before = self.nodes[-1].output[0] if self.nodes else "observation"
+        output = to or f"step_{len(self.nodes)}"
+        self.nodes.append(self.make_node(operator, [before, *constants], [output], **attributes))
+
+
+def _onnx_nodes(make_node: Callable[..., Any], arrays: Arrays) -> list[Any]:
+    """The policy's computation, from `observation` to `action`."""
+    chain = _Chain(make_node)
+    chain.add("Sub", "observation_mean")
+    chain.add("Div", "observation_std")
     for index in range(num_layers(arrays)):
         if index:
-            add("Relu")
-        add("Gemm", f"{index}.weight", f"{index}.bias")
+            chain.add("Relu")
+        chain.add("Gemm", f"{index}.weight", f"{index}.bias")
         if f"{index}.norm_scale" in arrays:
             scale_and_shift = f"{index}.norm_scale", f"{index}.norm_shift"
-            add("LayerNormalization", *scale_and_shift, axis=-1, epsilon=LAYER_NORM_EPSILON)
-    for operator, *inputs in (
-        ("Tanh",),
-        ("Add", "one"),
-        ("Mul", "action_range"),
-        ("Mul", "half"),
-        ("Add", "action_low"),
-    ):
-        add(operator, *inputs)
-    add("Max", "action_low")
-    add("Min", "action_high", to="action")
+            chain.add("LayerNormalization", *scale_and_shift, axis=-1, epsilon=LAYER_NORM_EPSILON)
+    chain.add("Tanh")
+    chain.add("Add", "one")
+    chain.add("Mul", "action_range")
+    chain.add("Mul", "half")
+    chain.add("Add", "action_low")
+    chain.add("Max", "action_low")
+    chain.add("Min", "action_high", to="action")
+    return chain.nodes
+
+
+def _onnx(arrays: Arrays, metadata: str) -> tuple[bytes, Act]:
+    onnx, runtime = (_module(name) for name in REQUIRED["onnx"])
+    helper = onnx.helper
+    values = {**arrays, "one": np.float32(1.0), "half": np.float32(0.5)}
+    values["action_range"] = arrays["action_high"] - arrays["action_low"]
     sizes = {"observation": len(arrays["observation_mean"]), "action": len(arrays["action_low"])}
     ends = {
         name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", size])
@@ -199,20 +202,21 @@ def _onnx(arrays: Arrays, about: str) -> tuple[bytes, Act]:
         onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
         for name, value in values.items()
     ]
+    nodes = _onnx_nodes(helper.make_node, arrays)
     graph = helper.make_graph(nodes, "policy", [ends["observation"]], [ends["action"]], constants)
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(
         graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="cqlray"
     )
-    helper.set_model_props(model, {"cqlray": about})
+    helper.set_model_props(model, {"cqlray": metadata})
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     return data, lambda observations: session.run(["action"], {"observation": observations})[0]
 
 
-def _safetensors(arrays: Arrays, about: str) -> tuple[bytes, Act]:
-    data = checkpoint.encode(arrays, json.loads(about))
+def _safetensors(arrays: Arrays, metadata: str) -> tuple[bytes, Act]:
+    data = checkpoint.encode(arrays, json.loads(metadata))
     read, _ = checkpoint.decode(data)
 
     def act(observations: Array) -> Array:
@@ -244,8 +248,8 @@ REQUIRED = {
 
 
 def loading_code(format: str, file: str, arrays: Arrays) -> str:
-    """Python that computes `actions` from `observations` with a file of the working directory; of
-    cqlray it needs nothing.
+    """Python code that computes `actions` from `observations` with a file in the working directory
+    and without cqlray.
     """
     template = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "safetensors": _SAFETENSORS}[format]
     layer = _NORMALIZED_LAYER if "0.norm_scale" in arrays else _LAYER
