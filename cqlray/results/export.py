@@ -73,13 +73,11 @@ def export(
 
     Args:
         run: a run directory.
-        member: its index or "best", as for load_policy.
+        member, by, updates: as for load_policy.
         format: torchscript (one observation or a batch), onnx (a batch of any size) or safetensors
             (arrays; see policy_files).
         out: the file, local or in an object store; by default RUN/export/member-INDEX with the
             format's suffix, and member-INDEX-updates-N where `updates` is given.
-        by: as for load_policy.
-        updates: the snapshot, as for load_policy.
 
     Raises:
         UserError: not a run; no such member, format or snapshot; the format's packages are not
