@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cqlray.api.datasets import Dataset, load_dataset
     from cqlray.api.runs import RunResult, load_run, resume, run
+    from cqlray.config.presets import PRESETS
     from cqlray.config.schema import (
-        PRESETS,
         CollectionConfig,
         ColumnsConfig,
         CQLConfig,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cqlray.api.runs": ("RunResult", "load_run", "resume", "run"),
+    "cqlray.config.presets": ("PRESETS",),
     "cqlray.config.schema": (
-        "PRESETS",
         "CQLConfig",
         "CollectionConfig",
         "ColumnsConfig",

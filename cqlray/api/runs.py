@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cqlray.api import session
-from cqlray.config.schema import PRESETS, RunConfig
+from cqlray.config.presets import PRESETS
+from cqlray.config.schema import RunConfig
 from cqlray.errors import UserError
 from cqlray.results.record import load_run as load_run_record
 from cqlray.results.report.html import write_report

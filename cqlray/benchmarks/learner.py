@@ -28,7 +28,8 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.graphs import WARM_UP
 from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
-from cqlray.config.schema import PRESETS, CQLConfig, Precision
+from cqlray.config.presets import PRESETS
+from cqlray.config.schema import CQLConfig, Precision
 
 ROUNDS = 5
 FIRST = WARM_UP + 2  # updates that set libraries up and record the graph

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.config import load as validate
-from cqlray.config.schema import PRESETS, RunConfig, SACConfig, to_dict
+from cqlray.config.presets import PRESETS
+from cqlray.config.schema import RunConfig, SACConfig, to_dict
 from cqlray.errors import UserError
 
 _SOURCE = "command line"

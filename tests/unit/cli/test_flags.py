@@ -14,7 +14,8 @@ import pytest
 
 from cqlray.cli.flags import Options, help_text, parse_config
 from cqlray.config.load import dump_yaml, merge, validate
-from cqlray.config.schema import PRESETS, CollectionConfig, EnvConfig, RunConfig, members, to_dict
+from cqlray.config.presets import PRESETS
+from cqlray.config.schema import CollectionConfig, EnvConfig, RunConfig, members, to_dict
 from cqlray.errors import UserError
 
 

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cqlray.config.load import build, check, dump_yaml, load_yaml, merge, parse_yaml, validate
+from cqlray.config.presets import PRESETS
 from cqlray.config.schema import (
-    PRESETS,
     TIERS,
     CollectionConfig,
     CQLConfig,
