@@ -25,7 +25,7 @@ from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
 from cqlray.data.dataset import ShardSummary, is_native, shard_name
 from cqlray.data.loading import iterate_shards
-from cqlray.data.store import data_bytes, where_data_lives
+from cqlray.data.memory import data_bytes, where_data_lives
 from cqlray.envs.make import EnvSpec
 from cqlray.envs.recorded import open_configured
 from cqlray.errors import Interrupted, NotShared, UserError

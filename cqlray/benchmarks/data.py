@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cqlray.data import loading
+from cqlray.data.columns import fill_columns
 from cqlray.data.dataset import Description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.prefetch import Prefetcher
@@ -113,7 +114,7 @@ def loading_rates(
         "memcpy": seconds_of(lambda: [array.copy() for array in arrays]),
         "pyarrow": seconds_of(lambda: [pq.read_table(file) and None for file in files]),
         "parquet_to_columns": seconds_of(lambda: loading.load_columns(directory)),
-        "shards_to_columns": seconds_of(lambda: loading.fill_columns(shards, *shape)),
+        "shards_to_columns": seconds_of(lambda: fill_columns(shards, *shape)),
     }
     return {f"{name}_bytes_per_s": size / measured for name, measured in seconds.items()}
 

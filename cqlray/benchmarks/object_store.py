@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from cqlray.benchmarks import data as benchmark
 from cqlray.benchmarks.data import ROUNDS, Sizes
-from cqlray.data import loading
+from cqlray.data.columns import fill_columns
 from cqlray.data.episode import Shard
-from cqlray.data.store import data_bytes
+from cqlray.data.memory import data_bytes
 
 
 class Filler:
@@ -22,7 +22,7 @@ class Filler:
     def fill(self, shape: tuple[int, int, int, int], *shards: Shard) -> float:
         """Seconds that it took; the shards are mapped already, not read."""
         started = time.perf_counter()
-        loading.fill_columns(shards, *shape)
+        fill_columns(shards, *shape)
         return time.perf_counter() - started
 
 

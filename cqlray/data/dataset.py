@@ -19,51 +19,6 @@ FORMAT = 1
 HISTOGRAM_BINS = 20
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The shards' transitions side by side, N of them over R observation rows (each episode's final
-    one included).
-    """
-
-    observations: Array  # [R, observation_dim] float32
-    rows: (
-        Array  # [N] int64: a transition's observation; the next observation stands one row further
-    )
-    actions: Array  # [N, A] float32, the environment's bounds
-    rewards: Array  # [N] float32
-    terminations: Array  # [N] bool
-    ends: Array  # [N] bool: last step of its episode
-
-
-def columns(shards: Sequence[Shard]) -> Columns:
-    """Join shards, in their order."""
-
-    def joined(name: str) -> Array:
-        return np.concatenate([getattr(shard, name) for shard in shards])
-
-    lengths = joined("lengths")
-    ends = np.zeros(int(lengths.sum()), bool)
-    ends[np.cumsum(lengths) - 1] = True
-    return Columns(
-        observations=joined("observations"),
-        rows=np.arange(len(ends)) + np.repeat(np.arange(len(lengths)), lengths),
-        actions=joined("actions"),
-        rewards=joined("rewards"),
-        terminations=joined("terminations"),
-        ends=ends,
-    )
-
-
-def discounted_returns(rewards: Array, ends: Array, discount: float) -> Array:
-    """[N] float32: discounted sum of rewards from each step to the end of its episode."""
-    returns = np.zeros(len(rewards))
-    following = 0.0
-    for step in range(len(rewards) - 1, -1, -1):
-        following = float(rewards[step]) + (0.0 if ends[step] else discount * following)
-        returns[step] = following
-    return returns.astype(np.float32)
-
-
 def dataset_digest(shard_digests: Sequence[str]) -> str:
     """SHA-256 over the shards' digests, in order."""
     return hashlib.sha256("\n".join(shard_digests).encode()).hexdigest()

@@ -18,6 +18,15 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def steps_of_rows(lengths: Array) -> Array:
+    """[N + E] int64: the step at which each row of observations stands in its episode, 0 to T;
+    `lengths` [E] are the episodes' steps.
+    """
+    rows = lengths + 1
+    steps: Array = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows)
+    return steps
+
+
 @dataclass(frozen=True)
 class Episode:
     """One episode of T steps. Actions are in the environment's own bounds."""
@@ -77,6 +86,15 @@ class Shard:
         """[E] int64: the first step of each episode."""
         starts: Array = np.cumsum(self.lengths) - self.lengths
         return starts
+
+    @property
+    def step_rows(self) -> Array:
+        """[N] int64: the row of each step's observation; its next observation is one row
+        further.
+        """
+        rows = np.arange(int(self.lengths.sum()), dtype=np.int64)
+        rows += np.repeat(np.arange(self.num_episodes), self.lengths)
+        return rows
 
     def returns(self) -> Array:
         """[E] float64: the sum of rewards of each episode."""

@@ -1,29 +1,26 @@
-"""From shard files to columns ready for training, with little more memory than the columns
-themselves.
+"""A dataset's files read: shard by shard, or into columns.
 
-Files are read ahead of the one that is being copied, columns are allocated once and filled in
-place, and what is computed from them is computed in blocks.
+Files are read ahead of the one that is being copied.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cqlray.data import shards as shard_files
-from cqlray.data.dataset import Columns, dataset_directory, read_description
-from cqlray.data.episode import Array, Shard
-from cqlray.data.moments import blocks
+from cqlray.data.columns import Columns, fill_columns
+from cqlray.data.dataset import dataset_directory, read_description
+from cqlray.data.episode import Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
 
@@ -101,72 +98,6 @@ def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def step_rows(lengths: Array) -> Array:
-    """[N] int64: the observation row of each step of episodes of `lengths` [E], their final
-    observations included.
-    """
-    steps = np.arange(int(lengths.sum()), dtype=np.int64)
-    steps += np.repeat(np.arange(len(lengths)), lengths)
-    return steps
-
-
-def fill_columns(
-    shards: Iterable[Shard], transitions: int, episodes: int, observation_dim: int, action_dim: int
-) -> Columns:
-    """Join shards, in their order, each copied once; writable arrays, equal to `dataset.columns` of
-    the same shards.
-
-    Raises:
-        UserError: the shards do not hold so many transitions and episodes, or not of these
-            dimensions.
-    """
-    try:
-        data = Columns(
-            observations=np.empty((transitions + episodes, observation_dim), np.float32),
-            rows=np.empty(transitions, np.int64),
-            actions=np.empty((transitions, action_dim), np.float32),
-            rewards=np.empty(transitions, np.float32),
-            terminations=np.empty(transitions, bool),
-            ends=np.zeros(transitions, bool),
-        )
-    except (MemoryError, ValueError):  # ValueError: more bytes than can be counted
-        raise UserError(
-            f"{transitions} transitions in {episodes} episodes do not fit in this machine's memory"
-        ) from None
-    step = episode = 0
-    for shard in shards:
-        check_dimensions(shard, observation_dim, action_dim)
-        steps = slice(step, step + shard.num_transitions)
-        if steps.stop <= transitions and episode + shard.num_episodes <= episodes:
-            first = step + episode
-            data.observations[first : first + len(shard.observations)] = shard.observations
-            np.add(step_rows(shard.lengths), first, out=data.rows[steps])
-            data.actions[steps] = shard.actions
-            data.rewards[steps] = shard.rewards
-            data.terminations[steps] = shard.terminations
-            data.ends[step + np.cumsum(shard.lengths) - 1] = True
-        step, episode = steps.stop, episode + shard.num_episodes
-        del shard  # before the next one is made
-    if (step, episode) != (transitions, episodes):
-        said = f"{transitions} transitions in {episodes} episodes"
-        raise UserError(
-            f"dataset.json says {said}, the shards hold {step} in {episode}; it was changed or"
-            " damaged"
-        )
-    return data
-
-
-def check_dimensions(shard: Shard, observation_dim: int, action_dim: int) -> None:
-    """Raises UserError unless the shard has observations and actions of these dimensions."""
-    found = shard.observations.shape[1], shard.actions.shape[1]
-    if found != (observation_dim, action_dim):
-        of_others = f"other shards' have {observation_dim} and {action_dim}"
-        raise UserError(
-            f"a shard's observations and actions have {found[0]} and {found[1]} dimensions,"
-            f" {of_others}"
-        )
-
-
 def load_columns(path: AnyPath) -> tuple[dict[str, Any], Columns]:
     """Description and columns of a dataset directory; the dimensions are the first shard's.
 
@@ -194,23 +125,6 @@ def _sum(directory: AnyPath, description: dict[str, Any], key: str) -> int:
             )
         total += entry[key]
     return total
-
-
-def normalize_in_place(observations: Array, mean: Array, std: Array) -> None:
-    """(observations - mean) / std over [R, observation_dim] float32, to the bit as numpy gives it,
-    without a copy.
-    """
-    for _, rows in blocks(
-        observations
-    ):  # in blocks, so that the second pass finds them in the cache
-        np.subtract(rows, mean, out=rows)
-        np.divide(rows, std, out=rows)
-
-
-def scale_in_place(actions: Array, to_unit: Callable[[Array], Array]) -> None:
-    """to_unit(actions) over [N, A] float32, block by block into the same array."""
-    for _, rows in blocks(actions):
-        rows[:] = to_unit(rows)
 
 
 def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:

@@ -22,13 +22,11 @@ class ReplayPool:
 
     def add(self, shard: Shard, actions: Array) -> None:
         """Append the shard's transitions; `actions` are its actions in [-1, 1]."""
-        rows = np.arange(shard.num_transitions) + np.repeat(
-            np.arange(shard.num_episodes), shard.lengths
-        )
         kept = slice(max(0, shard.num_transitions - self.capacity), None)
+        rows = shard.step_rows[kept]
         index = (self.cursor + np.arange(shard.num_transitions)[kept]) % self.capacity
-        self.observations[index] = shard.observations[rows[kept]]
-        self.next_observations[index] = shard.observations[rows[kept] + 1]
+        self.observations[index] = shard.observations[rows]
+        self.next_observations[index] = shard.observations[rows + 1]
         self.actions[index] = actions[kept]
         self.rewards[index] = shard.rewards[kept]
         self.terminations[index] = shard.terminations[kept]

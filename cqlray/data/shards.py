@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cqlray.data.episode import Array, Shard
+from cqlray.data.episode import Array, Shard, steps_of_rows
 from cqlray.errors import UserError
 
 TYPES = {
@@ -32,22 +32,15 @@ TYPES = {
 COLUMNS = tuple(TYPES)
 
 
-def _step_rows(lengths: Array) -> Array:
-    """[N + E] bool: True at rows that are steps, False at the closing rows."""
-    is_step = np.ones(int(lengths.sum()) + len(lengths), bool)
-    is_step[np.cumsum(lengths + 1) - 1] = False
-    return is_step
-
-
 def to_table(shard: Shard) -> pa.Table:
     """The shard as an Arrow table of the columns above."""
-    is_step = _step_rows(shard.lengths)
-    closing = pa.array(~is_step)
+    rows, closing = shard.step_rows, np.ones(len(shard.observations), bool)
+    closing[rows] = False
     episode = np.repeat(np.arange(shard.num_episodes, dtype=np.int32), shard.lengths + 1)
 
     def widened(values: Array) -> Array:
-        wide = np.zeros((len(is_step), *values.shape[1:]), values.dtype)
-        wide[is_step] = values
+        wide = np.zeros((len(closing), *values.shape[1:]), values.dtype)
+        wide[rows] = values
         return wide
 
     def vectors(values: Array, mask: pa.Array | None = None) -> pa.Array:
@@ -55,20 +48,17 @@ def to_table(shard: Shard) -> pa.Table:
         return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
     def numbers(values: Array) -> pa.Array:
-        return pa.array(widened(values), mask=~is_step)
+        return pa.array(widened(values), mask=closing)
 
-    steps = np.arange(len(is_step)) - np.repeat(
-        shard.starts + np.arange(shard.num_episodes), shard.lengths + 1
-    )
     columns = [
         pa.array(episode),
-        pa.array(steps.astype(np.int32)),
+        pa.array(steps_of_rows(shard.lengths).astype(np.int32)),
         vectors(shard.observations),
-        vectors(widened(shard.actions), closing),
+        vectors(widened(shard.actions), pa.array(closing)),
         numbers(shard.rewards),
         numbers(shard.terminations),
         numbers(shard.truncations),
-        pa.array([shard.tier] * len(is_step), pa.string()),
+        pa.array([shard.tier] * len(closing), pa.string()),
         pa.array(np.repeat(shard.seeds, shard.lengths + 1)),
     ]
     return pa.Table.from_arrays(columns, names=list(COLUMNS))
@@ -157,8 +147,7 @@ def _check_rows(table: pa.Table, steps: pa.Table, lengths: Array, name: str) -> 
                 f"{name}: column {column} has no value in {missing} places; the file was changed or"
                 " damaged"
             )
-    starts = np.cumsum(lengths + 1) - (lengths + 1)
-    counted = np.arange(table.num_rows) - np.repeat(starts, lengths + 1)
+    counted = steps_of_rows(lengths)
     wrong = np.flatnonzero(table["step"].to_numpy() != counted)
     if len(wrong):
         raise UserError(

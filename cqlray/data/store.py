@@ -19,13 +19,12 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from cqlray.data.dataset import Columns
+from cqlray.data.columns import Columns, check_dimensions, normalize_in_place, scale_in_place
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import check_dimensions, normalize_in_place, scale_in_place, step_rows
 from cqlray.errors import UserError
 
 MAGIC = b"cqlray column file, version 1\n"
@@ -39,54 +38,6 @@ READERS = 32
 # chose it. So after every few rows it is looked how much is mapped, and given back beyond this.
 RESIDENT_BYTES = 256 * 2**20
 ROWS_AT_A_TIME = 512
-
-Place = Literal["device", "host", "disk"]
-# What training itself, the libraries and other processes need beside the data.
-DEVICE_RESERVE, HOST_RESERVE, RESERVED_SHARE = 2 * 2**30, 2**30, 0.1
-LOADING_FACTOR = 1.2  # peak memory of loading, in sizes of the data
-
-
-def data_bytes(transitions: int, episodes: int, observation_dim: int, action_dim: int) -> int:
-    """Bytes of a dataset's columns as trained on."""
-    return 4 * (transitions + episodes) * observation_dim + transitions * (
-        4 * action_dim + 8 + 4 + 4
-    )
-
-
-def where_data_lives(
-    size: int, device_free_bytes: int | None, host_free_bytes: int
-) -> tuple[Place, str]:
-    """Where `size` bytes of data are kept, and why, in a line; `device_free_bytes` is None where
-    training is on the CPU.
-
-    Data reaches a device through the host's memory, so it must fit there also.
-    """
-    host = host_free_bytes - max(HOST_RESERVE, int(RESERVED_SHARE * host_free_bytes))
-    needed = int(LOADING_FACTOR * size)
-    if needed > host:
-        return (
-            "disk",
-            (
-                f"loading takes {_gib(needed)} of memory, {_gib(max(host, 0))} can be used: read"
-                " from a file on disk"
-            ),
-        )
-    if device_free_bytes is None:
-        return "device", f"{_gib(size)} in memory, of {_gib(host)} that can be used"
-    device = device_free_bytes - max(DEVICE_RESERVE, int(RESERVED_SHARE * device_free_bytes))
-    if size > device:
-        return (
-            "host",
-            (
-                f"{_gib(size)}, the device has room for {_gib(max(device, 0))}: in memory, batches"
-                " sent ahead"
-            ),
-        )
-    return "device", f"{_gib(size)} on the device, of {_gib(device)} that can be used"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 def _check(index: Array, transitions: int) -> None:
@@ -321,7 +272,7 @@ def _records(shard: Shard, mean: Array, std: Array, to_unit: Callable[[Array], A
         (len(shard.observations), observation_dim + shard.actions.shape[1] + 2), np.nan, np.float32
     )
     records[:, :observation_dim] = (shard.observations - mean) / std
-    rows = step_rows(shard.lengths)
+    rows = shard.step_rows
     records[rows, observation_dim:-2] = to_unit(shard.actions)
     records[rows, -2] = shard.rewards
     records[rows, -1] = shard.terminations

@@ -16,7 +16,8 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.policy import Array, Arrays, Policy, select_members
 from cqlray.algorithms.population import TransitionTable
 from cqlray.data import normalizer
-from cqlray.data.dataset import Columns, columns, discounted_returns, read_description
+from cqlray.data.columns import Columns, discounted_returns, join_shards
+from cqlray.data.dataset import read_description
 from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.scaling import ActionScaling
@@ -207,7 +208,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
         description = read_description(data[0].directory)
         shards, total = iterate_shards(data[0].directory, description), description["transitions"]
     if total <= MOST_TRANSITIONS:
-        return columns(list(shards))
+        return join_shards(list(shards))
     generator = np.random.default_rng(seeding.stream(run_seed, "fitted-q-episodes"))
     kept: list[Shard] = []
     for shard in shards:
@@ -217,7 +218,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
             episode for episode, chosen in zip(shard.episodes(), drawn, strict=True) if chosen
         ]
         kept += [Shard.of(episodes, shard.tier)] if episodes else []
-    return columns(kept)
+    return join_shards(kept)
 
 
 def _held_out(run_seed: int, episodes: int) -> Array:

@@ -16,15 +16,15 @@ from cqlray.algorithms.agent import Scalars
 from cqlray.algorithms.population import Gather, NoiseStream, TransitionTable
 from cqlray.config.schema import CQLConfig
 from cqlray.data import normalizer
-from cqlray.data.dataset import Columns, discounted_returns, read_description
+from cqlray.data.columns import Columns, discounted_returns, fill_columns
+from cqlray.data.dataset import read_description
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import fill_columns, iterate_shards, load_columns
+from cqlray.data.loading import iterate_shards, load_columns
+from cqlray.data.memory import data_bytes, where_data_lives
 from cqlray.data.store import (
     ColumnFile,
     HostColumns,
-    data_bytes,
     fingerprint,
-    where_data_lives,
     write_store,
 )
 from cqlray.envs.scaling import ActionScaling

@@ -116,9 +116,7 @@ class Steps:
         ]  # the last step of each episode that has one
         self.is_last = np.zeros(piece.shard.num_transitions, bool)
         self.is_last[self.last] = True
-        self.observation_rows = np.arange(len(self.is_last)) + np.repeat(
-            np.arange(len(lengths)), lengths
-        )
+        self.observation_rows = piece.shard.step_rows
 
     def place(self, step: int, column: str = "") -> Place:
         """The place of a step of the piece."""

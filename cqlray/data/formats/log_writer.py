@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cqlray.data.episode import Array, Shard
+from cqlray.data.episode import Array, Shard, steps_of_rows
 from cqlray.errors import UserError
 
 
@@ -78,26 +78,23 @@ def _writer(path: Path, schema: pa.Schema, suffix: str) -> Any:
 
 def log_table(shard: Shard, first_episode: int = 0) -> pa.Table:
     """The log rows of a shard, its episodes numbered from `first_episode`."""
-    sizes = shard.lengths + 1
-    closing = np.zeros(int(sizes.sum()), bool)
-    closing[np.cumsum(sizes) - 1] = True
+    rows, closing = shard.step_rows, np.ones(len(shard.observations), bool)
+    closing[rows] = False
 
     def steps(values: Array) -> pa.Array:
         wide = np.zeros(len(closing), values.dtype)
-        wide[~closing] = values
+        wide[rows] = values
         return pa.array(wide, mask=closing)
 
-    step = np.arange(len(closing)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     columns = {
         f"observation_{i}": pa.array(shard.observations[:, i])
         for i in range(shard.observations.shape[1])
     }
     columns |= {f"action_{i}": steps(shard.actions[:, i]) for i in range(shard.actions.shape[1])}
     columns["reward"] = steps(shard.rewards)
-    columns["episode"] = pa.array(
-        np.repeat(np.arange(first_episode, first_episode + len(sizes)), sizes)
-    )
-    columns["step"] = pa.array(step)
+    episodes = np.arange(first_episode, first_episode + shard.num_episodes)
+    columns["episode"] = pa.array(np.repeat(episodes, shard.lengths + 1))
+    columns["step"] = pa.array(steps_of_rows(shard.lengths))
     columns["terminated"], columns["truncated"] = (
         steps(shard.terminations),
         steps(shard.truncations),

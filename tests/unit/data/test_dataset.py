@@ -1,4 +1,4 @@
-"""Columns, descriptions and dataset directories."""
+"""Descriptions, dataset directories, the teacher's pool."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from cqlray.data import dataset as datasets
 from cqlray.data import loading, normalizer
+from cqlray.data.columns import join_shards
 from cqlray.data.episode import Shard
 from cqlray.data.replay import ReplayPool
 from cqlray.data.shards import to_parquet
@@ -24,29 +25,6 @@ def write_dataset(folder: Path, shards: list[Shard]) -> None:
     for index, shard in enumerate(shards):
         (folder / f"shard-{index:05d}.parquet").write_bytes(to_parquet(shard))
     (folder / "dataset.json").write_text(json.dumps(datasets.describe(shards, ENVIRONMENT)))
-
-
-def test_columns_keep_episodes_apart() -> None:
-    shards = [random_shard([3, 1], 0), random_shard([2], 1)]
-    data = datasets.columns(shards)
-    episodes = [episode for shard in shards for episode in shard.episodes()]
-    np.testing.assert_array_equal(
-        data.observations[data.rows], np.concatenate([e.observations[:-1] for e in episodes])
-    )
-    np.testing.assert_array_equal(
-        data.observations[data.rows + 1], np.concatenate([e.observations[1:] for e in episodes])
-    )
-    np.testing.assert_array_equal(
-        data.terminations, np.concatenate([e.terminations for e in episodes])
-    )
-    assert data.ends.tolist() == [False, False, True, True, False, True]
-
-
-def test_discounted_returns_by_hand() -> None:
-    rewards, ends = np.array([1.0, 2.0, 4.0, 8.0], np.float32), np.array([False, True, False, True])
-    np.testing.assert_allclose(
-        datasets.discounted_returns(rewards, ends, 0.5), [2.0, 2.0, 8.0, 8.0]
-    )
 
 
 def test_description_by_hand() -> None:
@@ -105,7 +83,7 @@ def test_replay_pool_is_first_in_first_out(capacity: int) -> None:
     for seed, lengths in enumerate([[3, 2], [4], [1, 1, 9], [2]]):
         shard = random_shard(lengths, seed)
         pool.add(shard, shard.actions)
-        data = datasets.columns([shard])
+        data = join_shards([shard])
         seen += [
             (*data.observations[r], *data.observations[r + 1], w)
             for r, w in zip(data.rows, data.rewards, strict=True)

@@ -1,8 +1,7 @@
-"""Loading: shards in order, columns filled in place, and how much memory that takes."""
+"""Loading: shards in order, and how much memory it takes to make columns of them."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data import dataset as datasets
-from cqlray.data import loading, moments, normalizer
+from cqlray.data import loading, normalizer
+from cqlray.data.columns import join_shards
 from cqlray.data.shards import to_parquet
-from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from tests.unit.data.test_dataset import write_dataset
 from tests.unit.data.test_shards import random_shard
@@ -28,7 +27,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
-from cqlray.data import loading, moments, normalizer
+from cqlray.data import columns, loading, normalizer
 
 def bytes_of(key):
     line = next(line for line in open("/proc/self/status") if line.startswith(key))
@@ -39,41 +38,11 @@ open("/proc/self/clear_refs", "w").write("5")  # VmHWM begins anew
 before = bytes_of("VmRSS")
 data = loading.load_columns(Path(sys.argv[1]))[1]
 mean, std = normalizer.fit([data.observations])
-loading.normalize_in_place(data.observations, mean, std)
-loading.scale_in_place(data.actions, lambda actions: np.clip(actions / 2, -1, 1))
+columns.normalize_in_place(data.observations, mean, std)
+columns.scale_in_place(data.actions, lambda actions: np.clip(actions / 2, -1, 1))
 size = sum(getattr(data, name).nbytes for name in data.__dataclass_fields__)
 print((bytes_of("VmHWM") - before) / size)
 """
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    lengths=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=4), min_size=1, max_size=4)
-)
-def test_filled_columns_are_the_joined_ones(lengths: list[list[int]]) -> None:
-    shards = [random_shard(of_shard, seed) for seed, of_shard in enumerate(lengths)]
-    filled = loading.fill_columns(
-        iter(shards), sum(map(sum, lengths)), sum(map(len, lengths)), 3, 2
-    )
-    joined = datasets.columns(shards)
-    for field in dataclasses.fields(joined):
-        one, other = getattr(filled, field.name), getattr(joined, field.name)
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
-
-
-def test_shards_that_do_not_fit_are_said() -> None:
-    shards = [random_shard([3, 2]), random_shard([4])]
-    for transitions, episodes in ((8, 3), (9, 2), (10, 3), (9, 4)):
-        with pytest.raises(
-            UserError,
-            match=f"says {transitions} transitions in {episodes} episodes, the shards hold 9 in 3",
-        ):
-            loading.fill_columns(shards, transitions, episodes, 3, 2)
-    with pytest.raises(UserError, match="have 4 and 2 dimensions, other shards' have 3 and 2"):
-        loading.fill_columns([random_shard([3]), random_shard([3], observation_dim=4)], 6, 2, 3, 2)
-    with pytest.raises(UserError, match="do not fit in this machine's memory"):
-        loading.fill_columns(shards, 10**15, 3, 3, 2)
 
 
 def test_shards_come_in_order_and_no_thread_stays(
@@ -122,25 +91,12 @@ def test_load_columns_trusts_no_count(tmp_path: Path) -> None:
     write_dataset(tmp_path / "dataset", shards)
     description, data = loading.load_columns(tmp_path)
     assert description["transitions"] == 16
-    np.testing.assert_array_equal(data.rows, datasets.columns(shards).rows)
+    np.testing.assert_array_equal(data.rows, join_shards(shards).rows)
     for wrong in (None, "7", 0, -3):
         description["shards"][1]["episodes"] = wrong
         (tmp_path / "dataset" / "dataset.json").write_text(json.dumps(description))
         with pytest.raises(UserError, match=r"shards\[1\]\.episodes is .*; it should be 1 or more"):
             loading.load_columns(tmp_path)
-
-
-def test_in_place_is_what_a_copy_gives_to_the_bit() -> None:
-    rng = np.random.default_rng(0)
-    rows = moments.BLOCK_ROWS * 2 + 17
-    observations, actions = (rng.normal(3, 2, (rows, width)).astype(np.float32) for width in (5, 2))
-    mean, std = normalizer.fit([observations])
-    scaling = ActionScaling(np.array([-2, 0], np.float32), np.array([2, 5], np.float32))
-    normalised, unit = (observations - mean) / std, scaling.to_unit(actions)
-    loading.normalize_in_place(observations, mean, std)
-    loading.scale_in_place(actions, scaling.to_unit)
-    np.testing.assert_array_equal(observations, normalised)
-    np.testing.assert_array_equal(actions, unit)
 
 
 @settings(max_examples=10, deadline=None)

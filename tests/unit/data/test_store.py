@@ -12,17 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray.data import dataset as datasets
 from cqlray.data import normalizer
 from cqlray.data import store as stores
+from cqlray.data.columns import fill_columns, join_shards
 from cqlray.data.episode import Array, Shard
-from cqlray.data.loading import fill_columns
 from cqlray.data.store import (
     ColumnFile,
     HostColumns,
     fingerprint,
     open_store,
-    where_data_lives,
     write_store,
 )
 from cqlray.envs.scaling import ActionScaling
@@ -135,7 +133,7 @@ def test_many_rows_are_read_in_parts_and_given_back(
     monkeypatch.setattr(stores, "RESIDENT_BYTES", 0)
     shards = [random_shard([30, 1, 40], seed) for seed in range(3)]
     file = written(tmp_path / "columns", shards)
-    data = datasets.columns(shards)
+    data = join_shards(shards)
     index = np.random.default_rng(0).integers(0, file.num_transitions, 777)
     for _ in range(3):
         np.testing.assert_array_equal(file.gather(index)["rewards"], data.rewards[index])
@@ -191,38 +189,10 @@ def test_the_fingerprint_sees_everything() -> None:
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize(
-    ("size", "device", "host", "place"),
-    [
-        (1, None, 16, "device"),
-        (1, 40, 16, "device"),
-        (30, 24, 64, "host"),
-        (23, 24, 64, "host"),
-        (1, 0, 16, "host"),
-        (14, None, 16, "disk"),
-        (1, 40, 0.5, "disk"),
-    ],
-)
-def test_where_data_lives(size: float, device: float | None, host: float, place: str) -> None:
-    free = None if device is None else int(device * 2**30)
-    found, why = where_data_lives(int(size * 2**30), free, int(host * 2**30))
-    assert found == place
-    assert "GiB" in why
-    assert "\n" not in why
-
-
-def test_data_bytes_are_the_columns(tmp_path: Path) -> None:
-    data = datasets.columns([random_shard([7, 4])])
-    on_device = (
-        data.observations.nbytes + data.rows.nbytes + data.actions.nbytes + 2 * data.rewards.nbytes
-    )
-    assert stores.data_bytes(11, 2, 3, 2) == on_device
-
-
 def test_the_same_normaliser_for_every_place() -> None:
     shards = [random_shard([9, 4], seed) for seed in range(3)]
     of_shards = normalizer.fit(shard.observations for shard in shards)
-    of_columns = normalizer.fit([datasets.columns(shards).observations])
+    of_columns = normalizer.fit([join_shards(shards).observations])
     assert all(np.array_equal(one, other) for one, other in zip(of_shards, of_columns, strict=True))
 
 
