@@ -1,4 +1,6 @@
-"""Numbers and settings in words, the same in the terminal, the figures and the report."""
+"""How numbers, settings and members are written, the same in the terminal, the figures and the
+report.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from cqlray.config.schema import NO_ENVIRONMENT
 
 NOTHING = "-"
-"""In the place of a number that is not there."""
+"""Stands where there is no number."""
 
 
 def number(value: float | None) -> str:
-    """A return for people: three digits or all before the point.
+    """A return, rounded for people to three digits, or to a whole number from 1,000 on.
 
-    ASCII, so that it prints and pastes everywhere.
+    All ASCII, so that it prints and pastes everywhere.
     """
     if value is None or not math.isfinite(value):
         return NOTHING
@@ -26,12 +30,12 @@ def number(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """10,000."""
+    """A whole number, such as 10,000."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def interval(summary: dict[str, Any], name: str = "iqm") -> str:
-    """The interval of an aggregate: [-186.1, -130.7]."""
+    """The interval of an aggregate, such as [-186.1, -130.7]."""
     return (
         NOTHING
         if summary[name] is None
@@ -40,8 +44,8 @@ def interval(summary: dict[str, Any], name: str = "iqm") -> str:
 
 
 def normalized_by(scores: dict[str, Any]) -> str:
-    """What normalised scores are measured by: 0 is -280.2, 100 is 12,135 (D4RL's published
-    reference scores).
+    """The scale of normalised scores, such as "0 is -280.2, 100 is 12,135 (D4RL's published
+    reference scores)".
     """
     return (
         f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])}"
@@ -50,8 +54,8 @@ def normalized_by(scores: dict[str, Any]) -> str:
 
 
 def tested_elsewhere(policies: Sequence[str]) -> str:
-    """What is to be known of references that the run did not test, but the data's description tells
-    of.
+    """A caution about reference policies that this run did not test, whose returns are from the
+    data's description.
     """
     names = " and ".join("random policy" if policy == "random" else policy for policy in policies)
     return (
@@ -61,35 +65,56 @@ def tested_elsewhere(policies: Sequence[str]) -> str:
 
 
 def sentence(words: str) -> str:
-    """Words as a sentence; str.capitalize would make the rest of them small."""
+    """Words as a sentence. (str.capitalize would also change the rest of them to lower case.)"""
     return f"{words[0].upper()}{words[1:]}."
 
 
 def environment_name(identifier: str) -> str:
-    """An environment's id, or what to call there being none."""
+    """An environment's id, or "logged data" where there is no environment."""
     return "logged data" if identifier == NO_ENVIRONMENT else identifier
 
 
 def option_name(name: str) -> str:
-    """An option of the config in words: conservative weight."""
+    """An option of the config in words, such as "conservative weight"."""
     return name.replace("_", " ")
 
 
 def setting_name(swept: dict[str, Any]) -> str:
-    """A setting of the sweep: conservative weight 5, lagrange True."""
+    """A setting of the sweep, such as "conservative weight 5, lagrange True"."""
     return ", ".join(f"{option_name(name)} {setting_value(value)}" for name, value in swept.items())
 
 
 def setting_value(value: Any) -> str:
-    """A swept value: 5 for 5.0, 0.0003, True."""
+    """A swept value, such as 5 (for 5.0), 0.0003 or True."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:
-    """48 s, 12 min 3 s, 5 h 20 min."""
+    """A time, such as 48 s, 12 min 3 s or 5 h 20 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def swept_names(members: Sequence[dict[str, Any]]) -> list[str]:
+    """The options that a sweep varies, in the order in which the members' entries name them."""
+    return list(dict.fromkeys(name for entry in members for name in entry["swept"]))
+
+
+def member_cells(member: dict[str, Any], swept: Sequence[str]) -> list[str]:
+    """Of a member in a summary: its index, seed, swept values, updates and mean return."""
+    return [
+        str(member["member"]),
+        str(member["seed"]),
+        *(setting_value(member[name]) for name in swept),
+        count(member["updates"]),
+        number(member["mean_return"]),
+    ]
+
+
+def range_of(returns: Sequence[float]) -> str:
+    """The lowest and the highest return, such as "-310.2 to -120.4"."""
+    return f"{number(np.min(returns))} to {number(np.max(returns))}" if returns else NOTHING

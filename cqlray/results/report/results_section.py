@@ -1,5 +1,5 @@
-"""The results of a run: aggregates and references, a line for each member, and the three ways to
-score.
+"""The report's results: aggregates and references, a line for each member, and the three ways of
+scoring.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 
 from cqlray.results.report.formatting import (
     NOTHING,
-    count,
     interval,
+    member_cells,
     normalized_by,
     number,
     option_name,
     sentence,
     setting_name,
-    setting_value,
+    swept_names,
     tested_elsewhere,
 )
 from cqlray.results.report.page import escape, folded, paragraph, section, table
@@ -26,13 +26,28 @@ from cqlray.results.statistics.scores import Aggregate, group_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql
 
 MOST_ROWS = 16  # of a table that is shown whole
-FEW = 10  # members: of fewer, a bootstrap's interval is somewhat too narrow
+FEW = 10  # members: with fewer, a bootstrap's interval is somewhat too narrow
 
 
 def results_section(run: RunRecord, result: dict[str, Any]) -> str:
     """Aggregates and references, then a line for each member; empty where no member was tested."""
     if not any(member["returns"] for member in result["members"]):
         return ""
+    members = _members_table(run, result)
+    return section(
+        "Results",
+        _aggregates_table(run, result),
+        _note(run, result),
+        (
+            members
+            if len(run.members) <= MOST_ROWS
+            else folded(f"All {len(run.members)} members", members)
+        ),
+    )
+
+
+def _aggregates_table(run: RunRecord, result: dict[str, Any]) -> str:
+    """The main result first, then the references, then every setting."""
     best = best_group(result)
     shown = best or result
     name = (
@@ -52,28 +67,23 @@ def results_section(run: RunRecord, result: dict[str, Any]) -> str:
     ]
     if best:
         lines.append(_aggregate_line(f"{_everyone(run)}, whatever their setting", result))
-    swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
-    head = [
-        "member",
-        "seed",
-        *map(option_name, swept),
-        "updates",
-        "mean return",
-        "worst episode",
-        "best episode",
-    ]
-    members = table(head, [_member_line(member, swept) for member in result["members"]])
+    head = ["", "return", "95% interval", "worst member's mean"]
     kind = "scroll names wide" if len(lines) <= MOST_ROWS else "scroll names"
-    return section(
-        "Results",
-        table(["", "return", "95% interval", "worst member's mean"], lines, strong=0, kind=kind),
-        _note(run, result),
-        (
-            members
-            if len(run.members) <= MOST_ROWS
-            else folded(f"All {len(run.members)} members", members)
-        ),
-    )
+    return table(head, lines, strong=0, kind=kind)
+
+
+def _members_table(run: RunRecord, result: dict[str, Any]) -> str:
+    swept = swept_names(run.members)
+    head = ["member", "seed", *map(option_name, swept), "updates", "mean return"]
+    rows = [
+        [*member_cells(member, swept), *_extremes(member["returns"])]
+        for member in result["members"]
+    ]
+    return table([*head, "worst episode", "best episode"], rows)
+
+
+def _extremes(returns: Sequence[float]) -> list[str]:
+    return [number(np.min(returns)), number(np.max(returns))] if returns else [NOTHING, NOTHING]
 
 
 def _everyone(run: RunRecord) -> str:
@@ -117,12 +127,12 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
 
 
 def aggregates_section(result: dict[str, Any]) -> str:
-    """IQM, median, mean and optimality gap side by side, for each setting: papers report one or the
-    other.
+    """IQM, median, mean and optimality gap side by side for each setting, as papers differ in which
+    one they report.
     """
     members = [group["members"] for group in result["groups"]] or [result["members"]]
     known = result["iqm"] is not None or any(group["iqm"] is not None for group in result["groups"])
-    if not known or max(map(len, members)) == 1:  # of one member all are its mean
+    if not known or max(map(len, members)) == 1:  # with one member, all are its mean
         return ""
     names = ["iqm", "median", "mean"]
     found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [
@@ -152,21 +162,10 @@ def _with_interval(aggregate: dict[str, Any], name: str) -> str:
     )
 
 
-def _member_line(member: dict[str, Any], swept: Sequence[str]) -> list[str]:
-    returns = member["returns"]
-    return [
-        str(member["member"]),
-        str(member["seed"]),
-        *(setting_value(member[name]) for name in swept),
-        count(member["updates"]),
-        number(member["mean_return"]),
-        number(np.min(returns)) if returns else NOTHING,
-        number(np.max(returns)) if returns else NOTHING,
-    ]
-
-
 def three_ways_section(run: RunRecord, samples: int, seed: int) -> str:
-    """Last, best and mean-over-last-third scores side by side: papers report one or the other."""
+    """Last, best and mean-over-last-third scores side by side, as papers differ in which one they
+    report.
+    """
     groups = [group for group in group_scores(run, samples, seed) if len(group.updates) > 1]
     if not groups:
         return ""
@@ -190,5 +189,5 @@ def three_ways_section(run: RunRecord, samples: int, seed: int) -> str:
 
 
 def aggregate_words(score: Aggregate) -> str:
-    """An IQM and its interval: -158.1 [-183.8, -128.7]."""
+    """An IQM and its interval, such as -158.1 [-183.8, -128.7]."""
     return f"{number(score.iqm)} [{number(score.interval.low)}, {number(score.interval.high)}]"

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from cqlray.results.report.formatting import (
-    NOTHING,
-    count,
     interval,
+    member_cells,
     normalized_by,
     number,
     option_name,
+    range_of,
     setting_value,
+    swept_names,
     tested_elsewhere,
 )
-from cqlray.results.statistics.summary import RunRecord
+from cqlray.results.statistics.summary import Row, RunRecord
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
@@ -30,7 +31,7 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         summary: what `summarize` returned.
         run: the record that it is about.
     """
-    swept = list(dict.fromkeys(name for entry in run.members for name in entry["swept"]))
+    swept = swept_names(run.members)
     table = Table(
         title=Text(title(run)),
         title_justify="left",
@@ -38,57 +39,61 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
+    _add_columns(table, run, swept)
+    members = [
+        [*member_cells(member, swept), range_of(member["returns"])] for member in summary["members"]
+    ]
+    references = [
+        _line(name, swept, {}, summary[name]) for name in ("teacher", "dataset", "random")
+    ]
+    for section in (members, _aggregates(summary, swept), references):
+        for cells in section:
+            table.add_row(*map(Text, cells))  # as Text, so that square brackets are no markup
+        table.add_section()
+    if notes := _notes(summary):
+        table.caption, table.caption_justify = Text("\n".join(notes)), "left"
+    return table
+
+
+def _add_columns(table: Table, run: RunRecord, swept: Sequence[str]) -> None:
     numbers: dict[str, Any] = {"justify": "right", "no_wrap": True}
     for name in ("member", "seed"):
         table.add_column(name, **numbers)
-    for name in swept:  # in a narrow terminal the long names break, the values do not
+    for name in swept:  # in a narrow terminal the long names are wrapped, the values are not
         width = max(len(setting_value(entry["swept"][name])) for entry in run.members)
         table.add_column(Text(option_name(name)), justify="right", min_width=width, overflow="fold")
     for name in ("updates", "mean return", "worst to best episode"):
         table.add_column(name, **numbers)
 
-    def add(*cells: str) -> None:
-        table.add_row(*map(Text, cells))  # Text: what stands in square brackets is no markup
 
-    def add_line(name: str, setting: dict[str, Any], value: float | None, note: str = "") -> None:
-        add(
-            name,
-            "",
-            *(setting_value(setting[key]) if key in setting else "" for key in swept),
-            "",
-            number(value),
-            note,
-        )
-
-    for member in summary["members"]:
-        returns = member["returns"]
-        spread = f"{number(np.min(returns))} to {number(np.max(returns))}" if returns else NOTHING
-        values = [setting_value(member[name]) for name in swept]
-        add(
-            str(member["member"]),
-            str(member["seed"]),
-            *values,
-            count(member["updates"]),
-            number(member["mean_return"]),
-            spread,
-        )
-    table.add_section()
-    for group in summary["groups"]:
-        add_line("IQM [95%]", group["swept"], group["iqm"], interval(group))
+def _aggregates(summary: dict[str, Any], swept: Sequence[str]) -> list[list[str]]:
+    """A line for each group, one for all members, and that one normalised."""
+    lines = [
+        _line("IQM [95%]", swept, group["swept"], group["iqm"], interval(group))
+        for group in summary["groups"]
+    ]
     everyone = "all cql [95%]" if "algorithm" in swept else "all [95%]" if swept else "IQM [95%]"
-    add_line(everyone, {}, summary["iqm"], interval(summary))
+    lines.append(_line(everyone, swept, {}, summary["iqm"], interval(summary)))
+    if scores := summary["normalized"]:
+        lines.append(_line("normalised", swept, {}, scores["iqm"], interval(scores)))
+    return lines
+
+
+def _line(
+    name: str, swept: Sequence[str], setting: Row, value: float | None, note: str = ""
+) -> list[str]:
+    """The cells of a line that is not about one member."""
+    values = [setting_value(setting[key]) if key in setting else "" for key in swept]
+    return [name, "", *values, "", number(value), note]
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
     if scores := summary["normalized"]:
-        add_line("normalised", {}, scores["iqm"], interval(scores))
         notes.append(f"normalised: {normalized_by(scores)}")
-    table.add_section()
-    for name, key in (("teacher", "teacher"), ("dataset", "dataset"), ("random", "random")):
-        add_line(name, {}, summary[key])
     if summary["references_of_data"] and any(member["returns"] for member in summary["members"]):
         notes.append(tested_elsewhere(summary["references_of_data"]))
-    if notes:
-        table.caption, table.caption_justify = Text("\n".join(notes)), "left"
-    return table
+    return notes
 
 
 def title(run: RunRecord) -> str:
