@@ -325,6 +325,16 @@ def test_what_is_not_there(kind: str, request: pytest.FixtureRequest, tmp_path: 
     nothing.remove()
 
 
+@pytest.mark.parametrize("kind", ["local", "remote"])
+@pytest.mark.parametrize("name", ["rows.csv.gz", "rows.zst"])
+def test_bytes_are_written_as_they_are_whatever_the_name(
+    name: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    place = Location.parse(tmp_path) if kind == "local" else request.getfixturevalue("remote")
+    (place / name).write(b"as it is")
+    assert (place / name).read_bytes() == b"as it is"
+
+
 # -- whole or not there ----------------------------------------------------------------------------
 
 
