@@ -7,13 +7,22 @@ work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from cqlray.data.episode import Array, Shard
 
 _MOST_LISTED = 30
+# Transitions in a piece, about: large enough that the work for each piece vanishes, small enough
+# that several fit in memory.
+PIECE_SIZE = 65_536
+# The tier of data that says none.
+UNKNOWN_TIER = "logged"
+_TIERS = ("random", "medium", "expert", "replay")
 
 
 @dataclass(frozen=True)
@@ -65,3 +74,33 @@ def listed(names: Sequence[str]) -> str:
     """The names, the first of them where they are many."""
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     return ", ".join(names[:_MOST_LISTED]) + more
+
+
+def describe_environment(observation_dim: int, action_dim: int, **known: Any) -> dict[str, Any]:
+    """A source's environment: what is not in `known` is None."""
+    unknown = dict.fromkeys(("id", "action_low", "action_high", "max_episode_steps"))
+    return {
+        **unknown,
+        "observation_dim": observation_dim,
+        "action_dim": action_dim,
+        "kwargs": {},
+        **known,
+    }
+
+
+def tier_of(name: str) -> str:
+    """The tier that a name such as hopper_medium_replay-v2 tells, else `logged`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return "-".join(word for word in words if word in _TIERS) or UNKNOWN_TIER
+
+
+def narrow(values: Array) -> Array:
+    """Numbers as float32, rounded; as they are where that would lose more (beyond its range) or
+    where they are none.
+    """
+    if values.dtype == np.float32 or values.dtype.kind not in "fiu":
+        return values
+    with np.errstate(over="ignore"):
+        narrowed = values.astype(np.float32)
+    lost = np.isinf(narrowed) & np.isfinite(values)
+    return values if lost.any() else narrowed

@@ -16,7 +16,7 @@ from cqlray.algorithms.agent import Scalars
 from cqlray.algorithms.population import Gather, NoiseStream, TransitionTable
 from cqlray.config.schema import CQLConfig
 from cqlray.data import normalizer
-from cqlray.data.columns import Columns, discounted_returns, fill_columns
+from cqlray.data.columns import Columns, discounted_returns, join_shards
 from cqlray.data.dataset import read_description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.loading import iterate_shards, load_columns
@@ -78,7 +78,7 @@ def load_training_data(
         if stored.file is not None:
             return _from_disk(stored.directory, stored.file, scaling, normalize)
     columns = (
-        _joined([shard for shard in data if isinstance(shard, Shard)])
+        join_shards([shard for shard in data if isinstance(shard, Shard)])
         if stored is None
         else load_columns(stored.directory)[1]
     )
@@ -88,16 +88,6 @@ def load_training_data(
         else normalizer.identity(columns.observations.shape[1])
     )
     return TrainingData(HostColumns(columns, mean, std, scaling.to_unit), mean, std)
-
-
-def _joined(shards: Sequence[Shard]) -> Columns:
-    transitions, episodes = (
-        sum(s.num_transitions for s in shards),
-        sum(s.num_episodes for s in shards),
-    )
-    return fill_columns(
-        shards, transitions, episodes, shards[0].observations.shape[1], shards[0].actions.shape[1]
-    )
 
 
 def _from_disk(

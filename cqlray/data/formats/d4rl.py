@@ -24,24 +24,22 @@ given, and ends it. infos/ and all else is passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from cqlray.data.episode import Array, Shard
-from cqlray.data.formats.files import (
-    TRANSITIONS,
-    Location,
+from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
+from cqlray.data.source import (
+    PIECE_SIZE,
+    Piece,
+    Source,
     describe_environment,
-    load_h5py,
     narrow,
-    probe_hdf5,
-    readable,
     tier_of,
 )
-from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
 SUFFIXES = (".hdf5", ".h5")
@@ -58,7 +56,7 @@ def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None =
     limit = (environment or {}).get("max_episode_steps")
     with readable(file.name, "HDF5 file"):
         probe_hdf5(file)
-    with _opened(file) as arrays:
+    with opened_hdf5(file) as arrays:
         _check(arrays, file)
         rows, has_next = len(arrays["rewards"]), "next_observations" in arrays
         terminals, timeouts = _flags(arrays, file, limit)
@@ -67,25 +65,13 @@ def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None =
     tier = tier_of(file.path.rpartition("/")[2])
 
     def pieces() -> Iterator[Piece]:
-        with _opened(file) as arrays:
+        with opened_hdf5(file) as arrays:
             for first, last in _groups(terminals | timeouts):
                 yield from _piece(
                     arrays, (first, last, rows), (terminals, timeouts), has_next, file, tier
                 )
 
     return Source(name, "d4rl", known, pieces, provenance)
-
-
-@contextmanager
-def _opened(file: Location) -> Iterator[Any]:
-    h5py = load_h5py()
-    with readable(file.name, "HDF5 file"):
-        if file.is_local:
-            with h5py.File(file.path, "r") as opened:
-                yield opened
-        else:
-            with file.open() as stream, h5py.File(stream, "r") as opened:
-                yield opened
 
 
 def _check(arrays: Any, file: Location) -> None:
@@ -143,8 +129,8 @@ def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array
             " --env.max-episode-steps), or add timeouts"
         )
     timeouts = np.zeros(len(terminals), bool)
-    for start in range(0, len(terminals) - 1, TRANSITIONS):
-        stop = min(start + TRANSITIONS, len(terminals) - 1)
+    for start in range(0, len(terminals) - 1, PIECE_SIZE):
+        stop = min(start + PIECE_SIZE, len(terminals) - 1)
         following = arrays["observations"][start + 1 : stop + 1]
         breaks = (
             (arrays["next_observations"][start:stop] != following)
@@ -176,13 +162,13 @@ def _at_limit(terminals: Array, limit: int) -> Array:
 
 
 def _groups(ends: Array) -> Iterator[tuple[int, int]]:
-    """(first row, row behind the last) of whole episodes, about TRANSITIONS rows together."""
+    """(first row, row behind the last) of whole episodes, about PIECE_SIZE rows together."""
     behind = np.flatnonzero(ends) + 1
     if not len(behind) or behind[-1] != len(ends):
         behind = np.append(behind, len(ends))
     start = 0
     while start < len(ends):
-        index = min(int(np.searchsorted(behind, start + TRANSITIONS)), len(behind) - 1)
+        index = min(int(np.searchsorted(behind, start + PIECE_SIZE)), len(behind) - 1)
         yield start, int(behind[index])
         start = int(behind[index])
 

@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cqlray.data.formats.d4rl import SUFFIXES as HDF5
 from cqlray.data.formats.d4rl import open_d4rl
-from cqlray.data.formats.files import Location, complete_environment, locate, readable
+from cqlray.data.formats.files import Location, locate, readable
 from cqlray.data.formats.log import open_frame, open_log
 from cqlray.data.formats.log_columns import ColumnNames
 from cqlray.data.formats.log_files import CSV, PARQUET
-from cqlray.data.formats.minari_format import PREFIX, data_directory, open_minari, open_minari_id
+from cqlray.data.formats.minari import PREFIX, data_directory, open_minari, open_minari_id
 from cqlray.data.formats.native import open_native
 from cqlray.data.formats.rllib import open_if_rllib
 from cqlray.data.source import Source
@@ -53,7 +55,7 @@ def open_source(
         _open_name(name, names, environment) if isinstance(name, str) else _open_object(name, names)
     )
     return dataclasses.replace(
-        source, environment=complete_environment(source.name, source.environment, environment)
+        source, environment=_complete_environment(source.name, source.environment, environment)
     )
 
 
@@ -117,3 +119,31 @@ def _open_directory(name: str, directory: Location, names: ColumnNames) -> Sourc
     if not files:
         raise UserError(f"dataset {name!r} is an empty directory; {_MAY_BE}")
     raise UserError(f"dataset {name!r} is of no known format; {_MAY_BE}")
+
+
+def _complete_environment(
+    name: str, said: Mapping[str, Any], given: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the data says of its environment, and where it says nothing, what was given.
+
+    Raises:
+        UserError: both say something, and not the same.
+    """
+    complete = dict(said)
+    for key, value in (given or {}).items():
+        if complete.get(key) in (None, {}):
+            complete[key] = value
+        elif value is not None and not _same(complete[key], value):
+            raise UserError(
+                f"dataset {name!r}: its {key} is {complete[key]}, but {value} was given; they must"
+                " agree"
+            )
+    return complete
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        a, b = np.asarray(one, np.float64).ravel(), np.asarray(other, np.float64).ravel()
+    except (ValueError, TypeError):
+        return bool(one == other)
+    return a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-5, atol=1e-7))

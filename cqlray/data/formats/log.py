@@ -33,7 +33,7 @@ import numpy as np
 
 from cqlray.data.episode import Array, Shard
 from cqlray.data.formats import log_columns
-from cqlray.data.formats.files import TIER, TRANSITIONS, Location, describe_environment
+from cqlray.data.formats.files import Location
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns
 from cqlray.data.formats.log_files import (
     FRAME,
@@ -43,7 +43,13 @@ from cqlray.data.formats.log_files import (
     frame_batches,
     frame_columns,
 )
-from cqlray.data.source import Piece, Source
+from cqlray.data.source import (
+    PIECE_SIZE,
+    UNKNOWN_TIER,
+    Piece,
+    Source,
+    describe_environment,
+)
 from cqlray.errors import UserError
 
 if TYPE_CHECKING:
@@ -240,7 +246,7 @@ class _Episodes:
 
 
 def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
-    """The same rows cut at episodes' beginnings, about TRANSITIONS at a time; an episode that runs
+    """The same rows cut at episodes' beginnings, about PIECE_SIZE at a time; an episode that runs
     over files by itself.
     """
     held: list[_Rows] = []
@@ -256,7 +262,7 @@ def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
                 yield _Rows.joined([rest, end] if len(end) else [rest])
                 held = []
         held.append(block)
-        if sum(map(len, held)) >= TRANSITIONS and sum(int(rows.first.sum()) for rows in held) > 1:
+        if sum(map(len, held)) >= PIECE_SIZE and sum(int(rows.first.sum()) for rows in held) > 1:
             *whole, rest = _cut_last(held)
             yield from whole
             held = [rest]
@@ -297,7 +303,7 @@ def _piece(rows: _Rows) -> Piece:
         truncations=truncations[is_step],
         lengths=lengths.astype(np.int64),
         seeds=np.zeros(len(lengths), np.int64),
-        tier=TIER,
+        tier=UNKNOWN_TIER,
     )
     one_file = len(rows.files) == 1
     following = None if rows.next_observations is None else rows.next_observations[is_step]

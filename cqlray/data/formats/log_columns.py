@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cqlray.data.episode import Array
-from cqlray.data.formats.files import narrow, readable
-from cqlray.data.source import listed
+from cqlray.data.formats.files import readable
+from cqlray.data.source import listed, narrow
 from cqlray.errors import UserError
 
 _TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0", "")

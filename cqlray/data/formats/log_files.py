@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cqlray.data.formats.files import TRANSITIONS, Location, readable
+from cqlray.data.formats.files import Location, readable
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
+from cqlray.data.source import PIECE_SIZE
 from cqlray.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _parquet(file: Location, names: ColumnNames, order: Sequence[str]) -> Batche
     with readable(file.name, "Parquet file"), file.open() as opened:
         parquet = pq.ParquetFile(opened)
         columns = resolve(names, parquet.schema_arrow.names, file.name, order)
-        for batch in parquet.iter_batches(TRANSITIONS, columns=list(columns.needed)):
+        for batch in parquet.iter_batches(PIECE_SIZE, columns=list(columns.needed)):
             yield columns, batch
 
 
@@ -116,10 +117,10 @@ def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:
     """
     labels = frame_columns(frame)
     columns = resolve(names, labels, FRAME)
-    for start in range(0, len(frame), TRANSITIONS):
+    for start in range(0, len(frame), PIECE_SIZE):
         arrays = []
         for name in columns.needed:
-            part = frame.iloc[start : start + TRANSITIONS, labels.index(name)]
+            part = frame.iloc[start : start + PIECE_SIZE, labels.index(name)]
             with readable(f"{FRAME}, column {name}", "column of numbers, vectors, flags or names"):
                 array = pa.Array.from_pandas(part)
             arrays.append(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)

@@ -16,8 +16,8 @@ import numpy as np
 
 from cqlray.data.convert import native_shards
 from cqlray.data.episode import Episode
-from cqlray.data.formats.files import load_h5py
-from cqlray.data.formats.minari_format import DATASET_ID, PREFIX, PROVENANCE, local_root
+from cqlray.data.formats.hdf5 import load_h5py
+from cqlray.data.formats.minari import DATASET_ID, PREFIX, PROVENANCE, local_root
 from cqlray.data.formats.minari_spaces import box
 from cqlray.data.source import Source
 from cqlray.errors import UserError

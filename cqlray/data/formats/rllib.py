@@ -23,17 +23,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
-from cqlray.data.formats.files import (
-    TIER,
-    TRANSITIONS,
-    Location,
-    describe_environment,
-    narrow,
-    readable,
-)
+from cqlray.data.formats.files import Location, readable
 from cqlray.data.formats.log import open_log
 from cqlray.data.formats.log_columns import ColumnNames
-from cqlray.data.source import Piece, Source
+from cqlray.data.source import (
+    PIECE_SIZE,
+    UNKNOWN_TIER,
+    Piece,
+    Source,
+    describe_environment,
+    narrow,
+)
 from cqlray.errors import UserError
 
 COLUMNS = ColumnNames(
@@ -83,11 +83,11 @@ def _open_episodes(name: str, files: list[Location]) -> Source:
             held: list[Episode] = []
             for episode in _episodes([file]):
                 held.append(episode)
-                if sum(map(len, held)) >= TRANSITIONS:
-                    yield Piece(Shard.of(held, TIER), file.name)
+                if sum(map(len, held)) >= PIECE_SIZE:
+                    yield Piece(Shard.of(held, UNKNOWN_TIER), file.name)
                     held = []
             if held:
-                yield Piece(Shard.of(held, TIER), file.name)
+                yield Piece(Shard.of(held, UNKNOWN_TIER), file.name)
 
     return Source(name, "rllib", environment, pieces)
 

@@ -29,7 +29,7 @@ import pytest
 from cqlray.data import loading
 from cqlray.data.checks.fixes import fix
 from cqlray.data.checks.validation import validate
-from cqlray.data.formats import ColumnNames, files, open_source
+from cqlray.data.formats import ColumnNames, hdf5, open_source
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
@@ -143,7 +143,7 @@ def use(read: Callable[[Path], Source], folder: Path) -> str:
 def work(sound: Path, scratch: Path, seeds: list[int], current: Any, log: Path) -> None:
     """Read the files of the seeds; one line of JSON for each in `log`."""
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    files.SECONDS_TO_WALK = SECONDS_TO_WALK  # within the watchdog's patience
+    hdf5.SECONDS_TO_WALK = SECONDS_TO_WALK  # within the watchdog's patience
     with log.open("a", buffering=1) as lines:
         for seed in seeds:
             current.value = seed

@@ -16,7 +16,8 @@ import pytest
 
 from cqlray.data.convert import write_dataset
 from cqlray.data.formats import open_source, write_log, write_minari
-from cqlray.data.formats.files import natural_key, tier_of
+from cqlray.data.formats.files import natural_key
+from cqlray.data.source import tier_of
 from cqlray.errors import UserError
 from tests.unit.data.formats.test_round_trips import (
     ENVIRONMENT,

@@ -20,19 +20,16 @@ import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
 from cqlray.data.formats import minari_spaces
-from cqlray.data.formats.files import (
-    TRANSITIONS,
-    Location,
+from cqlray.data.formats.files import Location, locate, natural_key, readable
+from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
+from cqlray.data.source import (
+    PIECE_SIZE,
+    Piece,
+    Source,
     describe_environment,
-    load_h5py,
-    locate,
     narrow,
-    natural_key,
-    probe_hdf5,
-    readable,
     tier_of,
 )
-from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
 PREFIX = "minari:"
@@ -177,11 +174,11 @@ def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) ->
 
 
 def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
-    """Episodes of one tier as pieces of about TRANSITIONS."""
+    """Episodes of one tier as pieces of about PIECE_SIZE."""
     held: list[Episode] = []
     tier = ""
     for episode, its_tier in episodes:
-        if held and (its_tier != tier or sum(map(len, held)) + len(episode) > TRANSITIONS):
+        if held and (its_tier != tier or sum(map(len, held)) + len(episode) > PIECE_SIZE):
             yield Piece(Shard.of(held, tier), file)
             held = []
         tier = its_tier
@@ -193,14 +190,9 @@ def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
 def _hdf5(
     data: Location, observation: dict[str, Any], action_dim: int, tier: str
 ) -> Iterator[_Found]:
-    h5py = load_h5py()
     file = data / "main_data.hdf5"
     dims = (minari_spaces.width(observation, file.name), action_dim)
-    with (
-        readable(file.name, "HDF5 file"),
-        file.open() as stream,
-        h5py.File(file.path if file.is_local else stream, "r") as opened,
-    ):
+    with opened_hdf5(file) as opened:
         for key in sorted((key for key in opened if key.startswith("episode_")), key=natural_key):
             group, place = opened[key], f"{file.name}, {key}"
             rows = len(group["rewards"])

@@ -1,0 +1,83 @@
+"""HDF5 files, opened through h5py where it is installed, and damaged ones found out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cqlray.data.formats.files import Location, readable
+from cqlray.errors import UserError
+
+_WALK = """
+import sys, h5py
+with h5py.File(sys.argv[1]) as file:
+    file.visititems(lambda name, part: list(part.attrs.items()) and None)
+"""
+SECONDS_TO_WALK = 20.0
+BYTES_WALKED_PER_SECOND = 20e6
+
+
+def load_h5py() -> ModuleType:
+    """h5py, which is an optional dependency.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(
+            'HDF5 files need h5py, which is not installed: pip install "cqlray[minari]"'
+        ) from None
+    module: ModuleType = h5py
+    return module
+
+
+def probe_hdf5(file: Location) -> None:
+    """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C
+    library finds no end.
+
+    Raises:
+        UserError: it found none, or crashed. What it merely complains of is left to the reader.
+    """
+    load_h5py()
+    if not file.is_local:
+        return
+    patience = SECONDS_TO_WALK + Path(file.path).stat().st_size / BYTES_WALKED_PER_SECOND
+    try:
+        walked = subprocess.run(
+            [sys.executable, "-c", _WALK, file.path],
+            capture_output=True,
+            timeout=patience,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{file.name}: HDF5 finds no end in it within {patience:.0f} s; the file is damaged"
+        ) from None
+    if walked.returncode < 0:
+        raise UserError(
+            f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged"
+        )
+
+
+@contextmanager
+def opened_hdf5(file: Location) -> Iterator[Any]:
+    """The file as h5py has it.
+
+    Raises:
+        UserError: h5py is missing, or the file cannot be read.
+    """
+    h5py = load_h5py()
+    with readable(file.name, "HDF5 file"):
+        if file.is_local:
+            with h5py.File(file.path, "r") as opened:
+                yield opened
+        else:
+            with file.open() as stream, h5py.File(stream, "r") as opened:
+                yield opened
