@@ -22,7 +22,7 @@ from cqlray.cli.main import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
 from cqlray.results.record import lines, load_run
-from cqlray.results.report.selection_section import judged_snapshots
+from cqlray.results.report.selection_sentences import judged_snapshots
 from cqlray.results.report.timeline import time_line
 from cqlray.stages import evaluate as judges
 from cqlray.stages.evaluate import Judges

@@ -16,7 +16,7 @@ from cqlray import PRESETS
 from cqlray.api import runs as api
 from cqlray.config.schema import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.results.record import lines, load_run
-from cqlray.results.report.selection_section import (
+from cqlray.results.report.selection_sentences import (
     agreement_sentences,
     chosen_sentences,
     judged_snapshots,

@@ -8,7 +8,7 @@ from typing import Any
 
 from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
-from cqlray.results.report.formatting import number
+from cqlray.results.report.formatting import normalized_by, number
 from cqlray.results.statistics.reference_scores import normalized, reference_scores
 
 COLUMNS = 100
@@ -48,8 +48,8 @@ def references_line(description: dict[str, Any]) -> str:
     if found is None:
         return ""
     own = normalized(description["returns"]["mean"], found.random, found.reference)
-    ends = f"0 is {number(found.random)}, 100 is {number(found.reference)}"
-    return f"normalised mean return {number(own)}, where {ends} ({found.source})"
+    ends = normalized_by(found.random, found.reference, found.source)
+    return f"normalised mean return {number(own)}, where {ends}"
 
 
 def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str | tuple[str]]]:

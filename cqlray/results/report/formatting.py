@@ -43,14 +43,11 @@ def interval(summary: dict[str, Any], name: str = "iqm") -> str:
     )
 
 
-def normalized_by(scores: dict[str, Any]) -> str:
+def normalized_by(random: float, reference: float, source: str) -> str:
     """The scale of normalised scores, such as "0 is -280.2, 100 is 12,135 (D4RL's published
     reference scores)".
     """
-    return (
-        f"0 is {number(scores['random'])}, 100 is {number(scores['reference'])}"
-        f" ({scores['source']})"
-    )
+    return f"0 is {number(random)}, 100 is {number(reference)} ({source})"
 
 
 def tested_elsewhere(policies: Sequence[str]) -> str:

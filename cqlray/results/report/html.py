@@ -22,7 +22,7 @@ from cqlray.results.report.results_section import (
     results_section,
     three_ways_section,
 )
-from cqlray.results.report.selection_section import choice_section
+from cqlray.results.report.selection_section import selection_section
 from cqlray.results.report.timeline_section import timeline_section
 from cqlray.results.report.values_section import values_section
 from cqlray.results.statistics.reference_scores import reference_scores
@@ -65,7 +65,7 @@ def render(run: RunRecord) -> str:
         improvement_section(groups_of(run), samples, seed),
         _video(run),
         values_section(run, samples, seed),
-        choice_section(run, lines(run, "fqe.jsonl"), samples, seed),
+        selection_section(run, lines(run, "fqe.jsonl"), samples, seed),
         dataset_section(run),
         _teacher(run),
         timeline_section(run, lines(run, "events.jsonl")),

@@ -1,5 +1,5 @@
-"""The card beside an exported policy, after Mitchell et al. 2019, "Model cards for model reporting"
-(arXiv 1810.03993).
+"""The model card beside an exported policy, after Mitchell et al. 2019, "Model cards for model
+reporting" (arXiv 1810.03993).
 """
 
 from __future__ import annotations
@@ -10,29 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from cqlray import seeding
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.report.formatting import (
-    NOTHING,
-    number,
-    sentence,
-    setting_name,
-    tested_elsewhere,
-)
-from cqlray.results.series import fqe_returns
-from cqlray.results.statistics.calibration import check_bounds
-from cqlray.results.statistics.reference_scores import normalized, reference_scores
-from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
-from cqlray.results.statistics.scores import GroupScores, MemberScores, group_scores, member_scores
-from cqlray.results.statistics.summary import (
-    Row,
-    RunRecord,
-    reference_return,
-    references_of_data,
-    student_rows,
-)
+from cqlray.results.report.formatting import number, setting_name
+from cqlray.results.report.model_card_scores import score_lines
+from cqlray.results.statistics.summary import Row, RunRecord
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -43,7 +24,7 @@ _ALGORITHMS = {
 
 @dataclass(frozen=True)
 class ExportedPolicy:
-    """What the card says of the file itself."""
+    """What the card says about the file."""
 
     file: str
     """Its name."""
@@ -54,27 +35,27 @@ class ExportedPolicy:
     chosen_by: str | None
     """Where it was chosen as the best member: "return" or "fqe"."""
     sizes: list[int]
-    """Numbers of each layer: observation, hidden layers, action."""
+    """The width of each layer: observation, hidden layers, action."""
     layer_norm: bool
     action_low: list[float]
     action_high: list[float]
     code: str
     """Python that computes `actions` from `observations` with the file."""
     layout: list[str] | None
-    """How the observation is flattened: nothing where it is a vector already, None where that is
-    not known.
+    """How the observation is flattened, in lines: none where it is a vector already; None where
+    that is not known.
     """
     checked: str
-    """What it was compared with the policy on, and how far they agree."""
+    """On which observations it was compared with the policy, and how closely they agree."""
     versions: dict[str, str]
 
 
 def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
-    """The card, in Markdown. What the data and the run say of themselves stands in code spans, so
-    it is no markup.
+    """The card, in Markdown. Texts from the data and the run are put in code spans, so that none is
+    taken for markup.
 
     Args:
-        run: the record of the run that the policy is of.
+        run: the record of the policy's run.
         policy: what was exported.
     """
     entry = next(entry for entry in run.members if entry["member"] == policy.member)
@@ -100,7 +81,7 @@ def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
         "Use": ["```python", policy.code.rstrip(), "```", *_other_ways(run, policy)],
         "Training data": _data(run),
         "Training": _training(run, policy, entry),
-        "Scores": _scores(run, policy),
+        "Scores": score_lines(run, policy.member, policy.updates, policy.chosen_by),
         "Limits": _limits(run),
         "Make it again": _again(run, policy),
     }
@@ -110,7 +91,7 @@ def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
 
 
 def _code(text: Any) -> str:
-    """Anybody's text as a code span on one line."""
+    """Any text as a code span on one line."""
     return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
 
 
@@ -176,12 +157,12 @@ def _data(run: RunRecord) -> Iterator[str]:
             " dimension by dimension."
         )
     for origin in data.get("provenance") or []:
-        said = [
+        known = [
             f"{key} {_code(origin[key])}"
             for key in ("source", "format", "author", "algorithm")
             if origin.get(key)
         ]
-        yield f"- From: {', '.join(said)}."
+        yield f"- From: {', '.join(known)}."
     if run.config.get("dataset") is None:
         yield (
             "- Collected by this run in the environment, with policies of a Soft Actor-Critic"
@@ -207,166 +188,12 @@ def _training(run: RunRecord, policy: ExportedPolicy, entry: Row) -> Iterator[st
 
 
 def _of_baseline(run: RunRecord, entry: Row) -> Row:
-    """The options in which a baseline differs from the config's, as config.members sets them."""
+    """The options in which a baseline differs from the config, as config.members sets them."""
     of_algorithm = {
         "sac": {"conservative_weight": 0.0},
         "bc": {"bc_warmup_updates": run.config["cql"]["num_updates"]},
     }
     return of_algorithm.get(entry["swept"].get("algorithm", "cql"), {})
-
-
-def _scores(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
-    samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
-    own = next((scores for scores in member_scores(run) if scores.member == policy.member), None)
-    if own is None:
-        yield from _untested(run, policy)
-        return
-    returns = np.array(
-        [student_rows(run, own.member)[count]["returns"] for count in own.updates], dtype=np.float64
-    )
-    groups = [
-        group
-        for group in group_scores(run, samples, seed)
-        if own.member in group.members and len(group.members) > 1
-    ]
-    group = (
-        groups[0] if groups and groups[0].updates == own.updates else None
-    )  # else its lines would be of other tests
-    yield (
-        "Sums of the rewards of whole episodes (undiscounted), the policy acting deterministically,"
-        " with 95% bootstrap"
-    )
-    yield (
-        f"intervals: of this policy over its {returns.shape[1]} episodes, the same first states in"
-        " each test."
-    )
-    yield ""
-    yield from _table(own, returns, group, samples, seed)
-    yield ""
-    if own.updates[-1] == policy.updates:
-        yield (
-            "- The exported policy is the one of the first line; the others are of other snapshots"
-            " of the same training."
-        )
-    else:
-        yield (
-            f"- The exported policy is of {policy.updates:,} updates: the table is of other"
-            " snapshots of the same training."
-        )
-    yield from _references(run, own)
-    yield from _bound(run, policy.member, samples, seed)
-    if policy.chosen_by == "fqe":
-        yield f"- {_choice_by_fitted_q(run, policy)}"
-    if policy.chosen_by == "return":
-        yield (
-            f"- It was chosen as the best of {len(run.members)} members by its last test, the same"
-            " episodes that its score"
-        )
-        yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
-
-
-def _untested(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
-    untested = "It was not tested: no episode was played with it."
-    if policy.chosen_by != "fqe":
-        yield f"{untested} Nothing is known of how well it acts."
-        return
-    yield f"{untested} All that is known of how well it acts is an estimate from its data."
-    yield ""
-    yield f"- {_choice_by_fitted_q(run, policy)}"
-
-
-def _choice_by_fitted_q(run: RunRecord, policy: ExportedPolicy) -> str:
-    estimate = fqe_returns(run).get(policy.member, {}).get(policy.updates)
-    said = (
-        f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the"
-        " dataset alone."
-    )
-    return (
-        said
-        if estimate is None
-        else f"{said} Its estimated discounted return is {number(estimate)}: to rank by, no score."
-    )
-
-
-def _table(
-    own: MemberScores, returns: Floats, group: GroupScores | None, samples: int, seed: int
-) -> Iterator[str]:
-    """Last, best and mean over the last third, never mixed: each has a line of its own."""
-    yield "| Score | This policy: mean |" + (
-        f" All {len(group.members)} members of its setting: IQM |" if group else ""
-    )
-    yield "|---|---|---|" if group else "|---|---|"
-    third = -(-len(own.updates) // 3)
-    best = returns[0] if own.best_updates is None else returns[own.updates.index(own.best_updates)]
-    lines = (
-        (
-            f"last test, after {own.updates[-1]:,} updates",
-            own.last,
-            returns[-1],
-            group and group.last,
-        ),
-        (
-            f"best of {len(returns)} tests (flatters: chosen by these returns)",
-            own.best,
-            best,
-            group and group.best,
-        ),
-        (
-            f"mean over the last third of the tests ({third})",
-            own.last_third,
-            returns[-third:].mean(axis=0),
-            group and group.last_third,
-        ),
-    )
-    for name, score, episodes, of_group in lines:
-        ends = interval(
-            episodes[None], mean, np.random.default_rng(seeding.stream(seed, "bootstrap")), samples
-        )
-        beside = f" {number(of_group.iqm)} {_interval(of_group.interval)} |" if of_group else ""
-        yield (
-            f"| {name} | {number(score)} {_interval(ends if len(episodes) > 1 else None)} |{beside}"
-        )
-
-
-def _interval(ends: Interval | None) -> str:
-    return (
-        NOTHING
-        if ends is None or not np.isfinite(ends).all()
-        else f"[{number(ends.low)}, {number(ends.high)}]"
-    )
-
-
-def _references(run: RunRecord, own: MemberScores) -> Iterator[str]:
-    samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
-    beside = {
-        "the teacher": reference_return(run, "teacher"),
-        "a random policy": reference_return(run, "random"),
-    }
-    for group in group_scores(run, samples, seed):
-        if group.swept.get("algorithm") == "bc":
-            beside["behaviour cloning of the same data (IQM, last test)"] = group.last.iqm
-    known = ", ".join(
-        f"{name} {number(value)}" for name, value in beside.items() if value is not None
-    )
-    if known:
-        yield f"- Beside it: {known}."
-    if of_data := references_of_data(run):
-        yield f"- {sentence(tested_elsewhere(of_data))}"
-    scores = None if run.dataset is None else reference_scores(run.dataset)
-    if scores is not None:
-        share = normalized(own.last, scores.random, scores.reference)
-        ends = f"0 is {number(scores.random)}, 100 is {number(scores.reference)} ({scores.source})"
-        yield f"- Normalised score at the last test: {number(share)}, where {ends}."
-
-
-def _bound(run: RunRecord, member: int, samples: int, seed: int) -> Iterator[str]:
-    for check in check_bounds(run, samples, seed):
-        if member in check.members:
-            yield (
-                "- Lower bound (its critics' values at or below what the episodes brought, as CQL"
-                " means them to be), at the"
-            )
-            yield f"  last test, in rewards as trained on: {check.members[member].verdict}."
 
 
 def _limits(run: RunRecord) -> Iterator[str]:

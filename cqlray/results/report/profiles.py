@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.results.report.formatting import number
+from cqlray.results.report.formatting import normalized_by, number
 from cqlray.results.report.groups import Group
 from cqlray.results.report.page import figure
 from cqlray.results.report.plots import Look, legend_below, looks, svg_figure
@@ -51,12 +51,10 @@ def profile_figure(
         f"Performance profiles of {unit}. Half of the episodes lie above"
         f" {', '.join(medians)}{more}."
     )
-    by = (
-        f"Normalised: 0 is {number(scores.random)}, 100 is {number(scores.reference)}"
-        f" ({scores.source}). "
-        if scores
-        else ""
-    )
+    by = ""
+    if scores:
+        ends = normalized_by(scores.random, scores.reference, scores.source)
+        by = f"Normalised: {ends}. "
     words = (
         "Performance profile: share of the last test's episodes above each"
         f" {'score' if scores else 'return'}, with its pointwise 95% interval; further right is"

@@ -106,7 +106,10 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
         else "episodes"
     )
     scores = (best_group(result) or result)["normalized"]
-    by = f" Normalised: {escape(normalized_by(scores))}." if scores else ""
+    by = ""
+    if scores:
+        ends = normalized_by(scores["random"], scores["reference"], scores["source"])
+        by = f" Normalised: {escape(ends)}."
     if result["references_of_data"]:
         by += f" {escape(sentence(tested_elsewhere(result['references_of_data'])))}"
     chosen = (

@@ -90,7 +90,8 @@ def _line(
 def _notes(summary: dict[str, Any]) -> list[str]:
     notes = []
     if scores := summary["normalized"]:
-        notes.append(f"normalised: {normalized_by(scores)}")
+        ends = normalized_by(scores["random"], scores["reference"], scores["source"])
+        notes.append(f"normalised: {ends}")
     if summary["references_of_data"] and any(member["returns"] for member in summary["members"]):
         notes.append(tested_elsewhere(summary["references_of_data"]))
     return notes

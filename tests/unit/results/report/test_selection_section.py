@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cqlray.results.record import load_run
-from cqlray.results.report.selection_section import (
+from cqlray.results.report.selection_sentences import (
     Judged,
     Trust,
     agreement_sentences,

@@ -1,0 +1,219 @@
+"""The scores on a model card: how the exported policy did in its tests, and beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cqlray import seeding
+from cqlray.results.report.formatting import (
+    NOTHING,
+    normalized_by,
+    number,
+    sentence,
+    tested_elsewhere,
+)
+from cqlray.results.series import fqe_returns
+from cqlray.results.statistics.calibration import check_bounds
+from cqlray.results.statistics.reference_scores import normalized, reference_scores
+from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
+from cqlray.results.statistics.scores import (
+    Aggregate,
+    GroupScores,
+    MemberScores,
+    group_scores,
+    member_scores,
+)
+from cqlray.results.statistics.summary import (
+    RunRecord,
+    reference_return,
+    references_of_data,
+    student_rows,
+)
+
+
+def score_lines(run: RunRecord, member: int, updates: int, chosen_by: str | None) -> Iterator[str]:
+    """What is known of how well a member's snapshot acts, as lines of Markdown.
+
+    Args:
+        run: the record of the policy's run.
+        member, updates: whose snapshot it is, and after how many updates.
+        chosen_by: "return" or "fqe" where it was chosen as the best member, else None.
+    """
+    scores = next((scores for scores in member_scores(run) if scores.member == member), None)
+    if scores is None:
+        yield from _untested(run, member, updates, chosen_by)
+        return
+    yield from _table(run, scores)
+    yield ""
+    if scores.updates[-1] == updates:
+        yield (
+            "- The exported policy is the one of the first line; the others are of other snapshots"
+            " of the same training."
+        )
+    else:
+        yield (
+            f"- The exported policy is of {updates:,} updates: the table is of other"
+            " snapshots of the same training."
+        )
+    yield from _references(run, scores)
+    yield from _bound(run, member)
+    if chosen_by == "fqe":
+        yield f"- {_choice_by_fitted_q(run, member, updates)}"
+    if chosen_by == "return":
+        yield (
+            f"- It was chosen as the best of {len(run.members)} members by its last test, the same"
+            " episodes that its score"
+        )
+        yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
+
+
+def _untested(run: RunRecord, member: int, updates: int, chosen_by: str | None) -> Iterator[str]:
+    untested = "It was not tested: no episode was played with it."
+    if chosen_by != "fqe":
+        yield f"{untested} Nothing is known of how well it acts."
+        return
+    yield f"{untested} All that is known of how well it acts is an estimate from its data."
+    yield ""
+    yield f"- {_choice_by_fitted_q(run, member, updates)}"
+
+
+def _choice_by_fitted_q(run: RunRecord, member: int, updates: int) -> str:
+    estimate = fqe_returns(run).get(member, {}).get(updates)
+    choice = (
+        f"It was chosen as the best of {len(run.members)} members by fitted Q evaluation, from the"
+        " dataset alone."
+    )
+    if estimate is None:
+        return choice
+    return f"{choice} Its estimated discounted return is {number(estimate)}: to rank by, no score."
+
+
+def _table(run: RunRecord, scores: MemberScores) -> Iterator[str]:
+    """The last, the best and the mean over the last third of a member's tests, never mixed: each
+    has its line.
+    """
+    samples, seed = _bootstrap(run)
+    returns = np.array(
+        [student_rows(run, scores.member)[count]["returns"] for count in scores.updates],
+        dtype=np.float64,
+    )
+    yield (
+        "Sums of the rewards of whole episodes (undiscounted), the policy acting deterministically,"
+        " with 95% bootstrap"
+    )
+    yield (
+        f"intervals: of this policy over its {returns.shape[1]} episodes, the same first states in"
+        " each test."
+    )
+    yield ""
+    group = _group(run, scores)
+    yield "| Score | This policy: mean |" + (
+        f" All {len(group.members)} members of its setting: IQM |" if group else ""
+    )
+    yield "|---|---|---|" if group else "|---|---|"
+    for line in _lines(scores, returns, group):
+        ends = interval(
+            line.returns[None],
+            mean,
+            np.random.default_rng(seeding.stream(seed, "bootstrap")),
+            samples,
+        )
+        alone = _interval(ends if len(line.returns) > 1 else None)
+        aggregate = line.of_group
+        beside = f" {number(aggregate.iqm)} {_interval(aggregate.interval)} |" if aggregate else ""
+        yield f"| {line.name} | {number(line.score)} {alone} |{beside}"
+
+
+def _bootstrap(run: RunRecord) -> tuple[int, int]:
+    """Resamples of each interval, and the run's seed."""
+    return run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
+
+
+def _group(run: RunRecord, scores: MemberScores) -> GroupScores | None:
+    """The scores of all members of the same setting; None where it has no other member, or they had
+    other tests.
+    """
+    for group in group_scores(run, *_bootstrap(run)):
+        if scores.member in group.members and len(group.members) > 1:
+            return group if group.updates == scores.updates else None
+    return None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the table."""
+
+    name: str
+    score: float
+    returns: Floats
+    """[episodes], whose mean is the score."""
+    of_group: Aggregate | None
+
+
+def _lines(scores: MemberScores, returns: Floats, group: GroupScores | None) -> list[_Line]:
+    """`returns` are those of the member's tests, [tests, episodes]."""
+    third = -(-len(scores.updates) // 3)
+    best = 0 if scores.best_updates is None else scores.updates.index(scores.best_updates)
+    return [
+        _Line(
+            f"last test, after {scores.updates[-1]:,} updates",
+            scores.last,
+            returns[-1],
+            group.last if group else None,
+        ),
+        _Line(
+            f"best of {len(returns)} tests (flatters: chosen by these returns)",
+            scores.best,
+            returns[best],
+            group.best if group else None,
+        ),
+        _Line(
+            f"mean over the last third of the tests ({third})",
+            scores.last_third,
+            returns[-third:].mean(axis=0),
+            group.last_third if group else None,
+        ),
+    ]
+
+
+def _interval(ends: Interval | None) -> str:
+    return (
+        NOTHING
+        if ends is None or not np.isfinite(ends).all()
+        else f"[{number(ends.low)}, {number(ends.high)}]"
+    )
+
+
+def _references(run: RunRecord, member: MemberScores) -> Iterator[str]:
+    beside = {
+        "the teacher": reference_return(run, "teacher"),
+        "a random policy": reference_return(run, "random"),
+    }
+    for group in group_scores(run, *_bootstrap(run)):
+        if group.swept.get("algorithm") == "bc":
+            beside["behaviour cloning of the same data (IQM, last test)"] = group.last.iqm
+    known = ", ".join(
+        f"{name} {number(value)}" for name, value in beside.items() if value is not None
+    )
+    if known:
+        yield f"- Beside it: {known}."
+    if of_data := references_of_data(run):
+        yield f"- {sentence(tested_elsewhere(of_data))}"
+    scores = None if run.dataset is None else reference_scores(run.dataset)
+    if scores is not None:
+        share = normalized(member.last, scores.random, scores.reference)
+        ends = normalized_by(scores.random, scores.reference, scores.source)
+        yield f"- Normalised score at the last test: {number(share)}, where {ends}."
+
+
+def _bound(run: RunRecord, member: int) -> Iterator[str]:
+    for check in check_bounds(run, *_bootstrap(run)):
+        if member in check.members:
+            yield (
+                "- Lower bound (its critics' values at or below what the episodes brought, as CQL"
+                " means them to be), at the"
+            )
+            yield f"  last test, in rewards as trained on: {check.members[member].verdict}."
