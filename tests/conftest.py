@@ -1,8 +1,9 @@
-"""One Ray cluster for the whole session, and the small run that many tests look at."""
+"""One small Ray cluster for each process of tests, and the small run that many of them look at."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, the session's cluster is in one process, and the clusters of several nodes in
-    another.
+    """With `-n`, the tests that share a fixture of their module, a cluster of several nodes for
+    example, go to the same process. Each process has its own small cluster.
     """
     for item in items:
-        if item.get_closest_marker("ray") or "ray_cluster" in getattr(item, "fixturenames", ()):
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-            item.add_marker(
-                pytest.mark.xdist_group("nodes" if "distributed" in item.path.parts else "ray")
-            )
+        if "unit" not in item.path.parts and shares_with_module(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def shares_with_module(item: pytest.Item) -> bool:
+    """Whether any of a test's fixtures is made once for its module."""
+    info = getattr(item, "_fixtureinfo", None)
+    fixtures = info.name2fixturedefs.values() if info else ()
+    return any(fixture[-1].scope == "module" for fixture in fixtures)
 
 
 def small_config(out: Path, **changes: object) -> RunConfig:
@@ -75,8 +82,16 @@ def ray_cluster() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def finished_run(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run, undisturbed; tests read it and do not write."""
+    """A small run, undisturbed; tests read it and do not write. xdist's workers share one."""
     from cqlray.api import runs as api
 
-    out = tmp_path_factory.mktemp("runs") / "undisturbed"
-    return api.run(small_config(out), quiet=True).run_dir
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # all workers' folders stand in it
+    out, done = folder / "undisturbed", folder / "undisturbed is finished"
+    with (folder / "undisturbed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            api.run(small_config(out), quiet=True)
+            done.touch()
+    return out

@@ -226,15 +226,6 @@ def test_absolute_names(name: str, full: bool) -> None:
     assert full or absolute_name(name) == str(Path(name).resolve())
 
 
-@pytest.mark.ray
-def test_a_run_s_digest_is_the_one_it_wrote(finished_run: Path) -> None:
-    described = cqlray.load_dataset(finished_run).description
-    recorded = native.read_description(finished_run)
-    assert {key: described[key] for key in ("digest", "tiers", "returns", "shards")} == {
-        key: recorded[key] for key in ("digest", "tiers", "returns", "shards")
-    }
-
-
 @pytest.fixture
 def of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A dataset whose description names an environment in a module that must not be imported."""

@@ -162,17 +162,3 @@ def test_pandas_and_duckdb_read_the_shards(tmp_path: Path) -> None:
     rows = duckdb.sql(query).fetchall()
     assert [row[:2] for row in rows] == [(0, 5), (1, 8)]
     np.testing.assert_allclose([row[2] for row in rows], shard.returns(), rtol=1e-5)
-
-
-@pytest.mark.ray
-def test_ray_data_reads_the_shards(ray_cluster: str, tmp_path: Path) -> None:
-    import ray
-
-    shard = random_shard([5, 8], 0)
-    convert.write_dataset(source_of([shard]), tmp_path)
-    frame = (
-        ray.data.read_parquet(str(tmp_path / "shard-00000.parquet"))
-        .to_pandas()
-        .dropna(subset="reward")
-    )
-    np.testing.assert_array_equal(frame["reward"].to_numpy(np.float32), shard.rewards)

@@ -348,17 +348,6 @@ def test_profiles_are_of_normalised_scores_where_there_are_references(tmp_path: 
     )
 
 
-def test_a_dataset_at_hand_has_its_card_in_the_report(finished_run: Path, tmp_path: Path) -> None:
-    found = page(shutil.copytree(finished_run, tmp_path / "run"))
-    alts = [attrs["alt"] or "" for tag, attrs in found.tags if tag == "img"]
-    assert any("action dimensions over its bounds" in alt for alt in alts)
-    assert "mean lengthterminatedtruncated" in found.text
-    next(
-        (tmp_path / "run" / "dataset").glob("shard-*.parquet")
-    ).unlink()  # as data that is elsewhere: its description
-    assert "mean length" not in page(tmp_path / "run").text
-
-
 def test_dollars_are_no_mathematics(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "run", [{"cost": "$x^{$ and $"}, {"cost": "1$ 2$"}], 1, evaluations=TESTS
