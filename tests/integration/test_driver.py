@@ -115,17 +115,9 @@ def test_the_dataset_holds_the_tiers_asked_for(finished_run: Path) -> None:
     assert all((s.actions >= low).all() and (s.actions <= high).all() for s in shards)
 
 
-@pytest.mark.parametrize(
-    "resources",
-    [
-        ResourcesConfig(rollout_workers=1, evaluators=2, learners=2),
-        ResourcesConfig(rollout_workers=3, evaluators=1, learners=2),
-    ],
-    ids=["one worker, two evaluators", "three workers"],
-)
-def test_who_works_changes_nothing(
-    finished_run: Path, tmp_path: Path, resources: ResourcesConfig
-) -> None:
+def test_who_works_changes_nothing(finished_run: Path, tmp_path: Path) -> None:
+    """With one worker and two evaluators: nightly/test_same_bits.py."""
+    resources = ResourcesConfig(rollout_workers=3, evaluators=1, learners=2)
     other = api.run(small_config(tmp_path / "run", resources=resources), quiet=True).run_dir
     assert_same(finished_run, other)
 
@@ -172,12 +164,11 @@ def run_killed_at(signs: list[str], tmp_path: Path, ray_cluster: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("signs", [SIGNS[2::3], SIGNS[1::3]])
 def test_a_killed_run_ends_with_the_same_bits(
-    finished_run: Path, ray_cluster: str, tmp_path: Path, signs: list[str]
+    finished_run: Path, ray_cluster: str, tmp_path: Path
 ) -> None:
-    """Each alone: nightly/test_kills.py."""
-    assert_same(finished_run, run_killed_at(signs, tmp_path, ray_cluster))
+    """At the other signs, and at each alone: nightly/test_same_bits.py."""
+    assert_same(finished_run, run_killed_at(SIGNS[2::3], tmp_path, ray_cluster))
 
 
 VICTIMS = [
@@ -220,7 +211,7 @@ def run_with_killed(victims: list[tuple[str, str]], tmp_path: Path) -> Path:
 
 
 def test_killed_actors_are_replaced_and_nothing_changes(finished_run: Path, tmp_path: Path) -> None:
-    """Each alone: nightly/test_kills.py."""
+    """Each alone: nightly/test_same_bits.py."""
     assert_same(finished_run, run_with_killed(VICTIMS, tmp_path))
 
 
