@@ -248,8 +248,8 @@ class _Counts:
     def add(self, shard: Shard) -> None:
         tier = shard.tier
         self.returns.setdefault(tier, _bins(self.extents.returns, RETURN_BINS)).add(shard.returns())
-        ends = shard.starts + shard.lengths - 1
-        self.terminated[tier] = self.terminated.get(tier, 0) + int(shard.terminations[ends].sum())
+        terminated = int(shard.terminations[shard.last_steps].sum())
+        self.terminated[tier] = self.terminated.get(tier, 0) + terminated
         self.lengths.add(shard.lengths)
         self.rewards.add(shard.rewards)
         for dimension, bins in enumerate(self.actions):

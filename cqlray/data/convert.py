@@ -6,7 +6,6 @@ conversion left behind. It is written over by the next one.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
-from cqlray.data.episode import Array, Shard
+from cqlray.data.episode import ARRAYS, Array, Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.data.source import Source
 from cqlray.errors import UserError
@@ -23,8 +22,6 @@ from cqlray.storage.run_directory import write_bytes, write_json
 
 # Large enough that a file's overhead vanishes, small enough that several are in memory at once.
 TRANSITIONS_PER_SHARD = 50_000
-# Keys that do not stand in provenance alone.
-_OF_THEMSELVES = ("licence", "reference_returns", "reference_scores", "columns")
 DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "truncations": np.bool_}
 
 
@@ -45,48 +42,25 @@ def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> I
                 f"{piece.file}: an episode without a step; `cqlray dataset convert --fix` leaves"
                 " it out"
             )
-        shard = _closed(_native(piece.shard))
+        shard = _native(piece.shard).closed()
         if held and (
             held[0].tier != shard.tier
             or sum(s.num_transitions for s in held) + shard.num_transitions > transitions
         ):
-            yield joined(held)
+            yield Shard.joined(held)
             held = []
         if shard.num_episodes:
             held.append(shard)
     if held:
-        yield joined(held)
-
-
-def joined(shards: list[Shard]) -> Shard:
-    """Shards of one tier as one."""
-    if len(shards) == 1:
-        return shards[0]
-    names = (
-        "observations",
-        "actions",
-        "rewards",
-        "terminations",
-        "truncations",
-        "lengths",
-        "seeds",
-    )
-    arrays = {name: np.concatenate([getattr(shard, name) for shard in shards]) for name in names}
-    return Shard(tier=shards[0].tier, **arrays)
+        yield Shard.joined(held)
 
 
 def _native(shard: Shard) -> Shard:
-    arrays: dict[str, Array] = {}
-    for name in ("observations", "actions", "rewards", *DTYPES):
-        arrays[name] = np.ascontiguousarray(getattr(shard, name), DTYPES.get(name, np.float32))
+    arrays: dict[str, Array] = {
+        name: np.ascontiguousarray(getattr(shard, name), DTYPES.get(name, np.float32))
+        for name in ARRAYS
+    }
     return Shard(tier=shard.tier, **arrays)
-
-
-def _closed(shard: Shard) -> Shard:
-    last: Array = shard.starts + shard.lengths - 1
-    truncations = shard.truncations.copy()
-    truncations[last] |= ~shard.terminations[last]
-    return dataclasses.replace(shard, truncations=truncations)
 
 
 def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> dict[str, Any]:
@@ -129,7 +103,9 @@ def of_origin(source: Source) -> dict[str, Any]:
     """What a description says of where the data is from: as dataset.json does, or would for data
     that is not cqlray's yet.
     """
-    kept = {key: source.provenance[key] for key in _OF_THEMSELVES if key in source.provenance}
+    kept = {
+        key: source.provenance[key] for key in datasets.KEPT_OF_ORIGIN if key in source.provenance
+    }
     own = [{"source": source.name, "format": source.format, **source.provenance}]
     return {
         **kept,

@@ -16,6 +16,8 @@ from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
 
 FORMAT = 1
+# What a description keeps of where the data is from, beside its provenance.
+KEPT_OF_ORIGIN = ("licence", "reference_returns", "reference_scores", "columns")
 HISTOGRAM_BINS = 20
 
 
@@ -184,18 +186,36 @@ def read_description(path: AnyPath) -> dict[str, Any]:
     """
     file = dataset_directory(path) / "dataset.json"
     try:
-        description: dict[str, Any] = json.loads(file.read_text())
+        description = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable JSON ({error})") from None
-    if wrong := list(wrong_keys(description)):
+    return checked_description(description, str(file))
+
+
+def checked_description(description: Any, file: str) -> dict[str, Any]:
+    """The description, whose file messages call `file`.
+
+    Raises:
+        UserError: it lacks what loading needs.
+    """
+    if wrong := list(_wrong_keys(description)):
         raise UserError(
-            f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as `cqlray"
-            " collect` wrote it"
+            f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray"
+            " wrote it"
         )
-    return description
+    found: dict[str, Any] = description
+    return found
 
 
-def wrong_keys(description: Any) -> Iterator[str]:
+def require_digest(shard: Shard, entry: dict[str, Any], file: str) -> None:
+    """Raises UserError unless a shard from `file` is the one of the description's entry."""
+    if shard.digest() != entry["digest"]:
+        raise UserError(
+            f"{file}: its content is not what dataset.json says; the file was changed or damaged"
+        )
+
+
+def _wrong_keys(description: Any) -> Iterator[str]:
     """The keys that loading needs and that are missing or not of their type."""
     if not isinstance(description, dict):
         yield "everything"

@@ -8,6 +8,7 @@ of a rollout worker made them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,16 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# A shard's arrays, in the order in which its digest takes them.
+ARRAYS = (
+    "observations",
+    "actions",
+    "rewards",
+    "terminations",
+    "truncations",
+    "lengths",
+    "seeds",
+)
 
 
 def steps_of_rows(lengths: Array) -> Array:
@@ -73,6 +84,16 @@ class Shard:
             tier=tier,
         )
 
+    @staticmethod
+    def joined(shards: Sequence[Shard]) -> Shard:
+        """Shards of one tier as one; at least one."""
+        if len(shards) == 1:
+            return shards[0]
+        arrays = {
+            name: np.concatenate([getattr(shard, name) for shard in shards]) for name in ARRAYS
+        }
+        return Shard(tier=shards[0].tier, **arrays)
+
     @property
     def num_episodes(self) -> int:
         return len(self.lengths)
@@ -86,6 +107,12 @@ class Shard:
         """[E] int64: the first step of each episode."""
         starts: Array = np.cumsum(self.lengths) - self.lengths
         return starts
+
+    @property
+    def last_steps(self) -> Array:
+        """[E] int64: the last step of each episode; of episodes without a step there is none."""
+        last: Array = (self.starts + self.lengths - 1)[self.lengths > 0]
+        return last
 
     @property
     def step_rows(self) -> Array:
@@ -114,18 +141,30 @@ class Shard:
                 seed=int(self.seeds[index]),
             )
 
+    def select(self, chosen: Array) -> Shard:
+        """The episodes where `chosen`, [E] bool, is true."""
+        steps, rows = np.repeat(chosen, self.lengths), np.repeat(chosen, self.lengths + 1)
+        return Shard(
+            observations=self.observations[rows],
+            actions=self.actions[steps],
+            rewards=self.rewards[steps],
+            terminations=self.terminations[steps],
+            truncations=self.truncations[steps],
+            lengths=self.lengths[chosen],
+            seeds=self.seeds[chosen],
+            tier=self.tier,
+        )
+
+    def closed(self) -> Shard:
+        """The same episodes; where a last step has no flag, it is truncated."""
+        last, truncations = self.last_steps, self.truncations.copy()
+        truncations[last] |= ~self.terminations[last]
+        return dataclasses.replace(self, truncations=truncations)
+
     def digest(self) -> str:
         """SHA-256 of the content, the same whoever made or wrote it."""
         hasher = hashlib.sha256(self.tier.encode())
-        for name in (
-            "observations",
-            "actions",
-            "rewards",
-            "terminations",
-            "truncations",
-            "lengths",
-            "seeds",
-        ):
+        for name in ARRAYS:
             array = np.ascontiguousarray(getattr(self, name))
             hasher.update(f"{name}{array.dtype.str}{array.shape}".encode())
             hasher.update(array.reshape(-1).view(np.uint8).data)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data import shards as shard_files
 from cqlray.data.columns import Columns, fill_columns
-from cqlray.data.dataset import dataset_directory, read_description
+from cqlray.data.dataset import dataset_directory, read_description, require_digest
 from cqlray.data.episode import Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
@@ -87,11 +87,7 @@ def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[
                 shard = shard_files.from_table(ahead.popleft().result(), str(source))
             if place + readers < len(sources):
                 ahead.append(pool.submit(_read_table, sources[place + readers]))
-            if shard.digest() != entry["digest"]:
-                raise UserError(
-                    f"{source}: its content is not what dataset.json says; the file was changed or"
-                    " damaged"
-                )
+            require_digest(shard, entry, str(source))
             yield shard
             del shard  # before the next one is made
     finally:

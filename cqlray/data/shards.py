@@ -70,18 +70,7 @@ def from_table(table: pa.Table, name: str) -> Shard:
     Raises:
         UserError: the table is not one of ours.
     """
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise UserError(
-            f"{name}: no column {', '.join(missing)}; a cqlray shard has {', '.join(COLUMNS)}"
-        )
-    doubled = [column for column in COLUMNS if table.column_names.count(column) > 1]
-    if doubled:
-        raise UserError(
-            f"{name}: more than one column {', '.join(doubled)}; a cqlray shard has one of each"
-        )
-    if table.num_rows == 0:
-        raise UserError(f"{name}: the shard has no rows; remove it or collect it again")
+    _check_columns(table, name)
     table = table.select(COLUMNS).combine_chunks()
     _check_types(table, name)
     is_step = table["reward"].is_valid().to_numpy()
@@ -94,26 +83,39 @@ def from_table(table: pa.Table, name: str) -> Shard:
         pa.array(is_step)
     )
     _check_rows(table, steps, lengths, name)
-
-    def vectors(source: pa.Table, column: str) -> Array:
-        values = source[column].combine_chunks()
-        flat: Array = values.flatten().to_numpy()
-        return flat.reshape(-1, values.type.list_size)
-
-    def numbers(column: str) -> Array:
-        values: Array = steps[column].to_numpy()
-        return values
-
     return Shard(
-        observations=vectors(table, "observation"),
-        actions=vectors(steps, "action"),
-        rewards=numbers("reward"),
-        terminations=numbers("termination"),
-        truncations=numbers("truncation"),
+        observations=_matrix(table["observation"]),
+        actions=_matrix(steps["action"]),
+        rewards=steps["reward"].to_numpy(),
+        terminations=steps["termination"].to_numpy(),
+        truncations=steps["truncation"].to_numpy(),
         lengths=lengths.astype(np.int64),
         seeds=table["seed"].to_numpy()[~is_step],
         tier=str(table["tier"][0]),
     )
+
+
+def _matrix(column: pa.ChunkedArray) -> Array:
+    """[rows, width] of a column of vectors."""
+    values = column.combine_chunks()
+    flat: Array = values.flatten().to_numpy()
+    return flat.reshape(-1, values.type.list_size)
+
+
+def _check_columns(table: pa.Table, name: str) -> None:
+    """Each column is there once, and there are rows."""
+    missing = [column for column in COLUMNS if column not in table.column_names]
+    if missing:
+        raise UserError(
+            f"{name}: no column {', '.join(missing)}; a cqlray shard has {', '.join(COLUMNS)}"
+        )
+    doubled = [column for column in COLUMNS if table.column_names.count(column) > 1]
+    if doubled:
+        raise UserError(
+            f"{name}: more than one column {', '.join(doubled)}; a cqlray shard has one of each"
+        )
+    if table.num_rows == 0:
+        raise UserError(f"{name}: the shard has no rows; remove it or collect it again")
 
 
 def _check_types(table: pa.Table, name: str) -> None:

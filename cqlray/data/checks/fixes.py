@@ -130,22 +130,12 @@ def _kept(piece: Piece, keep: Array) -> Piece:
     if keep.all():
         return piece
     shard = piece.shard
-    steps, rows = np.repeat(keep, shard.lengths), np.repeat(keep, shard.lengths + 1)
-    kept = Shard(
-        observations=shard.observations[rows],
-        actions=shard.actions[steps],
-        rewards=shard.rewards[steps],
-        terminations=shard.terminations[steps],
-        truncations=shard.truncations[steps],
-        lengths=shard.lengths[keep],
-        seeds=shard.seeds[keep],
-        tier=shard.tier,
-    )
+    steps = np.repeat(keep, shard.lengths)
     following = piece.next_observations
     fits_steps = following is not None and len(following) == len(steps)
     return dataclasses.replace(
         piece,
-        shard=kept,
+        shard=shard.select(keep),
         rows=None if piece.rows is None else piece.rows[steps],
         next_observations=following[steps] if following is not None and fits_steps else following,
     )
@@ -160,14 +150,9 @@ def _one_end(shard: Shard, done: Counter[str]) -> Shard:
 
 
 def _closed(shard: Shard, done: Counter[str]) -> Shard:
-    last = (shard.starts + shard.lengths - 1)[shard.lengths > 0]
-    open_ends = last[~(shard.terminations[last] | shard.truncations[last])]
-    done["open_episode"] += len(open_ends)
-    if not len(open_ends):
-        return shard
-    truncations = shard.truncations.copy()
-    truncations[open_ends] = True
-    return dataclasses.replace(shard, truncations=truncations)
+    closed = shard.closed()
+    done["open_episode"] += int((closed.truncations & ~shard.truncations).sum())
+    return closed
 
 
 def _clipped(shard: Shard, source: Source, done: Counter[str]) -> Shard:

@@ -106,14 +106,11 @@ class Steps:
     """A piece, and where each of its steps and observations belongs."""
 
     def __init__(self, piece: Piece, first_episode: int) -> None:
-        lengths = piece.shard.lengths
         self.piece = piece
         self.shard = piece.shard
         self.first_episode = first_episode  # number of the piece's first episode in its file
         self.starts = piece.shard.starts
-        self.last = (self.starts + lengths - 1)[
-            lengths > 0
-        ]  # the last step of each episode that has one
+        self.last = piece.shard.last_steps
         self.is_last = np.zeros(piece.shard.num_transitions, bool)
         self.is_last[self.last] = True
         self.observation_rows = piece.shard.step_rows

@@ -24,14 +24,16 @@ given, and ends it. infos/ and all else is passed over.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from cqlray.data.episode import Array, Shard
+from cqlray.data.episode import Array
 from cqlray.data.formats.files import Location, readable
 from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
+from cqlray.data.formats.rows import Rows
 from cqlray.data.source import (
     PIECE_SIZE,
     Piece,
@@ -58,20 +60,30 @@ def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None =
         probe_hdf5(file)
     with opened_hdf5(file) as arrays:
         _check(arrays, file)
-        rows, has_next = len(arrays["rewards"]), "next_observations" in arrays
         terminals, timeouts = _flags(arrays, file, limit)
+        tier = tier_of(file.path.rpartition("/")[2])
+        layout = _Layout(terminals, timeouts, "next_observations" in arrays, tier)
         known = describe_environment(_width(arrays["observations"]), _width(arrays["actions"]))
         provenance = _metadata(arrays)
-    tier = tier_of(file.path.rpartition("/")[2])
 
     def pieces() -> Iterator[Piece]:
         with opened_hdf5(file) as arrays:
             for first, last in _groups(terminals | timeouts):
-                yield from _piece(
-                    arrays, (first, last, rows), (terminals, timeouts), has_next, file, tier
-                )
+                piece = _piece(arrays, first, last, layout, file.name)
+                if piece.shard.num_episodes:
+                    yield piece
 
     return Source(name, "d4rl", known, pieces, provenance)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is known of a file before its episodes are read."""
+
+    terminals: Array  # [rows] bool
+    timeouts: Array  # [rows] bool
+    has_next: bool  # there are next_observations
+    tier: str
 
 
 def _check(arrays: Any, file: Location) -> None:
@@ -173,63 +185,42 @@ def _groups(ends: Array) -> Iterator[tuple[int, int]]:
         start = int(behind[index])
 
 
-def _piece(
-    arrays: Any,
-    span: tuple[int, int, int],
-    flags: tuple[Array, Array],
-    has_next: bool,
-    file: Location,
-    tier: str,
-) -> Iterator[Piece]:
-    """The transitions of the rows of a span of whole episodes; none where no row of it is one."""
-    first, last, rows = span
-    terminations, truncations = (flag[first:last].copy() for flag in flags)
-    observations = _matrix(arrays["observations"], first, min(last + 1, rows))
-    lasts = np.flatnonzero(terminations | truncations)
+def _piece(arrays: Any, first: int, last: int, layout: _Layout, file: str) -> Piece:
+    """The transitions of the rows of some whole episodes; perhaps there are none."""
+    terminals, timeouts = layout.terminals[first:last].copy(), layout.timeouts[first:last]
+    lasts = np.flatnonzero(terminals | timeouts)
     if not len(lasts) or lasts[-1] != last - first - 1:
         lasts = np.append(lasts, last - first - 1)
-    keep = np.ones(last - first, bool)
-    following = None
-    if has_next:
+    # One row more, where there is one: the final observation of an episode that terminated.
+    observations = _matrix(arrays["observations"], first, last + 1)
+    if layout.has_next:
         following = _matrix(arrays["next_observations"], first, last)
-        final, observations = following[lasts], observations[: last - first]
+        dropped, final = np.zeros(len(lasts), bool), following[lasts]
     else:
-        keep[lasts] = terminations[lasts] & ~truncations[lasts]
-        keep[rows - 1 - first :] = False  # nothing follows the file's last row
-        observations, final = (
-            observations[: last - first],
-            observations[np.minimum(lasts + 1, len(observations) - 1)],
-        )
-    lengths = np.add.reduceat(keep.astype(np.int64), np.concatenate([[0], lasts[:-1] + 1]))
-    stays = keep[lasts]
-    carried = lasts[~stays & (lengths > 0)]
-    truncations[carried - 1] |= truncations[carried]
-    # A dropped row's observation is its episode's final one; behind a last row that stays, a row is
-    # put in.
-    row_kept = np.ones(last - first, bool)
-    row_kept[lasts[lengths == 0]] = False
-    whole = np.insert(observations, lasts[stays] + 1, final[stays], axis=0)
-    row_kept = np.insert(row_kept, lasts[stays] + 1, True)
-    lengths = lengths[lengths > 0]
-    if not len(lengths):
-        return
-    shard = Shard(
-        observations=whole[row_kept],
-        actions=_matrix(arrays["actions"], first, last)[keep],
-        rewards=_matrix(arrays["rewards"], first, last)[keep, 0],
-        terminations=terminations[keep],
-        truncations=truncations[keep],
-        lengths=lengths,
-        seeds=np.zeros(len(lengths), np.int64),
-        tier=tier,
+        following = None
+        dropped = timeouts[lasts] | ~terminals[lasts]
+        dropped[-1] |= last == len(layout.terminals)  # nothing follows the file's last row
+        final = observations[np.minimum(lasts + 1, len(observations) - 1)]
+        terminals[lasts[dropped]] = False  # a dropped row's timeout alone goes to the step before
+    rows = Rows(
+        observations=observations[: last - first],
+        actions=_matrix(arrays["actions"], first, last),
+        rewards=_matrix(arrays["rewards"], first, last)[:, 0],
+        terminations=terminals,
+        truncations=timeouts,
+        lasts=lasts,
+        dropped=dropped,
+        final=final,
     )
-    yield Piece(shard, file.name, np.arange(first, last)[keep], following)
+    shard, is_step = rows.shard(layout.tier)
+    kept = shard.select(shard.lengths > 0)
+    return Piece(kept, file, np.arange(first, last)[is_step], following)
 
 
 def _matrix(array: Any, first: int, last: int) -> Array:
-    """[last - first, width] of a slice of rows."""
+    """[rows, width] of a slice of rows; fewer where the file ends before."""
     values: Array = array[first:last]
-    return narrow(values.reshape(last - first, -1))
+    return narrow(values.reshape(len(values), -1))
 
 
 def _width(array: Any) -> int:

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cqlray.data.episode import Array, Shard
-from cqlray.data.formats import log_columns
+from cqlray.data.episode import Array
+from cqlray.data.formats import log_values
 from cqlray.data.formats.files import Location
-from cqlray.data.formats.log_columns import ColumnNames, LogColumns
+from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
 from cqlray.data.formats.log_files import (
     FRAME,
     Batches,
@@ -43,6 +43,7 @@ from cqlray.data.formats.log_files import (
     frame_batches,
     frame_columns,
 )
+from cqlray.data.formats.rows import Rows
 from cqlray.data.source import (
     PIECE_SIZE,
     UNKNOWN_TIER,
@@ -114,7 +115,7 @@ def open_log(
             what comes later.
     """
     order = column_names(files[0])
-    columns = log_columns.resolve(names, order, files[0].name)
+    columns = resolve(names, order, files[0].name)
     openers: Files = [(file.name, partial(batches, file, names, order)) for file in files]
     return _source(name, data_format, openers, columns, rejoining)
 
@@ -125,7 +126,7 @@ def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
     Raises:
         UserError: as open_log.
     """
-    columns = log_columns.resolve(names, frame_columns(frame), FRAME)
+    columns = resolve(names, frame_columns(frame), FRAME)
     openers: Files = [(FRAME, partial(frame_batches, frame, names))]
     return _source("DataFrame", "dataframe", openers, columns, False)
 
@@ -172,25 +173,25 @@ def _of_batch(
     row: int,
 ) -> _Rows:
     def vectors(names: tuple[str, ...]) -> Array:
-        return log_columns.matrix(batch, names, widths, file, row)
+        return log_values.matrix(batch, names, widths, file, row)
 
     def flags(name: str | None) -> Array:
         if name is None:
             return np.zeros(batch.num_rows, bool)
-        return log_columns.flags(batch.column(name), name, file, row)
+        return log_values.flags(batch.column(name), name, file, row)
 
     first = episodes.begin(batch.column(columns.episode), file, row)
     if columns.step is not None:
-        steps = log_columns.step_numbers(batch.column(columns.step), columns.step, file)
+        steps = log_values.step_numbers(batch.column(columns.step), columns.step, file)
         episodes.check_steps(steps, first, columns.step, file, row)
     return _Rows(
         files=(file,),
         observations=vectors(columns.observation),
         actions=vectors(columns.action),
-        rewards=log_columns.numbers(batch.column(columns.reward), columns.reward, file),
+        rewards=log_values.numbers(batch.column(columns.reward), columns.reward, file),
         terminations=flags(columns.terminated),
         truncations=flags(columns.truncated),
-        closing=log_columns.no_value(batch, columns.action),
+        closing=log_values.no_value(batch, columns.action),
         first=first,
         row=np.arange(row, row + batch.num_rows),
         next_observations=vectors(columns.next_observation) if columns.next_observation else None,
@@ -212,7 +213,7 @@ class _Episodes:
         Raises:
             UserError: an episode's rows do not stand together.
         """
-        starts, names = log_columns.runs(values, file, row)
+        starts, names = log_values.runs(values, file, row)
         first = np.zeros(len(values), bool)
         for start, name in zip(starts, names, strict=True):
             if start == 0 and self.seen and name == self.current:
@@ -279,37 +280,23 @@ def _cut_last(held: list[_Rows]) -> list[_Rows]:
 
 def _piece(rows: _Rows) -> Piece:
     """Whole episodes, their final observations found by the rules above."""
-    starts = np.flatnonzero(rows.first)
-    lasts = np.append(starts[1:], len(rows)) - 1  # the last row of each episode
-    sizes = lasts - starts + 1
-    follows = rows.next_observations is not None
-    dropped = rows.closing[lasts] | (~rows.terminations[lasts] & (not follows))
-    is_step = np.ones(len(rows), bool)
-    is_step[lasts[dropped]] = False
-    lengths = sizes - dropped
-    # Flags of a dropped row go to the step before it; where there is none, with it.
-    carried = lasts[dropped & (lengths > 0)]
-    terminations, truncations = rows.terminations.copy(), rows.truncations.copy()
-    terminations[carried - 1] |= terminations[carried]
-    truncations[carried - 1] |= truncations[carried]
-    # Observations: every row, and one more behind each last row that stays a step.
-    final = rows.observations if rows.next_observations is None else rows.next_observations
-    observations = np.insert(rows.observations, lasts[~dropped] + 1, final[lasts[~dropped]], axis=0)
-    shard = Shard(
-        observations=observations,
-        actions=rows.actions[is_step],
-        rewards=rows.rewards[is_step],
-        terminations=terminations[is_step],
-        truncations=truncations[is_step],
-        lengths=lengths.astype(np.int64),
-        seeds=np.zeros(len(lengths), np.int64),
-        tier=UNKNOWN_TIER,
+    lasts = np.append(np.flatnonzero(rows.first)[1:], len(rows)) - 1
+    following = rows.next_observations
+    found = Rows(
+        observations=rows.observations,
+        actions=rows.actions,
+        rewards=rows.rewards,
+        terminations=rows.terminations,
+        truncations=rows.truncations,
+        lasts=lasts,
+        dropped=rows.closing[lasts] | (~rows.terminations[lasts] & (following is None)),
+        final=(rows.observations if following is None else following)[lasts],
     )
+    shard, is_step = found.shard(UNKNOWN_TIER)
     one_file = len(rows.files) == 1
-    following = None if rows.next_observations is None else rows.next_observations[is_step]
     return Piece(
         shard,
         " to ".join(rows.files[:: max(1, len(rows.files) - 1)]),
         rows.row[is_step] if one_file else None,
-        following,
+        None if following is None else following[is_step],
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ PROVENANCE = {
     "minari_version": "minari_version",
 }
 _SEED_LIMIT = 2**63
+_Found = tuple[Episode, str]  # an episode and its tier
 
 
 def local_root() -> Path:
@@ -86,6 +87,25 @@ def open_minari(name: str, data: Location) -> Source:
     Raises:
         UserError: it is damaged, its spaces are not supported, or h5py is needed and missing.
     """
+    metadata, file = _metadata(data), (data / "metadata.json").name
+    observation = minari_spaces.parse(metadata["observation_space"], f"{file}, observation_space")
+    action = minari_spaces.parse(metadata["action_space"], f"{file}, action_space")
+    with readable(f"{file}, action_space", "space as Minari writes it"):
+        known = minari_spaces.action_bounds(action, f"{file}, action_space")
+    dim = minari_spaces.width(observation, file)
+    environment = describe_environment(dim, **known, **_environment(metadata, file))
+    tier = tier_of(str(metadata.get("dataset_id", "")))
+    reader = _reader(metadata, data, file)
+
+    def pieces() -> Iterator[Piece]:
+        episodes = reader(data, observation, environment["action_dim"], tier)
+        yield from _gathered(_counted(episodes, metadata, file), data.name)
+
+    return Source(name, "minari", environment, pieces, _provenance(metadata))
+
+
+def _metadata(data: Location) -> dict[str, Any]:
+    """metadata.json, with the spaces in it."""
     file = data / "metadata.json"
     with readable(file.name, "JSON file"):
         metadata = json.loads(file.read())
@@ -99,30 +119,20 @@ def open_minari(name: str, data: Location) -> Source:
                 f"{file.name}: no {key}; load and save the dataset with a newer Minari, which"
                 " writes it"
             )
-    observation = minari_spaces.parse(
-        metadata["observation_space"], f"{file.name}, observation_space"
-    )
-    action = minari_spaces.parse(metadata["action_space"], f"{file.name}, action_space")
-    with readable(f"{file.name}, action_space", "space as Minari writes it"):
-        known = minari_spaces.action_bounds(action, f"{file.name}, action_space")
-    dim = minari_spaces.width(observation, file.name)
-    environment = describe_environment(dim, **known, **_environment(metadata, file.name))
-    tier = tier_of(str(metadata.get("dataset_id", "")))
+    return metadata
 
+
+def _reader(metadata: dict[str, Any], data: Location, file: str) -> Callable[..., Iterator[_Found]]:
+    """The reader for how the episodes are stored."""
     storage = metadata.get("data_format", "hdf5")
     if not isinstance(storage, str) or storage not in _READERS:
         raise UserError(
-            f"{file.name}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}"
+            f"{file}: data_format is {storage!r}; it should be one of {', '.join(_READERS)}"
         )
     if storage == "hdf5":
-        with readable(file.name, "HDF5 file"):
+        with readable(file, "HDF5 file"):
             probe_hdf5(data / "main_data.hdf5")
-
-    def pieces() -> Iterator[Piece]:
-        episodes = _READERS[storage](data, observation, environment["action_dim"], tier)
-        yield from _gathered(_counted(episodes, metadata, file.name), data.name)
-
-    return Source(name, "minari", environment, pieces, _provenance(metadata))
+    return _READERS[storage]
 
 
 def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
@@ -155,9 +165,6 @@ def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
     if all(isinstance(score, int | float) for score in scores.values()):
         said["reference_scores"] = scores
     return said
-
-
-_Found = tuple[Episode, str]  # an episode and its tier
 
 
 def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) -> Iterator[_Found]:
@@ -282,36 +289,13 @@ def _episode(
         UserError: they are of other shapes, or the flags are no flags.
     """
     rows = len(arrays["rewards"])
-    flat = {
-        name: values.reshape(rows, -1) if values.size else values
-        for name, values in arrays.items()
-        if len(values) == rows
-    }
-    widths = {"actions": dims[1], "rewards": 1, "terminations": 1, "truncations": 1}
-    for name, width in widths.items():
-        if name not in flat:
-            raise UserError(
-                f"{place}: {len(arrays[name])} {name} for {rows} rewards; there should be one for"
-                " each step"
-            )
-        if rows and flat[name].shape[1:] != (width,):
-            raise UserError(
-                f"{place}: {name} of shape {arrays[name].shape}; there should be {width} numbers"
-                " for each step"
-            )
+    _check_shapes(place, arrays, rows, dims[1])
     if observations.shape[1] != dims[0]:
         raise UserError(
             f"{place}: observations of {observations.shape[1]} numbers; metadata.json says"
             f" {dims[0]}"
         )
-    for name, values in (("observations", observations), *arrays.items()):
-        kinds, right = (
-            ("b", "true or false")
-            if name in ("terminations", "truncations")
-            else ("fiub", "numbers")
-        )
-        if values.dtype.kind not in kinds:
-            raise UserError(f"{place}: {name} are {values.dtype}; they should be {right}")
+    _check_dtypes(place, {"observations": observations, **arrays})
     is_seed = isinstance(seed, int | np.integer) and -_SEED_LIMIT <= seed < _SEED_LIMIT
     return Episode(
         observations=narrow(observations),
@@ -321,6 +305,31 @@ def _episode(
         truncations=arrays["truncations"].reshape(rows),
         seed=int(seed) if is_seed else 0,
     )
+
+
+def _check_shapes(place: str, arrays: dict[str, Array], rows: int, action_dim: int) -> None:
+    """Each array has a row for each step, of its width."""
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        values, width = arrays[name], action_dim if name == "actions" else 1
+        if len(values) != rows:
+            raise UserError(
+                f"{place}: {len(values)} {name} for {rows} rewards; there should be one for each"
+                " step"
+            )
+        flat = values.reshape(rows, -1) if values.size else values
+        if rows and flat.shape[1:] != (width,):
+            raise UserError(
+                f"{place}: {name} of shape {values.shape}; there should be {width} numbers for"
+                " each step"
+            )
+
+
+def _check_dtypes(place: str, arrays: dict[str, Array]) -> None:
+    for name, values in arrays.items():
+        is_flag = name in ("terminations", "truncations")
+        if values.dtype.kind not in ("b" if is_flag else "fiub"):
+            right = "true or false" if is_flag else "numbers"
+            raise UserError(f"{place}: {name} are {values.dtype}; they should be {right}")
 
 
 _READERS = {"hdf5": _hdf5, "arrow": _folders, "parquet": _folders}

@@ -8,13 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from cqlray.data.dataset import wrong_keys
+from cqlray.data.dataset import KEPT_OF_ORIGIN, checked_description, require_digest
 from cqlray.data.formats.files import Location, readable
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
-
-_OF_DESCRIPTION = ("licence", "reference_returns", "reference_scores", "columns")
 
 
 def open_native(name: str, directory: Location) -> Source:
@@ -26,12 +24,8 @@ def open_native(name: str, directory: Location) -> Source:
     """
     file = directory / "dataset.json"
     with readable(file.name, "JSON file"):
-        description = json.loads(file.read())
-    if wrong := list(wrong_keys(description)):
-        raise UserError(
-            f"{file.name}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray"
-            " wrote it"
-        )
+        content = json.loads(file.read())
+    description = checked_description(content, file.name)
     environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
     for key, array in (("observation_dim", "observations"), ("action_dim", "actions")):
         if key not in environment and description["shards"]:
@@ -42,7 +36,7 @@ def open_native(name: str, directory: Location) -> Source:
             raise UserError(
                 f"{file.name}: environment.{key} should be a number, as cqlray wrote it"
             )
-    provenance = {key: description[key] for key in _OF_DESCRIPTION if key in description}
+    provenance = {key: description[key] for key in KEPT_OF_ORIGIN if key in description}
     if isinstance(description.get("provenance"), list):
         provenance["sources"] = description["provenance"]
 
@@ -58,9 +52,5 @@ def _piece(directory: Location, entry: dict[str, Any]) -> Piece:
     with readable(file.name, "shard of the dataset, though dataset.json names it"):
         data = file.read()
     shard = from_parquet(data, file.name)
-    if shard.digest() != entry["digest"]:
-        raise UserError(
-            f"{file.name}: its content is not what dataset.json says; the file was changed or"
-            " damaged"
-        )
+    require_digest(shard, entry, file.name)
     return Piece(shard, file.name)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.data.checks.validation import validate
-from cqlray.data.convert import joined, native_shards, write_dataset
+from cqlray.data.convert import native_shards, write_dataset
 from cqlray.data.episode import Episode, Shard
 from cqlray.data.formats import ColumnNames, open_source, write_log, write_minari
 from cqlray.data.formats.log_writer import log_table
@@ -42,7 +42,7 @@ def read(source: Source) -> Shard:
     """All pieces as one shard."""
     pieces = [piece.shard for piece in source.pieces()]
     assert all(piece.tier == pieces[0].tier for piece in pieces)
-    return joined(pieces)
+    return Shard.joined(pieces)
 
 
 def require_equal(back: Shard, shard: Shard) -> None:
@@ -76,7 +76,7 @@ def test_log_round_trip(lengths: list[int], seed: int, suffix: str, copies: int)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"log{suffix}"
         assert write_log(shards, path) == copies * (sum(lengths) + len(lengths))
-        require_equal(read(open_source(str(path))), joined(shards))
+        require_equal(read(open_source(str(path))), Shard.joined(shards))
         assert [file.name for file in Path(folder).iterdir()] == [path.name]
 
 
@@ -110,7 +110,7 @@ def test_d4rl_to_cqlray_to_minari(lengths: list[int], seed: int, has_next: bool)
         native = open_source(str(folder / "native"))
         write_minari(native, folder / "made-v3")
         back = read(open_source(str(folder / "made-v3")))
-        require_equal(back, joined(list(native_shards(first))))
+        require_equal(back, Shard.joined(list(native_shards(first))))
         if has_next:
             require_equal(back, shard)
 
