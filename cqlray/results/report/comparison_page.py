@@ -12,13 +12,14 @@ import numpy as np
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.report import plots
 from cqlray.results.report.formatting import environment_name, number, setting_name
 from cqlray.results.report.groups import Group, groups_of
 from cqlray.results.report.improvement import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section, table
+from cqlray.results.report.plots import draw_curves
 from cqlray.results.report.profiles import profile_figure
 from cqlray.results.report.results_section import aggregate_words
+from cqlray.results.report.style import legend_below, svg_figure
 from cqlray.results.statistics.reference_scores import ReferenceScores, reference_scores
 from cqlray.results.statistics.resampling import iqm_of_members
 from cqlray.results.statistics.scores import GroupScores, group_scores
@@ -219,10 +220,10 @@ def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:
 def _figures(
     groups: Sequence[Group], scores: ReferenceScores | None, samples: int, seed: int
 ) -> str:
-    with plots.svg_figure() as (drawn, svg):
+    with svg_figure() as (drawn, svg):
         axes: Any = drawn.add_subplot()
-        plots.draw_curves(axes, groups, samples, seed)
-        plots.legend_below(drawn, axes)
+        draw_curves(axes, groups, samples, seed)
+        legend_below(drawn, axes)
     alt = f"Learning curves of {len(groups)} groups. {_sentence(groups)}"
     words = "Return over updates: IQM of each group's members and its 95% interval."
     return section(

@@ -1,29 +1,29 @@
-"""A data set's card in the terminal; dataset_card_page draws it as HTML."""
+"""A data set's card in the terminal; dataset_card_page makes the HTML page."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
-from cqlray.results.report.formatting import normalized_by, number
+from cqlray.results.report.formatting import normalized_by, number, percentages
 from cqlray.results.statistics.reference_scores import normalized, reference_scores
 
 COLUMNS = 100
 INDENT = " " * 13
 BARS = " ▁▂▃▄▅▆▇█"
-DIMENSIONS = 8  # of the actions, that have a line each; the HTML has them all
+DIMENSIONS = 8  # of the actions, at most, get a line each; the HTML page has them all
 
 
 def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
-    """What `cqlray dataset info` prints: lines of at most 100 columns, histograms as bars of eight
-    heights.
+    """What `cqlray dataset info` prints: lines of at most 100 columns, with histograms as bars of
+    eight heights.
 
     Args:
-        card: the card of the data set.
-        description: what dataset.json holds.
+        card: the data set's card.
+        description: the contents of dataset.json.
     """
     lines = [
         _paragraph(title, text) if isinstance(text, str) else [text[0]]
@@ -33,27 +33,25 @@ def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
 
 
 def bars(histogram: Histogram) -> str:
-    """The bins as characters: a blank where nothing is, the lowest bar where little is, the highest
-    where most is.
-    """
+    """The bins as characters: a blank for an empty bin, the highest bar for the fullest one."""
     most = max(int(histogram.counts.max()), 1)
     return "".join(BARS[-(-int(count) * (len(BARS) - 1) // most)] for count in histogram.counts)
 
 
 def references_line(description: dict[str, Any]) -> str:
-    """What normalised scores of the data set are measured by, and its own; empty where there is
-    nothing.
+    """The data set's normalised mean return and its scale; empty where it has no reference
+    scores.
     """
     found = reference_scores(description)
     if found is None:
         return ""
-    own = normalized(description["returns"]["mean"], found.random, found.reference)
+    score = normalized(description["returns"]["mean"], found.random, found.reference)
     ends = normalized_by(found.random, found.reference, found.source)
-    return f"normalised mean return {number(own)}, where {ends}"
+    return f"normalised mean return {number(score)}, where {ends}"
 
 
 def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str | tuple[str]]]:
-    """Title and text of each paragraph; a line that is to stay as it is, as a tuple."""
+    """Title and text of each paragraph; a line that must not be wrapped is a tuple."""
     environment, returns = description["environment"], description["returns"]
     yield "environment", str(environment.get("id") or "not said")
     if columns := description.get("columns"):
@@ -66,45 +64,34 @@ def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str
     yield "", _drawn(card.returns)
     if references := references_line(description):
         yield "references", references
+    lengths, ended = card.lengths, card.terminated
     yield "lengths", f"mean {card.transitions / card.episodes:.1f} steps"
-    yield (
-        "",
-        (
-            (
-                f"{INDENT}{card.lengths.low + 0.5:,.0f} {bars(card.lengths)}"
-                f" {card.lengths.high - 0.5:,.0f}"
-            ),
-        ),
-    )
-    yield (
-        "ends",
-        f"{card.terminated:.1%} of the episodes terminated, {1 - card.terminated:.1%} truncated",
-    )
-    yield (
-        "rewards",
-        f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}",
-    )
+    ends = f"{lengths.low + 0.5:,.0f} {bars(lengths)} {lengths.high - 0.5:,.0f}"
+    yield "", (f"{INDENT}{ends}",)
+    yield "ends", f"{ended:.1%} of the episodes terminated, {1 - ended:.1%} truncated"
+    rewards = f"mean {number(card.reward_mean)}, standard deviation {number(card.reward_std)}"
+    yield "rewards", rewards
     yield "", _drawn(card.rewards)
-    if shares := description["action_coverage"]:
-        yield (
-            "actions",
-            (
-                f"cover {', '.join(f'{share:.0%}' for share in shares)} of their bounds, dimension"
-                " by dimension"
-            ),
-        )
+    yield from _action_entries(card, description["action_coverage"])
+    yield "coverage", coverage_sentence(card)
+    yield "digest", description["digest"]
+
+
+def _action_entries(
+    card: Card, shares: Sequence[float] | None
+) -> Iterator[tuple[str, str | tuple[str]]]:
+    if shares:
+        yield "actions", f"cover {percentages(shares)} of their bounds, dimension by dimension"
     else:
         yield "actions", "bounds not said; over the range that occurs"
     for dimension, histogram in enumerate(card.actions[:DIMENSIONS]):
         yield f"  {dimension}", _drawn(histogram, f"  {dimension}")
     if len(card.actions) > DIMENSIONS:
         yield "", f"and {len(card.actions) - DIMENSIONS} more, in the card that --html draws"
-    yield "coverage", coverage_sentence(card)
-    yield "digest", description["digest"]
 
 
 def coverage_sentence(card: Card) -> str:
-    """How much of the observations' spread the two drawn axes hold."""
+    """How much of the observations' variance the two axes of the map show."""
     size, shares = card.coverage.components.shape[1], card.coverage.explained
     held = f"{shares[0]:.0%} and {shares[1]:.0%}"
     taken = f", one in {card.coverage.every} looked at" if card.coverage.every > 1 else ""

@@ -14,7 +14,15 @@ from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram
 from cqlray.results.report.dataset_card import coverage_sentence, references_line
 from cqlray.results.report.formatting import number, sentence
 from cqlray.results.report.page import escape, figure, figures, page, section, table
-from cqlray.results.report.plots import COLOURS, HEIGHT, WIDTH, legend_below, svg_figure
+from cqlray.results.report.style import (
+    COLOURS,
+    HEIGHT,
+    WIDTH,
+    draw_bars,
+    draw_mean,
+    legend_below,
+    svg_figure,
+)
 from cqlray.storage.run_directory import write_bytes
 
 ROW_HEIGHT = 1.5  # inches, of a row of the actions' histograms
@@ -157,9 +165,7 @@ def _returns(card: Card, mean: float) -> str:
         for index, tier in enumerate(card.tiers):
             _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, tier.name)
             below = below + tier.returns.counts
-        axes.axvline(
-            mean, color="black", linestyle="-.", linewidth=1.1, label=f"mean {number(mean)}"
-        )
+        draw_mean(axes, mean)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(drawn, axes)
     return svg.getvalue()
@@ -193,18 +199,8 @@ def _rewards(histogram: Histogram) -> str:
 def _draw(
     axes: Any, histogram: Histogram, colour: str, below: Any = 0, label: str | None = None
 ) -> None:
-    edges = histogram.edges
-    axes.bar(
-        edges[:-1],
-        histogram.counts,
-        np.diff(edges),
-        below,
-        align="edge",
-        color=colour,
-        edgecolor="white",
-        linewidth=0.4,
-        label=label,
-    )
+    options = {"bottom": below, "linewidth": 0.4, "label": label}
+    draw_bars(axes, histogram.edges, histogram.counts, colour, **options)
 
 
 def _actions(card: Card) -> str:

@@ -11,7 +11,7 @@ from cqlray.data.loading import iterate_shards
 from cqlray.results.report import plots
 from cqlray.results.report.dataset_card import references_line
 from cqlray.results.report.dataset_card_page import actions_figure, returns_figure, tiers_table
-from cqlray.results.report.formatting import number, sentence
+from cqlray.results.report.formatting import number, percentages, sentence
 from cqlray.results.report.page import escape, figure, figures, section, table
 from cqlray.results.statistics.summary import RunRecord
 
@@ -78,10 +78,8 @@ def _note(run: RunRecord) -> str:
             " dimension. "
         )
     else:
-        listed = ", ".join(f"{share:.0%}" for share in shares)
-        coverage = (
-            f"Actions cover {listed} of their bounds, dimension by dimension. " if shares else ""
-        )
+        listed = f"Actions cover {percentages(shares)} of their bounds, dimension by dimension. "
+        coverage = listed if shares else ""
     references = references_line(run.dataset)
     references = f"{sentence(references)} " if references else ""
     return (

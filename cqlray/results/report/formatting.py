@@ -34,6 +34,11 @@ def count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def percentages(shares: Sequence[float]) -> str:
+    """Shares as percentages, such as "43%, 97%"."""
+    return ", ".join(f"{share:.0%}" for share in shares)
+
+
 def interval(summary: dict[str, Any], name: str = "iqm") -> str:
     """The interval of an aggregate, such as [-186.1, -130.7]."""
     return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.report.formatting import number, setting_name
+from cqlray.results.report.formatting import number, percentages, setting_name
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.statistics.summary import Row, RunRecord
 
@@ -152,10 +152,7 @@ def _data(run: RunRecord) -> Iterator[str]:
     spread = ", ".join(f"{float(q):.0%} {number(value)}" for q, value in quantiles.items())
     yield f"- Returns of the episodes: mean {number(data['returns']['mean'])}; quantiles {spread}."
     if shares := data.get("action_coverage"):
-        yield (
-            f"- Of the bounds, actions cover {', '.join(f'{share:.0%}' for share in shares)},"
-            " dimension by dimension."
-        )
+        yield (f"- Of the bounds, actions cover {percentages(shares)}, dimension by dimension.")
     for origin in data.get("provenance") or []:
         known = [
             f"{key} {_code(origin[key])}"

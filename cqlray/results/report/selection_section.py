@@ -13,7 +13,6 @@ from cqlray.results.record import lines
 from cqlray.results.report.formatting import count, duration, number
 from cqlray.results.report.groups import groups_of
 from cqlray.results.report.page import figure, figures, folded, paragraph, section, table
-from cqlray.results.report.plots import legend_below, looks, svg_figure
 from cqlray.results.report.selection_sentences import (
     LEAST,
     Judged,
@@ -24,6 +23,7 @@ from cqlray.results.report.selection_sentences import (
     trust,
     trust_sentences,
 )
+from cqlray.results.report.style import legend_below, looks, svg_figure
 from cqlray.results.report.timeline import time_line
 from cqlray.results.statistics.selection import RankCorrelation
 from cqlray.results.statistics.summary import Row, RunRecord

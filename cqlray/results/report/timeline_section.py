@@ -1,13 +1,14 @@
-"""The time line in the report: a figure, how busy each role was, sessions, and what died."""
+"""The time line in the report: a figure, how busy each role was, the sessions, and what died."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from cqlray.results.report.formatting import NOTHING, duration
 from cqlray.results.report.page import figure, figures, paragraph, section, table
-from cqlray.results.report.plots import COLOURS, LEGEND_ROW, WIDTH, legend_below, svg_figure
+from cqlray.results.report.style import COLOURS, LEGEND_ROW, WIDTH, legend_below, svg_figure
 from cqlray.results.report.timeline import Mark, Session, TimeLine, of_stages, time_line
 from cqlray.results.statistics.summary import Row, RunRecord
 
@@ -18,7 +19,7 @@ ENDINGS = {
     "killed": "cut off: the process or its machine was lost",
     "under way": "under way",
 }
-MARKERS = (
+SYMBOLS = (
     ("death", "X", COLOURS[1], "a process died"),
     ("frozen", "D", COLOURS[3], "a member was frozen"),
 )
@@ -26,7 +27,7 @@ _UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "s
 
 
 def timeline_section(run: RunRecord, events: Sequence[Row]) -> str:
-    """The section; empty where nothing is known of the run's time.
+    """The section; empty where nothing is known about the run's time.
 
     `events` are the rows of events.jsonl.
     """
@@ -55,21 +56,21 @@ def timeline_section(run: RunRecord, events: Sequence[Row]) -> str:
 
 
 def _seconds(run: RunRecord, line: TimeLine) -> dict[str, float]:
-    """Of each stage over all sessions; the manifest does not have the stage yet that a running run
-    is in.
+    """How long each stage took over all sessions. The manifest does not yet have the stage that a
+    running run is in.
     """
     seconds = dict(run.manifest.get("stages", {}))
-    for span in line.spans:
-        if span.stage not in seconds:
-            seconds[span.stage] = sum(
-                own.end - own.begin for own in line.spans if own.stage == span.stage
+    for stage in dict.fromkeys(span.stage for span in line.spans):
+        if stage not in seconds:
+            seconds[stage] = sum(
+                span.end - span.begin for span in line.spans if span.stage == stage
             )
     return seconds
 
 
 def _stages(stages: dict[str, float], line: TimeLine) -> str:
-    """A line for each role of each stage: busy is the share of its processes' time that they were
-    at work.
+    """A line for each role in each stage; "busy" is the share of time that its processes spent
+    working.
     """
     if not line.busy:
         return table(
@@ -77,7 +78,7 @@ def _stages(stages: dict[str, float], line: TimeLine) -> str:
         )
     rows = []
     for stage, seconds in stages.items():
-        roles = [(role, busy) for (own, role), busy in line.busy.items() if own == stage]
+        roles = [(role, busy) for (where, role), busy in line.busy.items() if where == stage]
         rows.append([stage, "", duration(seconds), "", ""])
         rows += [["", role, "", str(busy.processes), f"{busy.share:.0%}"] for role, busy in roles]
     return table(["stage", "role", "took", "processes", "busy"], rows, text=2)
@@ -108,10 +109,10 @@ def _date(seconds: float) -> str:
 
 def _alt(line: TimeLine, stages: dict[str, float]) -> str:
     deaths = sum(mark.kind == "death" for mark in line.marks)
-    told = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
+    times = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in stages.items())
     died = f" {deaths} process{'es' if deaths != 1 else ''} died." if deaths else ""
     sessions = f" {len(line.sessions)} sessions." if len(line.sessions) > 1 else ""
-    return f"Time line of the stages: {told}.{sessions}{died}"
+    return f"Time line of the stages: {times}.{sessions}{died}"
 
 
 def _caption(line: TimeLine) -> str:
@@ -122,36 +123,22 @@ def _caption(line: TimeLine) -> str:
 
 
 def _draw(line: TimeLine) -> str:
-    """A bar for each stage in each session, a row for each stage; sessions are parted by dashed
-    lines.
-    """
+    """A bar for each stage in each session, a row for each stage; dashed lines between sessions."""
     stages = list(dict.fromkeys(span.stage for span in line.spans))
     total = max([span.end for span in line.spans] + [mark.at for mark in line.marks])
     size, unit = next((size, unit) for least, size, unit in _UNITS if total >= least)
     with svg_figure() as (drawn, svg):
         axes = drawn.add_subplot(xlabel=f"{unit} at work")
         for span in line.spans:
-            width = (
-                max(span.end - span.begin, total / 400) / size
-            )  # what took no time is still seen
+            # A stage that took no time is still visible.
+            width = max(span.end - span.begin, total / 400) / size
             axes.barh(stages.index(span.stage), width, 0.62, span.begin / size, color=COLOURS[5])
         for session in line.sessions[1:]:
             label = "a new session" if session is line.sessions[1] else None
             axes.axvline(
                 session.start / size, color="black", linestyle="--", linewidth=1.0, label=label
             )
-        for kind, marker, colour, label in MARKERS:
-            own = [mark for mark in line.marks if mark.kind == kind and mark.stage in stages]
-            if own:
-                heights = [stages.index(mark.stage) for mark in own]
-                axes.plot(
-                    [mark.at / size for mark in own],
-                    heights,
-                    marker,
-                    color=colour,
-                    markersize=8,
-                    label=label,
-                )
+        _draw_marks(axes, line.marks, stages, size)
         axes.set_yticks(range(len(stages)), stages)
         axes.set_ylim(len(stages) - 0.5, -0.5)
         axes.set_xlim(0.0, total / size * 1.02 or 1.0)
@@ -162,3 +149,12 @@ def _draw(line: TimeLine) -> str:
             WIDTH, 0.75 + BAR_ROW * len(stages) + LEGEND_ROW * bool(drawn.legends)
         )
     return svg.getvalue()
+
+
+def _draw_marks(axes: Any, marks: Sequence[Mark], stages: Sequence[str], size: float) -> None:
+    for kind, symbol, colour, label in SYMBOLS:
+        shown = [mark for mark in marks if mark.kind == kind and mark.stage in stages]
+        if shown:
+            times = [mark.at / size for mark in shown]
+            heights = [stages.index(mark.stage) for mark in shown]
+            axes.plot(times, heights, symbol, color=colour, markersize=8, label=label)

@@ -20,7 +20,7 @@ from rich.console import Console
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.report import plots
+from cqlray.results.report import plots, style
 from cqlray.results.report.formatting import duration, number
 from cqlray.results.report.html import render, write_report
 from cqlray.results.report.table import results_table
@@ -370,7 +370,7 @@ def test_figures_are_deterministic_and_leave_matplotlib_alone(tmp_path: Path) ->
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]
-    assert all(mpl.rcParams[name] == mpl.rcParamsDefault[name] for name in plots.SETTINGS)
+    assert all(mpl.rcParams[name] == mpl.rcParamsDefault[name] for name in style.SETTINGS)
     for svg in drawn[0]:
         ElementTree.fromstring(svg)
         assert "dc:date" not in svg
@@ -387,7 +387,7 @@ def test_figures_say_what_they_show(tmp_path: Path) -> None:
         "random -1,200",
     ):
         assert words in curves
-    for colour in plots.COLOURS[:2]:
+    for colour in style.COLOURS[:2]:
         assert colour.lower() in curves.lower()
     values = plots.value_calibration(record)
     assert "overestimation" in values
