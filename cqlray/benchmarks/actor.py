@@ -26,17 +26,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cqlray import seeding
+from cqlray.benchmarks.command import parse, say, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS
 from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
@@ -402,16 +400,6 @@ def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> in
     parser.add_argument(
         "--seconds", type=float, default=2.0, help=f"of each rate in each of {ROUNDS} rounds [2]"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    if not all(
-        0 < value < math.inf for value in (options.members, options.threads, options.seconds)
-    ):
-        parser.error("--members, --threads and --seconds must be positive")
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
+    options = parse(parser, argv, positive=("members", "threads", "seconds"))
     result = measure(options.workload, options.members, options.threads, options.seconds, say)
-    print(json.dumps(result) if options.json else text(result))
-    return 0
+    return show(result, text, options.json)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import resource
 import statistics
 import sys
@@ -28,6 +27,7 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.graphs import WARM_UP
 from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
+from cqlray.benchmarks.command import parse, show
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import CQLConfig, Precision
 
@@ -129,6 +129,15 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class Round:
+    """Rates of one round, per second: what the machine can do, and what was made."""
+
+    flops: float  # of a large matrix product
+    bytes: float  # read and written by a copy
+    updates: float  # of all members together
+
+
 def limits(device: torch.device, precision: Precision) -> Callable[[], tuple[float, float]]:
     """A function that measures FLOP/s of a large matrix product, and bytes/s (read and written) of
     a copy.
@@ -171,44 +180,46 @@ def measure(
     torch.set_num_threads(threads)
     on, sizes = torch.device(device), WORKLOADS[workload]
     population, gather = make_population(sizes, members, on, precision)
-    compile_seconds = seconds_of(lambda: population.advance(FIRST, gather), on)
-    count = max(
-        2, round(seconds / seconds_of(lambda: population.advance(FIRST, gather), on) * FIRST)
-    )
-    measure_limits = limits(on, precision)
-    measured_limits, rates = [], []
+
+    def seconds_for(updates: int) -> float:
+        return seconds_of(lambda: population.advance(updates, gather), on)
+
+    compile_seconds = seconds_for(FIRST)
+    count = max(2, round(seconds / seconds_for(FIRST) * FIRST))
+    measure_limits, rounds = limits(on, precision), []
     for _ in range(ROUNDS):
-        measured_limits.append(measure_limits())
-        rates.append(members * count / seconds_of(lambda: population.advance(count, gather), on))
-    limit_flops, limit_bytes = (
-        statistics.median(column) for column in zip(*measured_limits, strict=True)
-    )
-    rate = statistics.median(rates)
-    flops, moved = sizes.matrix_flops(), sizes.bytes_moved()
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if on.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+        of_machine = measure_limits()
+        rounds.append(Round(*of_machine, members * count / seconds_for(count)))
+    on_gpu = on.type == "cuda"
+    peak_of_process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "workload": workload,
         "members": members,
-        "device": torch.cuda.get_device_name() if on.type == "cuda" else f"cpu, {threads} threads",
+        "device": torch.cuda.get_device_name() if on_gpu else f"cpu, {threads} threads",
         "precision": precision,
+        **_rates(rounds, sizes),
+        "compile_seconds": compile_seconds,
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_of_process,
+    }
+
+
+def _rates(rounds: Sequence[Round], sizes: Workload) -> dict[str, float]:
+    """Medians over the rounds, beside what an update takes."""
+    rate = statistics.median(each.updates for each in rounds)
+    flops, moved = sizes.matrix_flops(), sizes.bytes_moved()
+    return {
         "member_updates_per_s": rate,
-        "slowest_round": min(rates),
-        "fastest_round": max(rates),
+        "slowest_round": min(each.updates for each in rounds),
+        "fastest_round": max(each.updates for each in rounds),
         "flops_per_update": flops,
         "bytes_per_update": moved,
-        "limit_gflops": limit_flops / 1e9,
+        "limit_gflops": statistics.median(each.flops for each in rounds) / 1e9,
         "achieved_gflops": rate * flops / 1e9,
         "fraction_of_limit": statistics.median(
-            r * flops / limit for r, (limit, _) in zip(rates, measured_limits, strict=True)
+            each.updates * flops / each.flops for each in rounds
         ),
-        "limit_gbytes_per_s": limit_bytes / 1e9,
+        "limit_gbytes_per_s": statistics.median(each.bytes for each in rounds) / 1e9,
         "achieved_gbytes_per_s": rate * moved / 1e9,
-        "compile_seconds": compile_seconds,
-        "peak_bytes": peak,
     }
 
 
@@ -222,24 +233,17 @@ def text(result: dict[str, Any]) -> str:
         f"{result[k]:,.1f}" for k in ("member_updates_per_s", "slowest_round", "fastest_round")
     )
     share, peak = result["fraction_of_limit"], result["peak_bytes"] / 2**20
-    return "\n".join(
-        (
-            (
-                f"{found['device']}; workload {found['workload']}, {found['members']} members,"
-                f" {found['precision']}"
-            ),
-            f"  {rate} member-updates/s ({slowest} to {fastest})",
-            (
-                f"  {found['achieved_gflops']} of {found['limit_gflops']} GFLOP/s:"
-                f" {share:.0%} of the limit"
-            ),
-            (
-                f"  {found['achieved_gbytes_per_s']} GB/s of activations;"
-                f" a copy moves {found['limit_gbytes_per_s']} GB/s"
-            ),
-            f"  first updates {result['compile_seconds']:.2f} s, peak memory {peak:,.0f} MiB",
-        )
-    )
+    lines = [
+        f"{found['device']}; workload {found['workload']}, {found['members']} members,"
+        f" {found['precision']}",
+        f"  {rate} member-updates/s ({slowest} to {fastest})",
+        f"  {found['achieved_gflops']} of {found['limit_gflops']} GFLOP/s: {share:.0%} of the"
+        " limit",
+        f"  {found['achieved_gbytes_per_s']} GB/s of activations; a copy moves"
+        f" {found['limit_gbytes_per_s']} GB/s",
+        f"  first updates {result['compile_seconds']:.2f} s, peak memory {peak:,.0f} MiB",
+    ]
+    return "\n".join(lines)
 
 
 def main(
@@ -267,10 +271,7 @@ def main(
         "--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    if min(options.members, options.threads, options.seconds) <= 0:
-        parser.error("--members, --threads and --seconds must be positive")
+    options = parse(parser, argv, positive=("members", "threads", "seconds"))
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")
     result = measure(
@@ -281,11 +282,7 @@ def main(
         options.seconds,
         options.precision,
     )
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    print(text(result))
-    return 0
+    return show(result, text, options.json)
 
 
 if __name__ == "__main__":

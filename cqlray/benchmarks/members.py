@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from cqlray.algorithms.allocator import keep_freed_memory
+from cqlray.benchmarks.command import parse, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS, make_population
 from cqlray.config.schema import RunConfig
@@ -66,22 +66,14 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
         together = [stack.enter_context(Apart(Updates, workload, 1, share)) for share in shares]
         for learner in (alone, *together):
             learner.call("turn", WARM_UP)
-
-        def turns(learners: Sequence[Apart], count: int) -> float:
-            """Seconds until all have made so many updates, at once."""
-            started = time.perf_counter()
-            for turn in [learner.begin("turn", count) for learner in learners]:
-                turn.result()
-            return time.perf_counter() - started
-
         of_alone, of_together = (
-            updates or max(1, round(SECONDS / turns(learners, WARM_UP) * WARM_UP))
+            updates or max(1, round(SECONDS / seconds_of_all(learners, WARM_UP) * WARM_UP))
             for learners in ([alone], together)
         )
         one, many = [], []
         for _ in range(ROUNDS):
-            one.append(of_alone / turns([alone], of_alone))
-            many.append(members * of_together / turns(together, of_together))
+            one.append(of_alone / seconds_of_all([alone], of_alone))
+            many.append(members * of_together / seconds_of_all(together, of_together))
     return {
         "workload": workload,
         "members": members,
@@ -92,6 +84,14 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
         "member_updates_per_s": statistics.median(many),
         "ratio": ratios(many, one),
     }
+
+
+def seconds_of_all(learners: Sequence[Apart], updates: int) -> float:
+    """Seconds until all have made so many updates, at once."""
+    started = time.perf_counter()
+    for turn in [learner.begin("turn", updates) for learner in learners]:
+        turn.result()
+    return time.perf_counter() - started
 
 
 def text(result: dict[str, Any]) -> str:
@@ -127,12 +127,6 @@ def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> in
         type=int,
         help=f"of each member in each of {ROUNDS} rounds [about {SECONDS:g} s]",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    if min(options.members, options.cores) < 1 or (
-        options.updates is not None and options.updates < 1
-    ):
-        parser.error("--members, --cores and --updates must be at least 1")
+    options = parse(parser, argv, positive=("members", "cores", "updates"))
     result = measure(options.workload, options.members, options.cores, options.updates)
-    print(json.dumps(result) if options.json else text(result))
-    return 0
+    return show(result, text, options.json)

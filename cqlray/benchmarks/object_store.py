@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from cqlray.benchmarks import data as benchmark
-from cqlray.benchmarks.data import ROUNDS, Sizes
+from cqlray.benchmarks.data_rates import ROUNDS, Sizes
 from cqlray.data.columns import fill_columns
 from cqlray.data.episode import Shard
 from cqlray.data.memory import data_bytes

@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import importlib.util
 import io
-import json
 import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cqlray.benchmarks.command import parse, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, Workload
 from cqlray.benchmarks.members import Updates
@@ -160,17 +160,14 @@ def text(result: dict[str, Any]) -> str:
     """The result for people."""
     ratio, versions = result["ratio"], result["versions"]
     spread = f"{ratio['smallest']:.2f} to {ratio['largest']:.2f} over the rounds"
-    return "\n".join(
-        (
-            (
-                f"workload {result['workload']}, one member, CPU, {result['threads']} threads,"
-                f" float32, {result['rounds']} rounds of {result['updates_per_round']} updates"
-            ),
-            f"  cqlray {versions['cqlray']:<8} {result['cqlray_updates_per_s']:>8,.1f} updates/s",
-            f"  d3rlpy {versions['d3rlpy']:<8} {result['d3rlpy_updates_per_s']:>8,.1f} updates/s",
-            f"  cqlray is {ratio['median']:.2f} times as fast ({spread})",
-        )
-    )
+    lines = [
+        f"workload {result['workload']}, one member, CPU, {result['threads']} threads, float32,"
+        f" {result['rounds']} rounds of {result['updates_per_round']} updates",
+        f"  cqlray {versions['cqlray']:<8} {result['cqlray_updates_per_s']:>8,.1f} updates/s",
+        f"  d3rlpy {versions['d3rlpy']:<8} {result['d3rlpy_updates_per_s']:>8,.1f} updates/s",
+        f"  cqlray is {ratio['median']:.2f} times as fast ({spread})",
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
@@ -192,10 +189,6 @@ def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> in
         type=int,
         help=f"of each in each of {ROUNDS} rounds [what d3rlpy makes in {SECONDS:g} s]",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    if options.threads < 1 or (options.updates is not None and options.updates < 1):
-        parser.error("--threads and --updates must be at least 1")
+    options = parse(parser, argv, positive=("threads", "updates"))
     result = measure(options.workload, options.threads, options.updates)
-    print(json.dumps(result) if options.json else text(result))
-    return 0
+    return show(result, text, options.json)

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cqlray import seeding
+from cqlray.benchmarks.command import parse, say, show
 from cqlray.benchmarks.contestants import Turn, ratios, timed
 from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
 from cqlray.data.dataset import ShardSummary
@@ -278,19 +276,8 @@ def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> in
     parser.add_argument(
         "--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
-    if not all(
-        0 < value < math.inf
-        for value in (options.seconds, *options.workers, *options.envs_per_worker)
-    ):
-        parser.error("--workers, --envs-per-worker and --seconds must be positive")
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
+    options = parse(parser, argv, positive=("workers", "envs_per_worker", "seconds"))
     result = measure(
         EnvConfig(options.env), options.workers, options.envs_per_worker, options.seconds, say
     )
-    print(json.dumps(result) if options.json else text(result))
-    return 0
+    return show(result, text, options.json)

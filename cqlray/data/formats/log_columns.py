@@ -94,11 +94,7 @@ def resolve(
     def several(patterns: tuple[str, ...]) -> tuple[str, ...]:
         return _several(patterns, available, file, available if order is None else order)
 
-    for kind, patterns in (("observation", names.observation), ("action", names.action)):
-        if not patterns:
-            raise UserError(
-                f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}"
-            )
+    _require_some(names, available)
     terminated, truncated = _flags(names, available, file)
     columns = LogColumns(
         observation=several(names.observation),
@@ -113,6 +109,15 @@ def resolve(
     _require_single(columns, available, file)
     _require_named_once(columns, file)
     return columns
+
+
+def _require_some(names: ColumnNames, available: Sequence[str]) -> None:
+    """Raises UserError where no observation or no action is named."""
+    for kind, patterns in (("observation", names.observation), ("action", names.action)):
+        if not patterns:
+            raise UserError(
+                f"columns.{kind} is empty; name at least one column{_nearest(kind, available)}"
+            )
 
 
 def _one(name: str, available: Sequence[str], file: str) -> str:

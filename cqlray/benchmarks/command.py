@@ -1,0 +1,37 @@
+"""What the benchmarks' commands share: how their flags are checked and their results printed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, positive: Sequence[str]
+) -> argparse.Namespace:
+    """The options of a command, `json` among them; those named in `positive` are checked to be so,
+    where they are given.
+    """
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(argv)
+    given = [getattr(options, name) for name in positive if getattr(options, name) is not None]
+    numbers = [n for value in given for n in (value if isinstance(value, list) else [value])]
+    if not all(0 < number < math.inf for number in numbers):
+        flags = [f"--{name.replace('_', '-')}" for name in positive]
+        parser.error(f"{', '.join(flags[:-1])} and {flags[-1]} must be positive")
+    return options
+
+
+def show(result: dict[str, Any], text: Callable[[dict[str, Any]], str], as_json: bool) -> int:
+    """Print a result, for programs or by `text` for people; the command's exit status."""
+    print(json.dumps(result) if as_json else text(result))
+    return 0
+
+
+def say(line: str) -> None:
+    """Say what happens meanwhile, beside the result."""
+    print(line, file=sys.stderr)
