@@ -118,7 +118,7 @@ def _judged(record: RunRecord, estimates: Estimates) -> Iterator[dict[str, Any]]
                 "seed": entry["seed"],
                 **entry["swept"],
                 "updates": updates,
-                "mean_return": sum(returns) / len(returns) if returns else math.nan,
+                "mean_return": float(sum(returns) / len(returns)) if len(returns) else math.nan,
                 "fqe_return": math.nan if estimate is None else estimate,
             }
 

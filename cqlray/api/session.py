@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cqlray.config import load as validate
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
@@ -35,6 +35,7 @@ from cqlray.runtime.jobs import inside_job, require_lasting
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.rows import EvaluationRow
 from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     """
     record = require_environment(path)
     with _driver(RunDirectory.open(path), progress) as driver:
-        rows = driver.evaluate(episodes)
+        rows = cast(list[EvaluationRow], driver.evaluate(episodes))
     dataset, fresh = (
         record.dataset,
         {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"},

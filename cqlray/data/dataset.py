@@ -19,6 +19,7 @@ FORMAT = 1
 # What a description keeps of where the data is from, beside its provenance.
 KEPT_OF_ORIGIN = ("licence", "reference_returns", "reference_scores", "columns")
 HISTOGRAM_BINS = 20
+DESCRIPTION = "dataset.json"  # the description's file, written last: with it a dataset is whole
 
 
 def dataset_digest(shard_digests: Sequence[str]) -> str:

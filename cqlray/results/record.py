@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import sys
+from collections.abc import Iterable
+from typing import Any, cast
 
+import numpy as np
 import yaml
 
+from cqlray.data.dataset import DESCRIPTION
 from cqlray.errors import UserError
 from cqlray.results.statistics.summary import Row, RunRecord
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.run_directory import RunDirectory
+from cqlray.storage.rows import EvaluationRow, MetricsRow
+from cqlray.storage.run_directory import (
+    CONFIG,
+    DATASET,
+    EVALUATIONS,
+    MEMBERS,
+    METRICS,
+    TEACHER,
+    RunDirectory,
+)
 
 SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, that reports look into
 ROW_KEY = ("stage", "policy", "member", "updates", "round")
+NOT_KEPT = ("lengths", "seconds")  # of a student's test: no result is made of them
 
 
 def load_run(directory: AnyPath) -> RunRecord:
@@ -24,25 +38,22 @@ def load_run(directory: AnyPath) -> RunRecord:
         UserError: it is not a run directory, or one of its files is damaged.
     """
     run = RunDirectory.open(directory)
-    evaluations = _latest(run.rows("evaluations.jsonl"))
     return RunRecord(
         directory=directory,
-        config=_config(directory / "config.yaml"),
+        config=_config(directory / CONFIG),
         manifest=run.manifest(),
-        teacher=_json(directory / "teacher" / "teacher.json"),
-        dataset=_json(directory / "dataset" / "dataset.json"),
-        members=_json(directory / "members.json") or [],
-        metrics=_latest(run.rows("metrics.jsonl")),
-        evaluations=[
-            {**row, "returns": [_number(value) for value in row["returns"]]} for row in evaluations
-        ],
+        teacher=_json(directory / TEACHER),
+        dataset=_json(directory / DATASET / DESCRIPTION),
+        members=_json(directory / MEMBERS) or [],
+        metrics=cast(list[MetricsRow], _latest(map(_compact, run.each_row(METRICS)))),
+        evaluations=cast(list[EvaluationRow], _latest(map(_tested, run.each_row(EVALUATIONS)))),
         running=run.in_use(),
     )
 
 
 def lines(run: RunRecord, name: str) -> list[Row]:
     """The rows of one of the run's files of JSON lines; none where there is no such file."""
-    return RunDirectory(run.directory).rows(name)
+    return list(map(_compact, RunDirectory(run.directory).each_row(name)))
 
 
 def _config(path: AnyPath) -> dict[str, Any]:
@@ -68,18 +79,36 @@ def _json(path: AnyPath) -> Any:
         raise UserError(f"{path}: not readable JSON ({error})") from None
 
 
-def _latest(rows: list[Row]) -> list[Row]:
+def _compact(row: Row) -> Row:
+    """The same row; its keys, and words such as "student", are in memory once for all rows."""
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
+
+
+def _tested(row: Row) -> Row:
+    """An evaluation row whose numbers of episodes are arrays: half a million rows of lists would
+    fill the memory. A null becomes NaN.
+    """
+    row = _compact(row)
+    if row["policy"] == "student":
+        row = {key: value for key, value in row.items() if key not in NOT_KEPT}
+    for name in ("returns", "excesses"):
+        if row.get(name) is not None:
+            row[name] = np.array(row[name], dtype=np.float64)
+    return row
+
+
+def _latest(rows: Iterable[Row]) -> list[Row]:
     """Rows sorted by what they are about; of rows about the same thing, the last written."""
     keyed = {_key(row): row for row in rows}
     return [keyed[key] for key in sorted(keyed)]
 
 
-def _key(row: Row) -> tuple[tuple[bool, Any], ...]:
-    """What a row is about. (False, 0) stands for what it does not have: None cannot be sorted."""
-    values = [row.get(name) for name in ROW_KEY]
-    return tuple((value is not None, 0 if value is None else value) for value in values)
-
-
-def _number(value: float | None) -> float:
-    """JSON lines have null for what was not finite."""
-    return float("nan") if value is None else float(value)
+def _key(row: Row) -> tuple[Any, ...]:
+    """What a row is about. What it does not have, or has as null, comes before all that others
+    have.
+    """
+    stage, policy, *numbers = map(row.get, ROW_KEY)
+    return (stage or "", policy or "", *(-1 if value is None else value for value in numbers))

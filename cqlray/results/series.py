@@ -17,7 +17,6 @@ import numpy as np
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.results.record import lines
 from cqlray.results.statistics.summary import (
-    Row,
     RunRecord,
     conservative_weight,
     curve,
@@ -27,6 +26,8 @@ from cqlray.results.statistics.summary import (
     summarize,
 )
 from cqlray.storage.locations import AnyPath
+from cqlray.storage.rows import MemberEntry, MetricsRow, StudentTest
+from cqlray.storage.run_directory import FITTED_Q
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"
@@ -105,7 +106,7 @@ def fqe_returns(run: RunRecord) -> Estimates:
     Of a snapshot that was judged twice the last counts.
     """
     found: dict[int, dict[int, float | None]] = {}
-    for row in lines(run, "fqe.jsonl"):
+    for row in lines(run, FITTED_Q):
         found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
     return {member: dict(sorted(own.items())) for member, own in found.items()}
 
@@ -130,11 +131,8 @@ def curves(
         yield "teacher", teacher
     for entry in run.members:
         number = entry["member"]
-        own = [row for row in run.metrics if row["stage"] == "students" and row["member"] == number]
-        tested = student_rows(run, number).values()
-        scalars = [s for row in own for s in _training(row)] + [
-            s for row in tested for s in _test(row)
-        ]
+        scalars = [s for row in run.training.get(number, ()) for s in _training(row)]
+        scalars += [s for row in student_rows(run, number).values() for s in _test(row)]
         judged = estimates.get(number, {}).items()
         scalars += [
             ("eval/fqe_return", value, updates) for updates, value in judged if value is not None
@@ -142,14 +140,14 @@ def curves(
         yield f"member-{number}", scalars
 
 
-def _training(row: Row) -> Iterator[Scalar]:
+def _training(row: MetricsRow) -> Iterator[Scalar]:
     """The metrics of a row; what was not finite (null) is a gap in the curve."""
     for name, value in row.items():
-        if name not in NOT_METRICS and value is not None:
+        if name not in NOT_METRICS and isinstance(value, int | float):
             yield f"train/{name}", value, row["updates"]
 
 
-def _test(row: Row) -> Iterator[Scalar]:
+def _test(row: StudentTest) -> Iterator[Scalar]:
     """The numbers of a test."""
     yield "eval/return_mean", float(np.mean(row["returns"])), row["updates"]
     for tag, value in (
@@ -163,6 +161,7 @@ def _test(row: Row) -> Iterator[Scalar]:
 def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
     """The teacher's series and each member's."""
     students = _settled(run, estimates)
+    entries = {f"member-{entry['member']}": entry for entry in run.members}
     for name, scalars in curves(run, estimates):
         judged: list[float | None] = []
         if name == "teacher":
@@ -170,7 +169,7 @@ def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
             settled = math.inf if run.teacher or run.manifest.get("finished") else 0
             settings = {"kind": "teacher", "teacher": run.config.get("teacher")}
         else:
-            entry = next(entry for entry in run.members if f"member-{entry['member']}" == name)
+            entry = entries[name]
             settled, settings = students, _member_settings(run, entry)
             judged = list(estimates.get(entry["member"], {}).values())
         returns = [value for tag, value, _ in scalars if tag == "eval/return_mean"]
@@ -243,7 +242,7 @@ def _common(run: RunRecord) -> dict[str, Any]:
     return {"env": run.config["env"], "run_seed": run.config["seed"], **known}
 
 
-def _member_settings(run: RunRecord, entry: Row) -> dict[str, Any]:
+def _member_settings(run: RunRecord, entry: MemberEntry) -> dict[str, Any]:
     swept = dict(entry["swept"])
     algorithm = swept.pop("algorithm", "cql")
     cql = run.config["cql"] | swept | {"conservative_weight": conservative_weight(run, entry)}

@@ -5,7 +5,7 @@ report.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def swept_names(members: Sequence[dict[str, Any]]) -> list[str]:
+def swept_names(members: Sequence[Mapping[str, Any]]) -> list[str]:
     """The options that a sweep varies, in the order in which the members' entries name them."""
     return list(dict.fromkeys(name for entry in members for name in entry["swept"]))
 

@@ -14,6 +14,7 @@ from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.results.report.formatting import number, percentages, setting_name
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.statistics.summary import Row, RunRecord
+from cqlray.storage.rows import MemberEntry
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -168,7 +169,7 @@ def _data(run: RunRecord) -> Iterator[str]:
     yield f"- Licence: {_code(data['licence']) if data.get('licence') else 'the data says none'}."
 
 
-def _training(run: RunRecord, policy: ExportedPolicy, entry: Row) -> Iterator[str]:
+def _training(run: RunRecord, policy: ExportedPolicy, entry: MemberEntry) -> Iterator[str]:
     options = {**run.config["cql"], **_of_baseline(run, entry)}
     swept = {key: value for key, value in entry["swept"].items() if key != "algorithm"}
     setting = f"; the run's sweep chose for it: {_code(setting_name(swept))}" if swept else ""
@@ -184,7 +185,7 @@ def _training(run: RunRecord, policy: ExportedPolicy, entry: Row) -> Iterator[st
     )
 
 
-def _of_baseline(run: RunRecord, entry: Row) -> Row:
+def _of_baseline(run: RunRecord, entry: MemberEntry) -> Row:
     """The options in which a baseline differs from the config, as config.members sets them."""
     of_algorithm = {
         "sac": {"conservative_weight": 0.0},

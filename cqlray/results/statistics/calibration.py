@@ -21,12 +21,12 @@ from scipy.special import stdtrit
 from cqlray import seeding
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
 from cqlray.results.statistics.summary import (
-    Row,
     RunRecord,
     conservative_weight,
     observed_return,
     student_rows,
 )
+from cqlray.storage.rows import StudentTest
 
 MIN_RESAMPLED = (
     5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
@@ -104,12 +104,13 @@ def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck
         num_samples: bootstrap resamples of each interval over members.
         seed: the run's seed.
     """
-    tested: dict[float, dict[int, Row]] = {}
+    tested: dict[float, dict[int, StudentTest]] = {}
     for entry in run.members:
         weight = conservative_weight(run, entry)
-        rows = [row for row in student_rows(run, entry["member"]).values() if "value" in row]
-        if rows and weight is not None:
-            tested.setdefault(weight, {})[entry["member"]] = rows[-1]
+        newest_first = reversed(student_rows(run, entry["member"]).values())
+        last = next((row for row in newest_first if "value" in row), None)
+        if last is not None and weight is not None:
+            tested.setdefault(weight, {})[entry["member"]] = last
     generators = (
         np.random.default_rng(seeding.stream(seed, "calibration", index))
         for index in range(len(tested))
@@ -139,7 +140,7 @@ def member_excess(excesses: ArrayLike) -> Excess:
 
 
 def _check(
-    weight: float, rows: dict[int, Row], generator: np.random.Generator, num_samples: int
+    weight: float, rows: dict[int, StudentTest], generator: np.random.Generator, num_samples: int
 ) -> BoundCheck:
     members = {member: _of_row(row) for member, row in rows.items()}
     if len(members) == 1:
@@ -154,7 +155,7 @@ def _check(
     return BoundCheck(weight, Excess(float(scores.mean()), ends, episodes, cut_short), members)
 
 
-def _of_row(row: Row) -> Excess:
+def _of_row(row: StudentTest) -> Excess:
     """A row without `excesses` has only their mean, whose error cannot be told."""
     excesses = _excesses(row)
     if excesses is None:
@@ -163,7 +164,7 @@ def _of_row(row: Row) -> Excess:
     return dataclasses.replace(member_excess(excesses), cut_short=cut_short)
 
 
-def _matrix(rows: Sequence[Row]) -> Floats:
+def _matrix(rows: Sequence[StudentTest]) -> Floats:
     """[members, episodes]; [members, 1], each member's mean, where episodes were not kept or differ
     in number.
     """
@@ -174,16 +175,14 @@ def _matrix(rows: Sequence[Row]) -> Floats:
     return np.array([[_mean_excess(row)] for row in rows])
 
 
-def _excesses(row: Row) -> Floats | None:
+def _excesses(row: StudentTest) -> Floats | None:
     """[episodes] as the row has them, null as NaN; None where it has none."""
     values = row.get("excesses")
-    return (
-        np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-        if values
-        else None
-    )
+    if values is None or len(values) == 0:
+        return None
+    return np.array(values, dtype=np.float64)
 
 
-def _mean_excess(row: Row) -> float:
+def _mean_excess(row: StudentTest) -> float:
     value, observed = row["value"], observed_return(row)
     return float("nan") if value is None or observed is None else float(value - observed)

@@ -114,6 +114,19 @@ def crossed(values: Floats, generator: np.random.Generator, count: int) -> Float
     return values[drawn, shared]
 
 
+def crossed_means(values: Floats, generator: np.random.Generator, count: int) -> Floats:
+    """Each member's mean over its episodes in resamples of `crossed`, [count, members, 1]: the same
+    draws, and to the bit what `of_members` takes of them.
+
+    Episodes are shared, so a resample needs each member's mean once, however often it is drawn.
+    """
+    members, episodes = values.shape
+    drawn = generator.integers(members, size=(count, members, 1))
+    shared = generator.integers(episodes, size=(count, 1, episodes))
+    means = np.take(values, shared[:, 0], axis=1).mean(axis=-1)  # [members, count]
+    return np.take_along_axis(means.T[..., None], drawn, axis=1)
+
+
 def stratified(values: Floats, generator: np.random.Generator, count: int) -> Floats:
     """Resamples of [members, environments]: members with replacement within each environment,
     environments kept.
@@ -144,7 +157,7 @@ def interval(
         generator: source of the resamples.
         num_samples: resamples.
         level: share of the resamples between the two ends.
-        resample: `crossed` or `stratified`.
+        resample: `crossed`, `crossed_means` or `stratified`.
 
     Raises:
         ValueError: scores are empty or not two-dimensional.
@@ -171,7 +184,7 @@ def iqm_interval(
     scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95
 ) -> Interval:
     """`interval` of `iqm_of_members`, members and episodes resampled."""
-    return interval(scores, of_members(interquartile_mean), generator, num_samples, level)
+    return interval(scores, interquartile_mean, generator, num_samples, level, crossed_means)
 
 
 def score_matrix(scores: ArrayLike) -> Floats:

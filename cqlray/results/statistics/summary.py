@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.resampling import (
     Floats,
     Statistic,
+    crossed_means,
     estimate,
     interquartile_mean,
     interval,
@@ -23,6 +25,7 @@ from cqlray.results.statistics.resampling import (
     optimality_gap,
 )
 from cqlray.storage.locations import AnyPath
+from cqlray.storage.rows import EvaluationRow, MemberEntry, MetricsRow, StudentMetrics, StudentTest
 
 Row = dict[str, Any]
 
@@ -42,25 +45,44 @@ class RunRecord:
     manifest: dict[str, Any]
     teacher: dict[str, Any] | None
     dataset: dict[str, Any] | None
-    members: list[Row]
-    metrics: list[Row]
-    evaluations: list[Row]
+    members: list[MemberEntry]
+    metrics: list[MetricsRow]
+    evaluations: list[EvaluationRow]
     running: bool = False  # a process was at work on it when it was read
 
+    @cached_property
+    def tests(self) -> dict[int, dict[int, StudentTest]]:
+        """Every member's tests by update count, earliest first. Made once: whoever looked for a
+        member's rows among all would look for as long as there are members.
+        """
+        found: dict[int, dict[int, StudentTest]] = {}
+        for row in self.evaluations:
+            if row["policy"] == "student":
+                found.setdefault(row["member"], {})[row["updates"]] = row
+        return {member: dict(sorted(own.items())) for member, own in found.items()}
 
-def student_rows(run: RunRecord, member: int) -> dict[int, Row]:
+    @cached_property
+    def training(self) -> dict[int, list[StudentMetrics]]:
+        """Every member's metrics, in the rows' order."""
+        found: dict[int, list[StudentMetrics]] = {}
+        for row in self.metrics:
+            if row["stage"] == "students":
+                found.setdefault(row["member"], []).append(row)
+        return found
+
+
+def student_rows(run: RunRecord, member: int) -> dict[int, StudentTest]:
     """A member's evaluation rows by update count, earliest first."""
-    own = (row for row in run.evaluations if row["policy"] == "student" and row["member"] == member)
-    return {row["updates"]: row for row in sorted(own, key=lambda row: int(row["updates"]))}
+    return run.tests.get(member, {})
 
 
 def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
     """Update counts at which every one of the members was tested, rising. No members have none."""
-    tested = [set(student_rows(run, member)) for member in members]
-    return sorted(set.intersection(*tested)) if tested else []
+    tested = [student_rows(run, member).keys() for member in members]
+    return sorted(set(tested[0]).intersection(*tested[1:])) if tested else []
 
 
-def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, Row]:
+def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, StudentTest]:
     """Each member's row at the last update count that all of them were tested at; empty if there is
     no such count.
     """
@@ -105,12 +127,12 @@ def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
     return found
 
 
-def is_cql(entry: Row) -> bool:
+def is_cql(entry: Mapping[str, Any]) -> bool:
     """Whether a member is CQL's, and not a baseline."""
     return bool(entry["swept"].get("algorithm", "cql") == "cql")
 
 
-def conservative_weight(run: RunRecord, entry: Row) -> float | None:
+def conservative_weight(run: RunRecord, entry: MemberEntry) -> float | None:
     """A member's; None of behaviour cloning, whose policy no critic made."""
     if entry["swept"].get("algorithm") == "bc":
         return None
@@ -178,17 +200,22 @@ def cql_groups(result: dict[str, Any]) -> list[Row]:
 
 
 def curve(
-    run: RunRecord, members: Sequence[int], num_samples: int, seed: int
+    run: RunRecord,
+    members: Sequence[int],
+    num_samples: int,
+    seed: int,
+    counts: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """The aggregate of some members at every update count that all of them were tested at.
+    """The aggregate of some members at the given update counts; by default at every one that all of
+    them were tested at.
 
     Each point: updates, iqm, iqm_low, iqm_high, member_means (mean returns in the members' order).
     """
     points = []
-    for updates in common_updates(run, members):
-        rows = {member: student_rows(run, member)[updates] for member in members}
-        means = [float(np.mean(row["returns"])) for row in rows.values()]
-        aggregate = _aggregate(_scores(rows), {"iqm": interquartile_mean}, num_samples, seed)
+    for updates in common_updates(run, members) if counts is None else counts:
+        scores = _scores(student_rows(run, member)[updates] for member in members)
+        aggregate = _aggregate(scores, {"iqm": interquartile_mean}, num_samples, seed)
+        means = scores.mean(axis=1).tolist()
         points.append({"updates": updates, **aggregate, "member_means": means})
     return points
 
@@ -210,7 +237,7 @@ class Calibration:
     """
 
 
-def observed_return(row: Row) -> float | None:
+def observed_return(row: EvaluationRow) -> float | None:
     """Mean discounted return of a test as the critics count it: to the time limit, and their own
     value beyond it.
     """
@@ -247,11 +274,11 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     ]
 
 
-def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -> Row:
+def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed: int) -> Row:
     """The aggregates over one row of each member, with the worst member's mean, as they are and
     normalised.
     """
-    scores = _scores(rows) if rows else None
+    scores = _scores(rows.values()) if rows else None
     aggregate = _aggregate(scores, AGGREGATES, num_samples, seed)
     reference = None if run.dataset is None else reference_scores(run.dataset)
     normalised: Row | None = None
@@ -276,13 +303,14 @@ def _result(run: RunRecord, rows: dict[int, Row], num_samples: int, seed: int) -
     }
 
 
-def _narrowed(rows: dict[int, Row], members: Sequence[int]) -> dict[int, Row]:
-    return {member: row for member, row in rows.items() if member in members}
+def _narrowed(rows: dict[int, StudentTest], members: Iterable[int]) -> dict[int, StudentTest]:
+    kept = set(members)
+    return {member: row for member, row in rows.items() if member in kept}
 
 
-def _scores(rows: dict[int, Row]) -> Floats:
+def _scores(rows: Iterable[StudentTest]) -> Floats:
     """[members, episodes]."""
-    return np.array([row["returns"] for row in rows.values()], dtype=np.float64)
+    return np.array([row["returns"] for row in rows], dtype=np.float64)
 
 
 def _aggregate(
@@ -299,12 +327,12 @@ def _aggregate(
             # in the figure.
             generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
             value = estimate(scores, of_members(statistic))
-            low, high = interval(scores, of_members(statistic), generator, num_samples)
+            low, high = interval(scores, statistic, generator, num_samples, resample=crossed_means)
         found |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return found
 
 
-def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:
+def _member_result(run: RunRecord, entry: MemberEntry, final: dict[int, StudentTest]) -> Row:
     """A member's line: at the common last test, or at its own last one where there is no common
     test.
     """
@@ -315,6 +343,6 @@ def _member_result(run: RunRecord, entry: Row, final: dict[int, Row]) -> Row:
         "seed": entry["seed"],
         **entry["swept"],
         "mean_return": None if row is None else float(np.mean(row["returns"])),
-        "returns": [] if row is None else row["returns"],
+        "returns": [] if row is None else np.asarray(row["returns"]).tolist(),
         "updates": None if row is None else row["updates"],
     }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from cqlray.config.schema import RunConfig, to_dict
@@ -52,6 +53,7 @@ def make_run(
     finished: bool = True,
     teacher: bool = True,
     config: RunConfig | None = None,
+    bootstrap_samples: int = 200,
     **manifest: Any,
 ) -> Path:
     """A run directory: `seeds` members of each setting, and the evaluations given."""
@@ -59,7 +61,8 @@ def make_run(
     (directory / "dataset").mkdir()
     config = config or RunConfig()
     config = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, bootstrap_samples=200)
+        config,
+        evaluation=dataclasses.replace(config.evaluation, bootstrap_samples=bootstrap_samples),
     )
     (directory / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     written = {
@@ -178,4 +181,67 @@ def dataset() -> Row:
         },
         "action_coverage": [0.95],
         "shards": [],
+    }
+
+
+def large_run(
+    directory: Path,
+    members: int,
+    snapshots: int,
+    episodes: int = 20,
+    settings: Sequence[Row] = ({},),
+    bootstrap_samples: int = 2_000,
+) -> Path:
+    """A finished run that looks like a real one: every member tested at every snapshot, with
+    metrics, and values of critics that are mostly below what was observed.
+    """
+    make_run(directory, settings, members // len(settings), bootstrap_samples=bootstrap_samples)
+    generator = np.random.default_rng(0)
+    with (
+        (directory / "metrics.jsonl").open("w") as metrics,
+        (directory / "evaluations.jsonl").open("w") as evaluations,
+    ):
+        for row in (reference("teacher", [-150.0] * 20), reference("random", [-1200.0] * 20)):
+            evaluations.write(json.dumps(row) + "\n")
+        for updates in range(100, 100 * snapshots + 1, 100):
+            progress = updates / (100 * snapshots)
+            starts = generator.normal(-1000.0 + 800.0 * progress, 50.0, episodes)
+            returns = starts + generator.normal(0.0, 80.0, (members, 1))
+            returns = returns + generator.normal(0.0, 30.0, (members, episodes))
+            excesses = generator.normal(-5.0, 4.0, (members, episodes))
+            measured = generator.normal(1.0, 0.3, (members, len(METRIC_NAMES)))
+            for member in range(members):
+                key = {"member": member, "updates": updates}
+                named = dict(zip(METRIC_NAMES, measured[member].tolist(), strict=True))
+                metrics.write(json.dumps({"stage": "students", **key, **named}) + "\n")
+                row = _tested(key, returns[member], excesses[member])
+                evaluations.write(json.dumps(row) + "\n")
+    return directory
+
+
+METRIC_NAMES = (
+    "td_loss",
+    "conservative_gap",
+    "q_data",
+    "q_target",
+    "policy_loss",
+    "entropy",
+    "temperature",
+    "multiplier",
+)
+
+
+def _tested(key: Row, returns: np.ndarray, excesses: np.ndarray) -> Row:
+    observed = float(returns.mean()) / 10.0
+    return {
+        "policy": "student",
+        **key,
+        "returns": returns.tolist(),
+        "lengths": [200] * len(returns),
+        "value": observed + float(excesses.mean()),
+        "discounted_return": observed,
+        "tail_value": 0.0,
+        "tail_weight": 0.1,
+        "excesses": excesses.tolist(),
+        "seconds": 1.25,
     }

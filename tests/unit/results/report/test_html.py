@@ -143,7 +143,7 @@ def test_later_lines_win_and_cut_off_lines_are_passed_over(tmp_path: Path) -> No
     record = load_run(directory)
     keys = [(row["member"], row["updates"]) for row in record.evaluations]
     assert keys == [(0, 100), (0, 200), (1, 100), (1, 200)]
-    assert record.evaluations[0]["returns"] == [42.0] * 4
+    assert list(record.evaluations[0]["returns"]) == [42.0] * 4
 
 
 def test_what_is_not_there_yet_is_empty(tmp_path: Path) -> None:
