@@ -1,4 +1,4 @@
-"""`cqlray video RUN`: one episode of each policy, side by side, as a GIF or MP4; rendered without a
+"""`cqlray video RUN`: one episode of each policy, side by side, as a GIF or MP4, rendered without a
 screen.
 """
 
@@ -10,7 +10,6 @@ import math
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -22,44 +21,40 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from cqlray.algorithms.policy import Array, Policy, UniformActor
+from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
 from cqlray.config import load as validate
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env, make_env
-from cqlray.envs.scaling import ActionScaling
+from cqlray.envs.rollout import Actor, rollout
 from cqlray.errors import EnvironmentFailure, UserError
 from cqlray.results.policies import load_policy
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import any_path
-from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes
+from cqlray.storage.run_directory import CONFIG, TEACHER, VIDEO, RunDirectory, write_bytes
 
 POLICIES = ("student", "teacher", "random")
-FRAMES_PER_SECOND = 30  # where the environment says none
+FRAMES_PER_SECOND = 30  # where the environment does not say
 CAPTION = 18  # pixels
-# A GIF counts in hundredths of a second, and viewers slow down what is faster than two of them.
+# GIFs time frames in hundredths of a second, and viewers slow down frames shorter than two of them.
 SHORTEST_FRAME = 20  # milliseconds
-# of a longer episode a GIF has every second, fourth, ... frame, as it compresses none by the others
+# A GIF of a longer episode has every second, fourth, ... frame, since it compresses each by itself.
 MOST_GIF_FRAMES = 300
-MOST_STEPS = 1_000  # where the environment has no time limit: an episode may never end
+MOST_STEPS = 1_000  # where the environment has no time limit, as its episodes may never end
 LONGEST_REASON = 200  # characters
-
-Act = Callable[[Array], Array]
 
 
 class CannotRender(Exception):
-    """The environment has no pictures, or what draws them is not installed or has no screen; a line
-    says why.
+    """The environment has no pictures, or what draws them is not installed or needs a screen; the
+    message says why in a line.
     """
 
 
 @dataclasses.dataclass
 class _Clip:
-    """An episode as it is drawn: the frames of every n-th step and the last; at most `most`, which
-    is even.
-    """
+    """The pictures of an episode: one every so many steps, and one of the last step."""
 
-    every: int  # steps from one frame to the next
-    most: float
+    every: int  # steps from one frame to the next; doubled where there are too many frames
+    most: float  # frames; even
     milliseconds: float  # of a step
     frames: list[Any] = dataclasses.field(default_factory=list)
     steps: int = 0
@@ -67,14 +62,14 @@ class _Clip:
     over: bool = False  # else it was cut short
 
     def add(self, frame: Any) -> None:
-        """Keep a frame; of too many every other goes, the newest stays."""
+        """Keep a frame. Where there are too many, every other one is dropped, never the newest."""
         self.frames.append(frame)
         if len(self.frames) > self.most:
             self.frames, self.every = self.frames[::2], 2 * self.every
 
     def thinned(self, every: int) -> list[Any]:
-        """The frames of every n-th step, n a multiple of the clip's own, and the last, which shows
-        how it ended.
+        """The frames of every n-th step, where n is a multiple of the clip's, and the last frame,
+        which shows how the episode ended.
         """
         kept = self.frames[:: every // self.every]
         return kept if kept[-1] is self.frames[-1] else [*kept, self.frames[-1]]
@@ -92,11 +87,12 @@ def record(
     seed: int = 0,
     out: str | Path = "",
 ) -> Any:
-    """Write a GIF or MP4 of one episode of each policy, all from the same first state; its path.
+    """Write a GIF or MP4 of one episode of each policy, all from the same first state, and return
+    its path.
 
     Args:
         run: a run directory.
-        policies: of student, teacher (its best snapshot) and random.
+        policies: some of student, teacher (its best snapshot) and random.
         member: the student, as for load_policy.
         seed: of the episodes' resets.
         out: the file, which ends in .gif or .mp4; by default RUN/video.gif, which the report shows.
@@ -104,18 +100,18 @@ def record(
     Raises:
         UserError: not a run, no such policy or member, another kind of file, Pillow or PyAV is not
             installed.
-        CannotRender: the environment cannot.
+        CannotRender: the environment cannot be drawn.
         EnvironmentFailure: a step of the environment raised.
     """
     image_module = _pillow()
     directory = RunDirectory.open(any_path(run))
-    place = any_path(out) if str(out) else directory.path / "video.gif"
+    place = any_path(out) if str(out) else directory / VIDEO
     write = _writer(Path(place.name).suffix)
-    path = directory.path / "config.yaml"
+    path = directory / CONFIG
     env = validate.validate(validate.load_yaml(path), str(path)).env
     most = MOST_GIF_FRAMES if Path(place.name).suffix == ".gif" else math.inf
     clips = [
-        _episode(image_module, env, _policy(name, directory, member, seed), seed, most)
+        _episode(image_module, env, _actor(name, directory, member, seed), seed, most)
         for name in policies
     ]
     every = max(clip.every for clip in clips)
@@ -128,7 +124,7 @@ def record(
 
 
 def _writer(suffix: str) -> Callable[[list[Any], float], bytes]:
-    """What makes a file of frames that stand for so many milliseconds each."""
+    """A function that makes a file of frames, given how many milliseconds each is shown."""
     if suffix == ".gif":
         return _gif
     if suffix != ".mp4":
@@ -152,37 +148,26 @@ def _pillow() -> Any:
     return Image
 
 
-def _policy(name: str, directory: RunDirectory, member: int | str, seed: int) -> Act:
-    """[observation_dim] -> [A] in the environment's bounds."""
-    environment = directory.manifest()["environment"]
-    scaling = ActionScaling(
-        *(np.array(environment[key], np.float32) for key in ("action_low", "action_high"))
-    )
+def _actor(name: str, directory: RunDirectory, member: int | str, seed: int) -> Actor:
     if name == "student":
-        return load_policy(str(directory.path), member)
+        return DeterministicActor(load_policy(str(directory.path), member).policy)
     if name == "random":
-        uniform = UniformActor(environment["action_dim"], [seed])
-        return lambda observation: scaling.to_environment(uniform.act(observation[None])[0])
+        return UniformActor(directory.manifest()["environment"]["action_dim"], [seed])
     if name != "teacher":
         raise UserError(f"there is no policy {name!r}; they are {', '.join(POLICIES)}")
-    if not (directory / "teacher" / "teacher.json").is_file():
+    if not (directory / TEACHER).is_file():
         raise UserError(
             f"{directory.path} has no teacher: it was trained on a dataset that was there already"
         )
-    best = read_json(directory / "teacher" / "teacher.json")["best_round"]
-    policy = Policy(
-        checkpoint.decode(
-            (directory / "teacher" / f"snapshot-{best:05d}.safetensors").read_bytes()
-        )[0]
-    )
-    return lambda observation: scaling.to_environment(policy.act(observation[None, None])[0, 0])
+    snapshot = (directory / directory.best_teacher_snapshot()).read_bytes()
+    return DeterministicActor(Policy(checkpoint.decode(snapshot)[0]))
 
 
 def _episode(
-    image_module: Any, config: EnvConfig, act: Act, seed: int, most: float = math.inf
+    image_module: Any, config: EnvConfig, actor: Actor, seed: int, most: float = math.inf
 ) -> _Clip:
-    """An episode, drawn; with `most` frames it is thinned out for a GIF, else every step has its
-    frame.
+    """Play an episode and draw it. With `most` frames it is thinned out for a GIF; otherwise every
+    step has its frame.
 
     Raises:
         UserError: see describe_env.
@@ -190,49 +175,81 @@ def _episode(
         EnvironmentFailure: a step raised; with its traceback and the seed.
     """
     _do_without_screen()
-    with _drawing(config.id, UserError):  # that it can be made at all, with its own messages
-        limit = describe_env(config).max_episode_steps or MOST_STEPS
+    with _drawing(config.id, UserError):  # tells first whether it can be made without pictures
+        spec = describe_env(config)
     with _drawing(config.id):
         env = make_env(
             dataclasses.replace(config, kwargs={**config.kwargs, "render_mode": "rgb_array"})
         )
     milliseconds = 1000.0 / (env.metadata.get("render_fps") or FRAMES_PER_SECOND)
-    clip = _Clip(
-        math.ceil(SHORTEST_FRAME / milliseconds) if math.isfinite(most) else 1, most, milliseconds
+    every = math.ceil(SHORTEST_FRAME / milliseconds) if math.isfinite(most) else 1
+    clip = _Clip(every, most, milliseconds)
+    filmed = _Filmed(
+        env, config.id, clip, partial(_picture, image_module), spec.max_episode_steps or MOST_STEPS
     )
     try:
-        with _drawing(config.id):
-            observation = np.asarray(env.reset(seed=seed)[0], np.float32)
-            clip.add(_picture(image_module, env))
-        while not clip.over and clip.steps < limit:
-            observation = _step(env, act(observation), seed, clip)
-            if clip.over or clip.steps == limit or clip.steps % clip.every == 0:
-                with _drawing(config.id):
-                    clip.add(_picture(image_module, env))
-        return clip
+        rollout(actor, [filmed], [seed], spec.scaling)
+    except EnvironmentFailure as failure:  # which is what rollout makes of any exception
+        if isinstance(failure.__context__, CannotRender):
+            raise failure.__context__ from failure.__context__.__cause__
+        raise
     finally:
-        with suppress(Exception):  # what could not draw often cannot be closed either
+        with suppress(Exception):  # an environment that could not draw often cannot be closed
             env.close()
+    return clip
+
+
+class _Filmed(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose episode is drawn into a clip, and cut short after `limit` steps."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        env_id: str,
+        clip: _Clip,
+        picture: Callable[[gymnasium.Env[Any, Any]], Any],
+        limit: int,
+    ) -> None:
+        super().__init__(env)
+        self.env_id, self.clip, self.picture, self.limit = env_id, clip, picture, limit
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        with _drawing(self.env_id):
+            first = self.env.reset(**options)
+            self.clip.add(self.picture(self.env))
+            return first
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        clip = self.clip
+        clip.total += float(reward)
+        clip.over = bool(terminated or truncated)
+        clip.steps += 1
+        last = clip.over or clip.steps == self.limit
+        if last or clip.steps % clip.every == 0:
+            with _drawing(self.env_id):
+                clip.add(self.picture(self.env))
+        return observation, reward, terminated, last and not terminated, info
 
 
 def _do_without_screen() -> None:
-    """Have pygame and MuJoCo draw without one; both ask for it otherwise.
+    """Make pygame and MuJoCo draw without a screen, which they ask for by default.
 
-    What the user has set stays.
+    What the user has set stays as it is.
     """
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):  # elsewhere MuJoCo knows no egl
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):  # elsewhere MuJoCo has no EGL
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 @contextmanager
 def _drawing(env_id: str, *passed_on: type[Exception]) -> Iterator[None]:
-    """Whatever is raised within is a line: MuJoCo, OpenGL and environments each have errors of
-    their own.
+    """Turn any exception raised within into one line, as MuJoCo, OpenGL and environments have no
+    error class in common.
 
     Raises:
-        CannotRender: with what the exception says; those of the classes `passed_on` go on as they
-            are.
+        CannotRender: with the exception's message; exceptions of the classes `passed_on` are left
+            as they are.
     """
     try:
         yield
@@ -245,26 +262,8 @@ def _drawing(env_id: str, *passed_on: type[Exception]) -> Iterator[None]:
         raise CannotRender(f"{env_id} cannot be rendered: {reason}") from error
 
 
-def _step(env: gymnasium.Env[Any, Any], action: Array, seed: int, clip: _Clip) -> Array:
-    """A step, counted in `clip`; the next observation, float32.
-
-    Raises:
-        EnvironmentFailure: the environment raised.
-    """
-    try:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        clip.total += float(reward)
-        clip.over = bool(terminated or truncated)
-        clip.steps += 1
-        return np.asarray(observation, np.float32)
-    except Exception:
-        raise EnvironmentFailure(
-            f"episode seed {seed}, step {clip.steps}", traceback.format_exc()
-        ) from None
-
-
 def _picture(image_module: Any, env: gymnasium.Env[Any, Any]) -> Any:
-    """What the environment shows now, as a picture of at most 320 pixels."""
+    """The environment as it looks now, in at most 320 by 320 pixels."""
     frame = env.render()
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise NotImplementedError(f"rendering gives {type(frame).__name__} and no picture")
@@ -284,8 +283,8 @@ def _captioned(image_module: Any, picture: Any, text: str) -> Any:
 
 
 def _side_by_side(image_module: Any, clips: Sequence[Sequence[Any]]) -> list[Any]:
-    """Frames of all clips, of even width and height as H.264 asks; a shorter clip stands still at
-    its end.
+    """Frames that show all clips at once, of even width and height as H.264 requires. A shorter
+    clip keeps showing its last frame.
     """
     width, height = sum(clip[0].width for clip in clips), max(clip[0].height for clip in clips)
     width, height = width + width % 2, height + height % 2
@@ -300,10 +299,9 @@ def _side_by_side(image_module: Any, clips: Sequence[Sequence[Any]]) -> list[Any
 
 
 def _gif(frames: list[Any], duration: float) -> bytes:
-    # Each frame begins at the nearest hundredth of a second, so that rounding does not add up over
-    # the frames.
-    begins = [10 * round(index * duration / 10) for index in range(len(frames) + 1)]
-    durations = [end - begin for begin, end in pairwise(begins)]
+    # Each frame starts at the nearest hundredth of a second, so that rounding errors do not add up.
+    starts = [10 * round(index * duration / 10) for index in range(len(frames) + 1)]
+    durations = [end - start for start, end in pairwise(starts)]
     sink = io.BytesIO()
     frames[0].save(
         sink,

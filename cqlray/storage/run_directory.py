@@ -318,6 +318,12 @@ class RunDirectory:
             raise self.no_snapshots()
         return max(found.items())
 
+    def best_teacher_snapshot(self) -> str:
+        """The name of the teacher's snapshot with the highest return; there is one once TEACHER is
+        written.
+        """
+        return teacher_snapshot_name(read_json(self / TEACHER)["best_round"])
+
     def no_snapshots(self) -> UserError:
         """What to raise where the students have left no snapshot yet."""
         return UserError(

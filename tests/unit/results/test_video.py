@@ -27,18 +27,27 @@ from tests.unit.results.run_directories import make_run
 DRAWN = "tests.toy_envs:Drawn-v0"
 
 
+class Constant:
+    """Acts alike whatever it sees, and keeps what it saw."""
+
+    def __init__(self, action: float) -> None:
+        self.action, self.seen = action, list[np.ndarray]()
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        self.seen.append(observations.copy())
+        return np.full((len(observations), 1), self.action, np.float32)
+
+
+still = Constant(0.0)
+
+
 def test_an_episode_is_played_and_drawn() -> None:
-    seen: list[np.ndarray] = []
     config = EnvConfig("Pendulum-v1", max_episode_steps=12)
-
-    def act(observation: np.ndarray) -> np.ndarray:
-        seen.append(observation)
-        return np.array([2.0], np.float32)
-
-    clip = video._episode(Image, config, act, seed=3)
+    actor = Constant(1.0)  # 2.0 in the environment's bounds
+    clip = video._episode(Image, config, actor, seed=3)
     env = gymnasium.make("Pendulum-v1", max_episode_steps=12)
     first, _ = env.reset(seed=3)
-    np.testing.assert_array_equal(seen[0], first)
+    np.testing.assert_array_equal(actor.seen[0], first[None])
     rewards = [env.step(np.array([2.0], np.float32))[1] for _ in range(12)]
     assert clip.total == pytest.approx(sum(map(float, rewards)))
     assert len(clip.frames) == 13 and clip.frames[0].size == (320, 320)
@@ -80,10 +89,6 @@ def test_an_mp4_holds_the_same_frames_in_the_same_time() -> None:
     assert len(shown) == 10
     red = [int(frame[8, 16, 0]) for frame in shown]
     assert red == pytest.approx([20 * index for index in range(10)], abs=12)
-
-
-def still(_: np.ndarray) -> np.ndarray:
-    return np.zeros(1, np.float32)
 
 
 def drawn_run(directory: Path, **kwargs: bool | int | float | str) -> Path:
