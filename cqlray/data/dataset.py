@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,6 @@ DESCRIPTION = "dataset.json"  # the description's file, written last: with it a 
 def dataset_digest(shard_digests: Sequence[str]) -> str:
     """SHA-256 over the shards' digests, in order."""
     return hashlib.sha256("\n".join(shard_digests).encode()).hexdigest()
-
-
-def describe(shards: Iterable[Shard], environment: dict[str, Any]) -> dict[str, Any]:
-    """The description of a dataset: what dataset.json holds. `environment` is the EnvSpec as a
-    dictionary.
-
-    Shards are taken one by one, so that they need not all be in memory: of each, its episodes'
-    returns are kept.
-    """
-    description = Description(environment)
-    for shard in shards:
-        description.add(shard)
-    return description.finish()
 
 
 @dataclass(frozen=True)

@@ -121,13 +121,3 @@ def _sum(directory: AnyPath, description: dict[str, Any], key: str) -> int:
             )
         total += entry[key]
     return total
-
-
-def load(path: AnyPath) -> tuple[dict[str, Any], list[Shard]]:
-    """Description and shards of a dataset directory, the digests checked.
-
-    Raises:
-        UserError: something is missing, damaged or not what the description says.
-    """
-    directory, description = dataset_directory(path), read_description(path)
-    return description, list(iterate_shards(directory, description))

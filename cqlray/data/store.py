@@ -18,6 +18,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ import numpy as np
 from cqlray.data.columns import Columns, check_dimensions, normalize_in_place, scale_in_place
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
+from cqlray.storage.locations import replacing
 
 MAGIC = b"cqlray column file, version 1\n"
 HEADER_BYTES = 4096
@@ -212,12 +214,13 @@ def write_store(
     Raises:
         UserError: the file cannot be written; shards differ in their dimensions.
     """
+    to_records = partial(_records, mean=mean, std=std, to_unit=to_unit)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_name(f".{path.name}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (store := open_store(path, of)) is None:
-                _write(path, shards, of, mean, std, to_unit)
+                _write(path, shards, of, to_records)
                 store = open_store(path, of)
     except OSError as error:
         raise UserError(
@@ -228,41 +231,26 @@ def write_store(
 
 
 def _write(
-    path: Path,
-    shards: Iterable[Shard],
-    of: str,
-    mean: Array,
-    std: Array,
-    to_unit: Callable[[Array], Array],
+    path: Path, shards: Iterable[Shard], of: str, to_records: Callable[[Shard], Array]
 ) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(bytes(HEADER_BYTES))
-            ends, transitions = [np.zeros(0, np.int64)], 0
-            for shard in shards:
-                if not transitions:
-                    dimensions = shard.observations.shape[1], shard.actions.shape[1]
-                check_dimensions(shard, *dimensions)
-                file.write(_records(shard, mean, std, to_unit).data)
-                ends.append(transitions + np.cumsum(shard.lengths))
-                transitions += shard.num_transitions
+    with replacing(path) as file:
+        file.write(bytes(HEADER_BYTES))
+        ends, transitions = [np.zeros(0, np.int64)], 0
+        for shard in shards:
             if not transitions:
-                raise UserError(f"{path}: there is no shard to write")
-            file.write(bytes(-file.tell() % 8))
-            all_ends = np.concatenate(ends)
-            file.write(all_ends.data)
-            counts = dict(zip(COUNTS, (*dimensions, transitions, len(all_ends)), strict=True))
-            file.seek(0)
-            file.write(
-                (MAGIC + json.dumps({**counts, "fingerprint": of}).encode()).ljust(HEADER_BYTES)
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+                dimensions = shard.observations.shape[1], shard.actions.shape[1]
+            check_dimensions(shard, *dimensions)
+            file.write(to_records(shard).data)
+            ends.append(transitions + np.cumsum(shard.lengths))
+            transitions += shard.num_transitions
+        if not transitions:
+            raise UserError(f"{path}: there is no shard to write")
+        file.write(bytes(-file.tell() % 8))
+        all_ends = np.concatenate(ends)
+        file.write(all_ends.data)
+        counts = dict(zip(COUNTS, (*dimensions, transitions, len(all_ends)), strict=True))
+        file.seek(0)
+        file.write((MAGIC + json.dumps({**counts, "fingerprint": of}).encode()).ljust(HEADER_BYTES))
 
 
 def _records(shard: Shard, mean: Array, std: Array, to_unit: Callable[[Array], Array]) -> Array:

@@ -8,10 +8,11 @@ import functools
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from cqlray.errors import UserError
 
@@ -238,12 +239,21 @@ def _object_store(scheme: str, bucket: str) -> ObjectStore:
 def _write_local(path: Path, data: bytes, writer: str) -> None:
     """Under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, writer) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write that takes the place of the one at `path`, whole, when the block ends well;
+    else it is removed.
+    """
     # A writer's other name is always the same: what a kill leaves behind is overwritten when it
     # writes the file again.
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

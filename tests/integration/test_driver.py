@@ -21,7 +21,6 @@ from cqlray.api import runs as api
 from cqlray.api import session
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
-from cqlray.data import loading
 from cqlray.driver import Driver
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
@@ -33,6 +32,7 @@ from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from tests.conftest import small_config
+from tests.datasets import read_dataset
 from tests.processes import descendants, running
 
 pytestmark = pytest.mark.ray
@@ -103,7 +103,7 @@ def test_every_stage_leaves_its_result(finished_run: Path) -> None:
 
 
 def test_the_dataset_holds_the_tiers_asked_for(finished_run: Path) -> None:
-    description, shards = loading.load(finished_run)
+    description, shards = read_dataset(finished_run)
     assert {tier: t["episodes"] for tier, t in description["tiers"].items()} == dict.fromkeys(
         ("replay", "expert", "medium", "random"), 10
     )

@@ -21,11 +21,11 @@ from cqlray import UserError
 from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
-from cqlray.data import loading
 from cqlray.errors import StorageFailure
 from cqlray.runtime.crew import Crew
 from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
+from tests.datasets import read_dataset
 from tests.integration.test_driver import ROOT, assert_same
 
 pytestmark = pytest.mark.ray
@@ -180,7 +180,7 @@ print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    _, shards = loading.load(tmp_path / "run")
+    _, shards = read_dataset(tmp_path / "run")
     assert sum(shard.observations.nbytes for shard in shards) > 200 * 2**20
     assert read_json(tmp_path / "run" / "manifest.json")["finished"]
 

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from cqlray.data.episode import Array
-from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
 from cqlray.data.formats.rows import Rows
 from cqlray.data.source import (
@@ -48,7 +48,7 @@ SUFFIXES = (".hdf5", ".h5")
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 
 
-def open_d4rl(name: str, file: Location, environment: Mapping[str, Any] | None = None) -> Source:
+def open_d4rl(name: str, file: DataPath, environment: Mapping[str, Any] | None = None) -> Source:
     """A D4RL file, local or remote. Two flags for each row are held in memory; all else is read
     piece by piece.
 
@@ -86,7 +86,7 @@ class _Layout:
     tier: str
 
 
-def _check(arrays: Any, file: Location) -> None:
+def _check(arrays: Any, file: DataPath) -> None:
     """The needed arrays are there, flat, and of one length."""
     if "episode_0" in arrays:
         raise UserError(f"{file.name} is the data of a Minari dataset; name its directory")
@@ -125,7 +125,7 @@ def _check(arrays: Any, file: Location) -> None:
         raise UserError(f"{file.name}, next_observations: shape {found}; observations have {right}")
 
 
-def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array]:
+def _flags(arrays: Any, file: DataPath, limit: int | None) -> tuple[Array, Array]:
     """terminals and timeouts, [rows] bool each; timeouts found by the rules above where the file
     has none.
     """
@@ -153,7 +153,7 @@ def _flags(arrays: Any, file: Location, limit: int | None) -> tuple[Array, Array
     return terminals, timeouts
 
 
-def _flag(arrays: Any, key: str, file: Location) -> Array:
+def _flag(arrays: Any, key: str, file: DataPath) -> Array:
     values = arrays[key][()].reshape(-1)
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if len(wrong):

@@ -10,7 +10,7 @@ import numpy as np
 
 from cqlray.data.formats.d4rl import SUFFIXES as HDF5
 from cqlray.data.formats.d4rl import open_d4rl
-from cqlray.data.formats.files import Location, locate, readable
+from cqlray.data.formats.files import DataPath, locate, readable
 from cqlray.data.formats.log import open_frame, open_log
 from cqlray.data.formats.log_columns import ColumnNames
 from cqlray.data.formats.log_files import CSV, PARQUET
@@ -86,13 +86,13 @@ def _open_name(name: str, names: ColumnNames, environment: Mapping[str, Any] | N
     raise UserError(f"dataset {name!r} is of no known format; {_MAY_BE}")
 
 
-def _sniffed(file: Location) -> str:
+def _sniffed(file: DataPath) -> str:
     """The suffix that a file's first bytes stand for; nothing where they are not known."""
     with readable(file.name, "file"), file.open() as stream:
         return _MAGIC.get(stream.read(4), "")
 
 
-def _open_directory(name: str, directory: Location, names: ColumnNames) -> Source:
+def _open_directory(name: str, directory: DataPath, names: ColumnNames) -> Source:
     for candidate in (directory, directory / "dataset"):
         if (candidate / "dataset.json").is_file:
             return open_native(name, candidate)

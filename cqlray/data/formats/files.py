@@ -16,15 +16,15 @@ from cqlray.errors import UserError
 
 
 @dataclass(frozen=True)
-class Location:
+class DataPath:
     """A file or directory: `name` as messages call it, and where it is."""
 
     name: str
     filesystem: fs.FileSystem
     path: str
 
-    def __truediv__(self, child: str) -> Location:
-        return Location(
+    def __truediv__(self, child: str) -> DataPath:
+        return DataPath(
             f"{self.name.rstrip('/')}/{child}", self.filesystem, f"{self.path.rstrip('/')}/{child}"
         )
 
@@ -50,7 +50,7 @@ class Location:
         with unreachable(self.name):
             return self.filesystem.get_file_info(self.path).type
 
-    def files(self, recursive: bool = True) -> list[Location]:
+    def files(self, recursive: bool = True) -> list[DataPath]:
         """The directory's files in natural order of their paths, those in folders too; without
         hidden ones and _SUCCESS.
         """
@@ -76,17 +76,17 @@ class Location:
             return data
 
 
-def locate(name: str) -> Location:
+def locate(name: str) -> DataPath:
     """The place that a path or URI names; nothing need be there.
 
     Raises:
         UserError: the URI cannot be understood, or its store cannot be reached.
     """
     if "://" not in name:
-        return Location(name, fs.LocalFileSystem(), name)
+        return DataPath(name, fs.LocalFileSystem(), name)
     with unreachable(name):
         filesystem, path = fs.FileSystem.from_uri(name)
-    return Location(name.partition("?")[0], filesystem, path)
+    return DataPath(name.partition("?")[0], filesystem, path)
 
 
 @contextmanager

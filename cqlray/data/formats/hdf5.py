@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.files import DataPath, readable
 from cqlray.errors import UserError
 
 _WALK = """
@@ -38,7 +38,7 @@ def load_h5py() -> ModuleType:
     return module
 
 
-def probe_hdf5(file: Location) -> None:
+def probe_hdf5(file: DataPath) -> None:
     """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C
     library finds no end.
 
@@ -67,7 +67,7 @@ def probe_hdf5(file: Location) -> None:
 
 
 @contextmanager
-def opened_hdf5(file: Location) -> Iterator[Any]:
+def opened_hdf5(file: DataPath) -> Iterator[Any]:
     """The file as h5py has it.
 
     Raises:

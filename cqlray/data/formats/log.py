@@ -33,7 +33,7 @@ import numpy as np
 
 from cqlray.data.episode import Array
 from cqlray.data.formats import log_values
-from cqlray.data.formats.files import Location
+from cqlray.data.formats.files import DataPath
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
 from cqlray.data.formats.log_files import (
     FRAME,
@@ -102,7 +102,7 @@ class _Rows:
 
 
 def open_log(
-    name: str, data_format: str, files: list[Location], names: ColumnNames, rejoining: bool = False
+    name: str, data_format: str, files: list[DataPath], names: ColumnNames, rejoining: bool = False
 ) -> Source:
     """Parquet or CSV files as one log.
 

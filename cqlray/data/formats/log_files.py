@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
 from cqlray.data.source import PIECE_SIZE
 from cqlray.errors import UserError
@@ -30,7 +30,7 @@ _NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
 Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
 
 
-def batches(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
+def batches(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
     """The rows of one Parquet or CSV file, the needed columns alone.
 
     Args:
@@ -42,7 +42,7 @@ def batches(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches
     yield from (_csv if file.suffix in CSV else _parquet)(file, names, order)
 
 
-def column_names(file: Location) -> list[str]:
+def column_names(file: DataPath) -> list[str]:
     """All columns of a Parquet or CSV file, in its order.
 
     Raises:
@@ -61,7 +61,7 @@ def frame_columns(frame: pandas.DataFrame) -> list[str]:
     return [str(label) for label in frame.columns]
 
 
-def _parquet(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
+def _parquet(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
     with readable(file.name, "Parquet file"), file.open() as opened:
         parquet = pq.ParquetFile(opened)
         columns = resolve(names, parquet.schema_arrow.names, file.name, order)
@@ -69,7 +69,7 @@ def _parquet(file: Location, names: ColumnNames, order: Sequence[str]) -> Batche
             yield columns, batch
 
 
-def _csv(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
+def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
     """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as
     text.
     """
@@ -99,7 +99,7 @@ def _csv(file: Location, names: ColumnNames, order: Sequence[str]) -> Batches:
                 yield columns, batch
 
 
-def _header(file: Location) -> tuple[list[str], str]:
+def _header(file: DataPath) -> tuple[list[str], str]:
     """The column names of a CSV file, and what stands between them: comma, semicolon or tab."""
     with file.filesystem.open_input_stream(file.path) as stream:
         line = stream.read(2**20).partition(b"\n")[0].decode("utf-8-sig").strip("\r")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
 from cqlray.data.formats import minari_spaces
-from cqlray.data.formats.files import Location, locate, natural_key, readable
+from cqlray.data.formats.files import DataPath, locate, natural_key, readable
 from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
 from cqlray.data.source import (
     PIECE_SIZE,
@@ -71,7 +71,7 @@ def open_minari_id(name: str) -> Source:
     return open_minari(name, data)
 
 
-def data_directory(directory: Location) -> Location | None:
+def data_directory(directory: DataPath) -> DataPath | None:
     """The folder with Minari's metadata.json: the directory, or data/ in it; None where it is no
     Minari dataset.
     """
@@ -81,7 +81,7 @@ def data_directory(directory: Location) -> Location | None:
     return None
 
 
-def open_minari(name: str, data: Location) -> Source:
+def open_minari(name: str, data: DataPath) -> Source:
     """A folder with metadata.json and main_data.hdf5, or with a folder for each episode.
 
     Raises:
@@ -104,7 +104,7 @@ def open_minari(name: str, data: Location) -> Source:
     return Source(name, "minari", environment, pieces, _provenance(metadata))
 
 
-def _metadata(data: Location) -> dict[str, Any]:
+def _metadata(data: DataPath) -> dict[str, Any]:
     """metadata.json, with the spaces in it."""
     file = data / "metadata.json"
     with readable(file.name, "JSON file"):
@@ -122,7 +122,7 @@ def _metadata(data: Location) -> dict[str, Any]:
     return metadata
 
 
-def _reader(metadata: dict[str, Any], data: Location, file: str) -> Callable[..., Iterator[_Found]]:
+def _reader(metadata: dict[str, Any], data: DataPath, file: str) -> Callable[..., Iterator[_Found]]:
     """The reader for how the episodes are stored."""
     storage = metadata.get("data_format", "hdf5")
     if not isinstance(storage, str) or storage not in _READERS:
@@ -195,7 +195,7 @@ def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
 
 
 def _hdf5(
-    data: Location, observation: dict[str, Any], action_dim: int, tier: str
+    data: DataPath, observation: dict[str, Any], action_dim: int, tier: str
 ) -> Iterator[_Found]:
     file = data / "main_data.hdf5"
     dims = (minari_spaces.width(observation, file.name), action_dim)
@@ -225,11 +225,11 @@ def _hdf5_part(group: Any, key: str) -> Any:
 
 
 def _folders(
-    data: Location, observation: dict[str, Any], action_dim: int, tier: str
+    data: DataPath, observation: dict[str, Any], action_dim: int, tier: str
 ) -> Iterator[_Found]:
     """Arrow and Parquet storage: a folder for each episode, its arrays with one row of padding."""
     dims = (minari_spaces.width(observation, data.name), action_dim)
-    folders: dict[str, list[Location]] = {}
+    folders: dict[str, list[DataPath]] = {}
     for file in data.files():
         folder, _, rest = file.path[len(data.path.rstrip("/")) + 1 :].partition("/")
         if folder.isdecimal() and file.suffix in (".arrow", ".parquet") and rest:
@@ -252,7 +252,7 @@ def _folders(
         yield _episode(place, flat, arrays, seed, dims), tier
 
 
-def _table(file: Location) -> pa.Table:
+def _table(file: DataPath) -> pa.Table:
     with file.open() as stream:
         return (
             pq.read_table(stream, partitioning=None)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from cqlray.data.dataset import KEPT_OF_ORIGIN, checked_description, require_digest
-from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
 
 
-def open_native(name: str, directory: Location) -> Source:
+def open_native(name: str, directory: DataPath) -> Source:
     """A directory that holds dataset.json.
 
     Raises:
@@ -47,7 +47,7 @@ def open_native(name: str, directory: Location) -> Source:
     return Source(name, "cqlray", environment, pieces, provenance)
 
 
-def _piece(directory: Location, entry: dict[str, Any]) -> Piece:
+def _piece(directory: DataPath, entry: dict[str, Any]) -> Piece:
     file = directory / entry["file"].rpartition("/")[2]
     with readable(file.name, "shard of the dataset, though dataset.json names it"):
         data = file.read()

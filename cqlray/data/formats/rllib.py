@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
-from cqlray.data.formats.files import Location, readable
+from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log import open_log
 from cqlray.data.formats.log_columns import ColumnNames
 from cqlray.data.source import (
@@ -48,7 +48,7 @@ COLUMNS = ColumnNames(
 _NEEDED = {"obs", "actions", "rewards", "eps_id", "new_obs"}
 
 
-def open_if_rllib(name: str, files: list[Location]) -> Source | None:
+def open_if_rllib(name: str, files: list[DataPath]) -> Source | None:
     """The Parquet files as an RLlib recording, or None where they are none.
 
     Raises:
@@ -72,7 +72,7 @@ def open_if_rllib(name: str, files: list[Location]) -> Source | None:
     return open_log(name, "rllib", files, COLUMNS, rejoining=True)
 
 
-def _open_episodes(name: str, files: list[Location]) -> Source:
+def _open_episodes(name: str, files: list[DataPath]) -> Source:
     first = next(_episodes(files[:1]), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no episodes")
@@ -92,7 +92,7 @@ def _open_episodes(name: str, files: list[Location]) -> Source:
     return Source(name, "rllib", environment, pieces)
 
 
-def _episodes(files: list[Location]) -> Iterator[Episode]:
+def _episodes(files: list[DataPath]) -> Iterator[Episode]:
     for file in files:
         row = 0
         with readable(file.name, "Parquet file"), file.open() as stream:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray.data import dataset as datasets
 from cqlray.data.card import (
     ACTION_BINS,
     COVERAGE_BINS,
@@ -23,6 +22,7 @@ from cqlray.data.card import (
     card,
 )
 from cqlray.data.episode import Array, Episode, Shard
+from tests.datasets import describe
 
 ENVIRONMENT = {
     "id": "X-v0",
@@ -56,7 +56,7 @@ def shard(
 
 
 def card_of(shards: list[Shard], **environment: Any) -> Card:
-    description = datasets.describe(shards, {**ENVIRONMENT, **environment})
+    description = describe(shards, {**ENVIRONMENT, **environment})
     return card(description, lambda: iter(shards))
 
 
@@ -206,7 +206,7 @@ def test_memory_is_that_of_one_shard() -> None:
         for index in range(copies):
             yield dataclasses.replace(one, observations=one.observations + np.float32(index))
 
-    description = datasets.describe(shards(), ENVIRONMENT)
+    description = describe(shards(), ENVIRONMENT)
     tracemalloc.start()
     found = card(description, shards)
     peak = tracemalloc.get_traced_memory()[1]

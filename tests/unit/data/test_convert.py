@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cqlray.data import convert, loading
-from cqlray.data import dataset as datasets
+from cqlray.data import convert
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
+from tests.datasets import describe, read_dataset
 from tests.unit.data.test_shards import random_shard
 
 ENVIRONMENT: dict[str, Any] = {
@@ -105,11 +105,11 @@ def test_written_appended_and_described_as_one(tmp_path: Path) -> None:
     description = convert.write_dataset(
         source_of([second], "other"), tmp_path / "data", append=True
     )
-    read, shards = loading.load(tmp_path / "data")
+    read, shards = read_dataset(tmp_path / "data")
     assert json.loads(json.dumps(description)) == read
     assert episode_bytes(shards) == episode_bytes([first, second])
     assert [part["source"] for part in read["provenance"]] == ["made", "other"]
-    at_once = datasets.describe([first, second], ENVIRONMENT)
+    at_once = describe([first, second], ENVIRONMENT)
     assert {key: read[key] for key in at_once} == at_once
 
 
@@ -138,9 +138,9 @@ def test_an_interrupted_conversion_is_no_dataset_and_is_written_over(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         convert.write_dataset(dataclasses.replace(source_of(shards), pieces=pieces), tmp_path)
     with pytest.raises(UserError, match=r"no dataset\.json"):
-        loading.load(tmp_path)
+        read_dataset(tmp_path)
     convert.write_dataset(source_of(shards), tmp_path)
-    assert episode_bytes(loading.load(tmp_path)[1]) == episode_bytes(shards)
+    assert episode_bytes(read_dataset(tmp_path)[1]) == episode_bytes(shards)
 
 
 def test_no_episode_is_no_dataset(tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from cqlray.data import dataset as datasets
-from cqlray.data import loading, normalizer
+from cqlray.data import normalizer
 from cqlray.data.columns import join_shards
 from cqlray.data.episode import Shard
 from cqlray.data.replay import ReplayPool
 from cqlray.data.shards import to_parquet
 from cqlray.errors import UserError
+from tests.datasets import describe, read_dataset
 from tests.unit.data.test_shards import random_shard
 
 ENVIRONMENT = {"id": "X-v0", "action_low": [-2.0, -2.0], "action_high": [2.0, 2.0]}
@@ -24,12 +25,12 @@ def write_dataset(folder: Path, shards: list[Shard]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, shard in enumerate(shards):
         (folder / f"shard-{index:05d}.parquet").write_bytes(to_parquet(shard))
-    (folder / "dataset.json").write_text(json.dumps(datasets.describe(shards, ENVIRONMENT)))
+    (folder / "dataset.json").write_text(json.dumps(describe(shards, ENVIRONMENT)))
 
 
 def test_description_by_hand() -> None:
     shards = [random_shard([5, 5], 0), random_shard([10], 1)]
-    description = datasets.describe(shards, ENVIRONMENT)
+    description = describe(shards, ENVIRONMENT)
     assert (description["episodes"], description["transitions"]) == (3, 20)
     assert sum(description["returns"]["histogram"]["counts"]) == 3
     assert description["tiers"]["random"]["episodes"] == 3
@@ -41,7 +42,7 @@ def test_description_by_hand() -> None:
 def test_load_checks_what_it_reads(tmp_path: Path) -> None:
     shards = [random_shard([5, 5], 0), random_shard([10], 1)]
     write_dataset(tmp_path / "run" / "dataset", shards)
-    description, loaded = loading.load(tmp_path / "run")
+    description, loaded = read_dataset(tmp_path / "run")
     assert [s.digest() for s in loaded] == [s["digest"] for s in description["shards"]]
     (tmp_path / "run" / "dataset" / "shard-00001.parquet").write_bytes(
         to_parquet(random_shard([10], 2))
@@ -49,23 +50,23 @@ def test_load_checks_what_it_reads(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"shard-00001\.parquet: its content is not what dataset\.json says"
     ):
-        loading.load(tmp_path / "run")
+        read_dataset(tmp_path / "run")
     (tmp_path / "run" / "dataset" / "shard-00001.parquet").unlink()
     with pytest.raises(UserError, match=r"shard-00001\.parquet: .*missing"):
-        loading.load(tmp_path / "run")
+        read_dataset(tmp_path / "run")
 
 
 def test_what_is_not_a_dataset_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such directory"):
-        loading.load(tmp_path / "nothing")
+        read_dataset(tmp_path / "nothing")
     with pytest.raises(UserError, match="is empty"):
-        loading.load(tmp_path)
+        read_dataset(tmp_path)
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match=r"has no dataset\.json"):
-        loading.load(tmp_path)
+        read_dataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"environment": ')
     with pytest.raises(UserError, match="not readable JSON"):
-        loading.load(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_normalizer_statistics_and_constant_columns() -> None:
@@ -102,7 +103,7 @@ def test_descriptions_of_wrong_types_are_said(tmp_path: Path) -> None:
     def told(changed: object, expected: str) -> None:
         (tmp_path / "dataset.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=expected):
-            loading.load(tmp_path)
+            read_dataset(tmp_path)
 
     told([description], r"dataset\.json: everything missing or of the wrong type")
     told(

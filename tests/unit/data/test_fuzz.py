@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.data import loading
 from cqlray.data.checks.fixes import fix
 from cqlray.data.checks.validation import validate
 from cqlray.data.formats import ColumnNames, hdf5, open_source
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
+from tests.datasets import read_dataset
 from tests.unit.data import damage, sound_files
 
 FILES = 100
@@ -46,7 +46,7 @@ ADDRESS_SPACE = 6 * 2**30  # a damaged length must not take the machine's memory
 
 def read_native(folder: Path) -> Source:
     """By the description; what is let through must be what was written."""
-    description, shards = loading.load(folder)
+    description, shards = read_dataset(folder)
     sound = {shard.digest() for shard in sound_files.SHARDS}
     assert {shard.digest() for shard in shards} <= sound, "damaged content was let through"
     return Source(

@@ -20,6 +20,7 @@ from cqlray.data import loading, normalizer
 from cqlray.data.columns import join_shards
 from cqlray.data.shards import to_parquet
 from cqlray.errors import UserError
+from tests.datasets import describe
 from tests.unit.data.test_dataset import write_dataset
 from tests.unit.data.test_shards import random_shard
 
@@ -138,7 +139,7 @@ def test_peak_memory_is_little_more_than_the_data(tmp_path: Path) -> None:
     """
     shard = random_shard([1000] * 15, observation_dim=17, action_dim=6)
     write_dataset(tmp_path / "small", [random_shard([3])])
-    description = datasets.describe([shard], {})
+    description = describe([shard], {})
     description["shards"] *= 190
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "shard-00000.parquet").write_bytes(to_parquet(shard))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.data import dataset as datasets
 from cqlray.data.card import Card, Histogram, card
 from cqlray.data.episode import Shard
 from cqlray.results.report.dataset_card import COLUMNS, bars, card_lines
 from cqlray.results.report.dataset_card_page import write_card
 from cqlray.results.report.formatting import number
+from tests.datasets import describe
 from tests.unit.data.test_card import ENVIRONMENT, SHARDS, shard
 from tests.unit.results.report.test_html import HOSTILE, Page
 
@@ -23,7 +23,7 @@ Sample = tuple[Card, dict[str, Any]]
 
 
 def sample(shards: list[Shard], environment: dict[str, Any] | None = None, **said: Any) -> Sample:
-    description = {**datasets.describe(shards, {**ENVIRONMENT, **(environment or {})}), **said}
+    description = {**describe(shards, {**ENVIRONMENT, **(environment or {})}), **said}
     return card(description, lambda: iter(shards)), description
 
 
