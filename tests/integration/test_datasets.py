@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import cqlray
-from cqlray.data import convert
-from cqlray.data.formats import native
+from cqlray.data import convert, dataset
 from tests.unit.data.test_convert import source_of
 from tests.unit.data.test_shards import random_shard
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 def test_a_run_s_digest_is_the_one_it_wrote(finished_run: Path) -> None:
     described = cqlray.load_dataset(finished_run).description
-    recorded = native.read_description(finished_run)
+    recorded = dataset.read_description(finished_run)
     assert {key: described[key] for key in ("digest", "tiers", "returns", "shards")} == {
         key: recorded[key] for key in ("digest", "tiers", "returns", "shards")
     }
