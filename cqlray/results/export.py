@@ -36,7 +36,7 @@ from cqlray.results.record import load_run
 from cqlray.results.report.model_card import ExportedPolicy, model_card
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath, any_path
-from cqlray.storage.run_directory import write_bytes
+from cqlray.storage.run_directory import DATASET, write_bytes
 
 TOLERANCE = 1e-6  # of the actions' range
 # Float32 networks that sum in another order differ: by at most this many times the policy's own
@@ -173,7 +173,7 @@ def _observations(record: RunRecord, policy: LoadedPolicy) -> tuple[Array, str]:
     the data's mean and standard deviation.
     """
     configured = record.config.get("dataset")
-    for directory in (record.directory / "dataset", *([configured] if configured else [])):
+    for directory in (record.directory / DATASET, *([configured] if configured else [])):
         try:
             place = any_path(directory)
             shard = next(iterate_shards(dataset_directory(place), read_description(place)))

@@ -15,7 +15,7 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import AnyPath, Location, any_path
-from cqlray.storage.run_directory import RunDirectory
+from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, RunDirectory
 
 MOST_LISTED = 24  # update counts in a message
 
@@ -59,35 +59,14 @@ class LoadedPolicy:
 
 def require_snapshots(run: AnyPath, populations: int) -> None:
     """Raises UserError where none of the run's populations has a snapshot yet."""
-    if not any(_files(run, population) for population in range(populations)):
-        raise _no_snapshots(run)
-
-
-def _files(run: AnyPath, population: int) -> list[Location]:
-    return list(
-        Location.parse(run / "snapshots" / f"population-{population}").glob("*.safetensors")
-    )
-
-
-def _snapshots(run: AnyPath, population: int) -> dict[int, Location]:
-    """A population's snapshots by update count, in rising order.
-
-    Raises:
-        UserError: there is none yet.
-    """
-    found = _files(run, population)
-    if not found:
-        raise _no_snapshots(run)
-    return {int(path.stem): path for path in found}
-
-
-def _no_snapshots(run: AnyPath) -> UserError:
-    return UserError(f"{run} has no snapshot of its students yet; go on with: cqlray resume {run}")
+    directory = RunDirectory(run)
+    if not any(directory.snapshots(population) for population in range(populations)):
+        raise directory.no_snapshots()
 
 
 def last_snapshot(run: AnyPath, population: int) -> Location:
-    """The newest snapshot of a population. Raises as `_snapshots`."""
-    return list(_snapshots(run, population).values())[-1]
+    """The newest snapshot of a population. Raises UserError where there is none."""
+    return RunDirectory(run).last_snapshot(population)[1]
 
 
 def load_policy(
@@ -120,16 +99,16 @@ def load_policy(
     populations: list[list[int]] = manifest.get("plan", {}).get("populations", [])
     for population, members in enumerate(populations):
         if index in members:
-            path = _snapshot(directory.path, population, int(index), updates)
+            path = _snapshot(directory, population, int(index), updates)
             arrays, metadata = checkpoint.decode(path.read_bytes(), str(path))
             policy = Policy(arrays).member(members.index(int(index)))
-            scaling = action_scaling(manifest)
+            scaling = _action_scaling(manifest)
             return LoadedPolicy(policy, scaling, int(index), metadata["updates"], chosen_by)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
 
-def action_scaling(manifest: dict[str, Any]) -> ActionScaling:
+def _action_scaling(manifest: dict[str, Any]) -> ActionScaling:
     """From [-1, 1] to the bounds of the environment that the manifest describes."""
     environment = manifest["environment"]
     return ActionScaling(
@@ -137,18 +116,22 @@ def action_scaling(manifest: dict[str, Any]) -> ActionScaling:
     )
 
 
-def _snapshot(run: AnyPath, population: int, member: int, updates: int | None) -> Location:
+def _snapshot(
+    directory: RunDirectory, population: int, member: int, updates: int | None
+) -> Location:
     """The member's snapshot after this many updates, or its newest.
 
     Raises UserError where there is none.
     """
-    found = _snapshots(run, population)
     if updates is None:
-        return list(found.values())[-1]
+        return directory.last_snapshot(population)[1]
+    found = directory.snapshots(population)
+    if not found:
+        raise directory.no_snapshots()
     if updates not in found:
         raise UserError(
-            f"{run} has no snapshot of member {member} after {updates:,} updates; it has those"
-            f" after {_listed(found)}"
+            f"{directory.path} has no snapshot of member {member} after {updates:,} updates; it has"
+            f" those after {_listed(found)}"
         )
     return found[updates]
 
@@ -214,8 +197,8 @@ def _estimate(row: Row) -> float | None:
 # What the best policy can be chosen by, in order of preference: the file, and the score of one of
 # its rows, None where that is not finite.
 _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-    "return": ("evaluations.jsonl", _mean_return),
-    "fqe": ("fqe.jsonl", _estimate),
+    "return": (EVALUATIONS, _mean_return),
+    "fqe": (FITTED_Q, _estimate),
 }
 
 

@@ -100,8 +100,7 @@ def record(
     Raises:
         UserError: not a run, no such policy or member, another kind of file, Pillow or PyAV is not
             installed.
-        CannotRender: the environment cannot be drawn.
-        EnvironmentFailure: a step of the environment raised.
+        CannotRender, EnvironmentFailure: see _episode.
     """
     image_module = _pillow()
     directory = RunDirectory.open(any_path(run))

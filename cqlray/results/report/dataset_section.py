@@ -14,6 +14,7 @@ from cqlray.results.report.dataset_card_page import actions_figure, returns_figu
 from cqlray.results.report.formatting import number, percentages, sentence
 from cqlray.results.report.page import escape, figure, figures, section, table
 from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.run_directory import DATASET
 
 MOST_TRANSITIONS = 500_000  # of a dataset that a report reads, which then takes seconds
 MOST_SHARES = 12  # action dimensions whose coverage is listed
@@ -24,7 +25,7 @@ def dataset_section(run: RunRecord) -> str:
     if run.dataset is None:
         return ""
     if _at_hand(run):
-        found = card(run.dataset, partial(iterate_shards, run.directory / "dataset", run.dataset))
+        found = card(run.dataset, partial(iterate_shards, run.directory / DATASET, run.dataset))
         tiers = tiers_table(found, run.dataset)
         drawn = [
             returns_figure(found, run.dataset["returns"]["mean"]),
@@ -40,7 +41,7 @@ def _at_hand(run: RunRecord) -> bool:
     elsewhere, perhaps gone.
     """
     assert run.dataset is not None
-    shards, directory = run.dataset["shards"], run.directory / "dataset"
+    shards, directory = run.dataset["shards"], run.directory / DATASET
     few = run.dataset["transitions"] <= MOST_TRANSITIONS
     return bool(shards) and few and all((directory / shard["file"]).is_file() for shard in shards)
 

@@ -28,7 +28,7 @@ from cqlray.results.report.values_section import values_section
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.run_directory import write_bytes
+from cqlray.storage.run_directory import CONFIG, EVENTS, FITTED_Q, REPORT, VIDEO, write_bytes
 
 LARGEST_VIDEO = (
     8 * 2**20
@@ -41,7 +41,7 @@ def write_report(directory: AnyPath) -> AnyPath:
     Raises:
         UserError: as load_run.
     """
-    path = directory / "report.html"
+    path = directory / REPORT
     write_bytes(path, render(load_run(directory)).encode())
     return path
 
@@ -65,10 +65,10 @@ def render(run: RunRecord) -> str:
         improvement_section(groups_of(run), samples, seed),
         _video(run),
         values_section(run, samples, seed),
-        selection_section(run, lines(run, "fqe.jsonl"), samples, seed),
+        selection_section(run, lines(run, FITTED_Q), samples, seed),
         dataset_section(run),
         _teacher(run),
-        timeline_section(run, lines(run, "events.jsonl")),
+        timeline_section(run, lines(run, EVENTS)),
         _again(run),
     ]
     return page(f"cqlray: {environment}", parts)
@@ -199,7 +199,7 @@ def _teacher(run: RunRecord) -> str:
 
 def _video(run: RunRecord) -> str:
     """The episodes that `cqlray video` recorded, if it did."""
-    path = run.directory / "video.gif"
+    path = run.directory / VIDEO
     if not path.is_file():
         return ""
     content = path.read_bytes()
@@ -238,8 +238,7 @@ def _again(run: RunRecord) -> str:
         else "run"
     )
     again = (
-        f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out"
-        " NEW_DIRECTORY"
+        f"cqlray {command} --config {shlex.quote(str(run.directory / CONFIG))} --out NEW_DIRECTORY"
     )
     versions = ", ".join(
         f"{name} {version}" for name, version in run.manifest.get("versions", {}).items()

@@ -15,6 +15,7 @@ from cqlray.results.report.formatting import number, percentages, setting_name
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.statistics.summary import Row, RunRecord
 from cqlray.storage.rows import MemberEntry
+from cqlray.storage.run_directory import CONFIG
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -222,8 +223,7 @@ def _again(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
     command = "train" if run.config.get("dataset") else "run"
     yield "```sh"
     yield (
-        f"cqlray {command} --config {shlex.quote(str(run.directory / 'config.yaml'))} --out"
-        " NEW_DIRECTORY"
+        f"cqlray {command} --config {shlex.quote(str(run.directory / CONFIG))} --out NEW_DIRECTORY"
     )
     yield (
         f"cqlray export NEW_DIRECTORY --member {policy.member} --updates {policy.updates} --format"

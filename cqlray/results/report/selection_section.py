@@ -27,6 +27,7 @@ from cqlray.results.report.style import legend_below, looks, svg_figure
 from cqlray.results.report.timeline import time_line
 from cqlray.results.statistics.selection import RankCorrelation
 from cqlray.results.statistics.summary import Row, RunRecord
+from cqlray.storage.run_directory import EVENTS
 
 MOST_ROWS = 16  # of the table that is shown at once
 
@@ -79,7 +80,7 @@ def _note(run: RunRecord, rows: Sequence[Row], judged: Sequence[Judged]) -> str:
             f" On held-out episodes Q misses its targets by {number(float(np.median(errors)))} in"
             " reward (median snapshot)."
         )
-    line = time_line(lines(run, "events.jsonl"), run.running)
+    line = time_line(lines(run, EVENTS), run.running)
     training = line.busy.get(("students", "learner"))
     # A session that was killed has not recorded how long its learners were busy.
     known = training and all(session.ending != "killed" for session in line.sessions)

@@ -11,6 +11,7 @@ from cqlray.errors import UserError
 from cqlray.results.record import load_run
 from cqlray.results.series import Scalar, TrackedRun, curves
 from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.run_directory import TENSORBOARD
 
 
 def send(tracked: TrackedRun) -> str:
@@ -20,7 +21,7 @@ def send(tracked: TrackedRun) -> str:
     """
     if not write_tensorboard(tracked.directory):
         raise UserError("the package is not installed; pip install 'cqlray[tensorboard]'")
-    return f"tensorboard --logdir {tracked.directory / 'tensorboard'}"
+    return f"tensorboard --logdir {tracked.directory / TENSORBOARD}"
 
 
 def write_tensorboard(directory: AnyPath) -> bool:
@@ -40,9 +41,9 @@ def write_tensorboard(directory: AnyPath) -> bool:
         with tempfile.TemporaryDirectory() as temporary:
             for name, scalars in curves(run):
                 _write(Path(temporary, name), scalars)
-            (directory / "tensorboard").remove()
+            (directory / TENSORBOARD).remove()
             for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
-                (directory / "tensorboard" / str(file.relative_to(temporary))).write(
+                (directory / TENSORBOARD / str(file.relative_to(temporary))).write(
                     file.read_bytes()
                 )
         return True
@@ -53,8 +54,8 @@ def write_tensorboard(directory: AnyPath) -> bool:
         fresh.chmod(0o755)
         for name, scalars in curves(run):
             _write(fresh / name, scalars)
-        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-        fresh.rename(directory / "tensorboard")
+        shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
+        fresh.rename(directory / TENSORBOARD)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return True
