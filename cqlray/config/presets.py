@@ -86,3 +86,8 @@ PRESETS: dict[str, RunConfig] = {
     "pendulum": _PENDULUM,
     "tutorial": _TUTORIAL,
 }
+
+
+def preset_for(env_id: str) -> str:
+    """The preset to start from for an environment, where none is named."""
+    return "pendulum" if env_id == "Pendulum-v1" else "general"

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cqlray.config.load import build
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig, RunConfig
 from cqlray.data.formats import ColumnNames, open_source
 from cqlray.data.source import Source
@@ -70,7 +69,7 @@ def open_configured(config: RunConfig) -> Source:
 
 
 def recorded_environment(
-    data: str, columns: Mapping[str, Any], limit: int | None = None, named: str | None = None
+    data: str, columns: ColumnsConfig, limit: int | None = None, named: str | None = None
 ) -> dict[str, Any]:
     """What the data says of its environment, in EnvConfig's words: so that training on it needs no
     --env.
@@ -87,8 +86,7 @@ def recorded_environment(
     Raises:
         UserError: the data cannot be opened, or its id has a module and the user named none.
     """
-    names = _column_names(build({"columns": columns}, "columns").columns)
-    said = open_source(data, names, _limit(data, limit)).environment
+    said = open_source(data, _column_names(columns), _limit(data, limit)).environment
     identifier = said.get("id")
     if identifier is None:
         return {"id": NO_ENVIRONMENT}

@@ -37,7 +37,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Arrows that still go up; none may be added.
 NOT_YET = {
-    ("config", "storage"),
     ("driver", "results"),
     ("runtime", "workers"),
 }
@@ -45,7 +44,6 @@ THIRD_PARTY_ONLY_IN = {
     "ray": {"runtime"},
     "torch": {"algorithms", "benchmarks", "workers", "cli", "results"},
     "gymnasium": {"envs", "results"},
-    "tyro": {"cli"},
     "pydantic": {"config"},
 }
 

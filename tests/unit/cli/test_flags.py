@@ -1,18 +1,28 @@
-"""arguments.py: flags over YAML over a preset, one line for each mistake, and a help page that one
-can read.
-"""
+"""Flags over YAML over a preset, one line for each mistake, and a help page that one can read."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
+import operator
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cqlray.cli.flags import Options, help_text, parse_config
+from cqlray.cli.flag_table import Options
+from cqlray.cli.flags import parse_config
+from cqlray.cli.help_page import help_text
+from cqlray.config import models
 from cqlray.config.load import dump_yaml, merge, validate
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import CollectionConfig, EnvConfig, RunConfig, members, to_dict
@@ -91,6 +101,83 @@ def test_flags_go_over_yaml_and_yaml_over_the_preset(tmp_path: Path) -> None:
     )
 
 
+GIVEN = st.fixed_dictionaries(
+    {},
+    optional={
+        ("seed",): st.integers(0, 9),
+        ("cql", "batch_size"): st.integers(1, 9),
+        ("cql", "discount"): st.sampled_from([0.5, 0.9]),
+        ("cql", "lagrange"): st.booleans(),
+        ("teacher", "hidden_units"): st.integers(1, 9),
+        ("teacher", "target_entropy"): st.none() | st.sampled_from([-1.5, 2.0]),
+        ("collection", "tiers"): st.permutations(["random", "expert", "medium"]),
+        ("sweep", "conservative_weight"): st.lists(st.sampled_from([0.5, 7.0]), min_size=1),
+        ("sweep", "layer_norm"): st.lists(st.booleans(), min_size=1),
+    },
+)
+
+
+def typed(path: tuple[str, ...], value: Any) -> list[str]:
+    """A value as one types it."""
+    flag = "--" + ".".join(path).replace("_", "-")
+    if isinstance(value, bool):
+        return [flag if value else flag.replace(".", ".no-")]
+    words = value if isinstance(value, list) else [value]
+    return [flag, *(yaml.safe_dump(word).split()[0] for word in words)]
+
+
+def nested(path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    return {first: nested(tuple(rest), value) if rest else value}
+
+
+@settings(max_examples=100, deadline=None)
+@given(preset=st.sampled_from([None, *PRESETS]), in_file=GIVEN, in_flags=GIVEN)
+def test_a_value_is_the_flag_s_or_else_the_file_s_or_else_the_preset_s(
+    preset: str | None, in_file: dict[Any, Any], in_flags: dict[Any, Any]
+) -> None:
+    """And all of them are checked together, once."""
+    content: dict[str, Any] = {}
+    for path, value in in_file.items():
+        content = merge(content, nested(path, value))
+    words = [word for path, value in in_flags.items() for word in typed(path, value)]
+    words += ["--preset", preset] if preset else []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(models, "typed", wraps=models.typed) as checks,
+    ):
+        file = Path(folder, "my.yaml")
+        file.write_text(yaml.safe_dump(content))
+        found = to_dict(parse_config(["--config", str(file), *words], "run")[0])
+    assert checks.call_count == 1
+    below = to_dict(PRESETS[preset or "pendulum"])
+    for path in paths(below):
+        expected = in_flags.get(path, in_file.get(path, at(below, path)))
+        assert at(found, path) == expected, path
+
+
+def paths(values: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from ((name, *path) for path in paths(value))
+        else:
+            yield (name,)
+
+
+def at(values: Any, path: tuple[str, ...]) -> Any:
+    return functools.reduce(operator.getitem, path, values)
+
+
+def test_what_a_dataset_says_is_checked_apart_and_the_user_s_values_once(tmp_path: Path) -> None:
+    data = recorded(tmp_path / "data", "Hopper-v5")
+    with mock.patch.object(models, "typed", wraps=models.typed) as checks:
+        parse(f"--dataset {data} --cql.discount 0.5", "train")
+    assert [call.args[0].keys() for call in checks.call_args_list] == [
+        {"dataset", "cql"},
+        {"env"},
+    ]
+
+
 def test_a_dumped_config_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(dump_yaml(PRESETS["tutorial"]))
@@ -127,6 +214,7 @@ def test_arguments_of_the_environment_keep_their_kinds() -> None:
     kwargs = parse("--env.kwargs a 3 b 0.5 c text d true e False").env.kwargs
     assert kwargs == {"a": 3, "b": 0.5, "c": "text", "d": True, "e": False}
     assert [type(value) for value in kwargs.values()] == [int, float, str, bool, bool]
+    assert parse("--env.kwargs true 1 a null").env.kwargs == {"true": 1, "a": "null"}
 
 
 def test_sweeps_multiply() -> None:
@@ -271,6 +359,7 @@ MISTAKES = {
     "--json yes": "--json takes no value, and 'yes' follows it",
     "--env.kwargs a": "--env.kwargs takes pairs: --env.kwargs NAME VALUE ...",
     "--env.kwargs a inf": "env.kwargs.a is inf; it must be a finite number",
+    "--baselines bc xx": "baselines[1] is 'xx'; it must be 'bc' or 'sac'",
     "--preset pendulm": "there is no preset 'pendulm'; did you mean pendulum?",
     "--preset zzz": "there is no preset 'zzz'; the presets are general, pendulum, tutorial",
     "--dataset x": (
@@ -334,6 +423,44 @@ def test_mistakes_in_yaml_name_the_file(tmp_path: Path) -> None:
         refused(f"--config {path} --cql.batch-size 0")
         == "command line: cql.batch_size is 0; it must be at least 1"
     )
+
+
+def test_mistakes_of_both_come_together_and_each_names_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("sed: 1\ncql: {discount: 2, batch_size: 0}\nenv: {kwargs: {1: 2}}")
+    assert refused(f"--config {path} --cql.num-updates 0 --seed x").splitlines() == [
+        f"{path}: unknown key sed; did you mean seed?",
+        f"{path}: cql.discount is 2; it must be less than 1",
+        f"{path}: cql.batch_size is 0; it must be at least 1",
+        f"{path}: env.kwargs has the name 1; it must be text",
+        "command line: cql.num_updates is 0; it must be at least 1",
+        "command line: seed is 'x'; it must be a whole number",
+    ]
+
+
+@pytest.mark.parametrize(("text", "shown"), [("", "empty"), (" [1]", "[1]"), (" 3", "3")])
+def test_a_section_that_is_none_is_found_below_a_flag(
+    text: str, shown: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(f"cql:{text}")
+    said = f"{path}: cql is {shown}; it must be a mapping of names to values"
+    assert refused(f"--config {path} --cql.batch-size 5") == said
+    assert refused(f"--config {path}") == said
+
+
+def test_a_value_that_a_flag_replaces_is_not_checked(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("cql: {batch_size: 0}")
+    assert parse(f"--config {path} --cql.batch-size 5").cql.batch_size == 5
+
+
+def test_a_broken_rule_names_the_last_place_that_had_a_part_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("teacher: {warmup_rounds: 100}")
+    rule = "teacher.warmup_rounds is 100; it must be less than teacher.rounds, which is"
+    assert refused(f"--config {path} --seed 3") == f"{path}: {rule} 20"
+    assert refused(f"--config {path} --teacher.rounds 50") == f"command line: {rule} 50"
 
 
 # The help page

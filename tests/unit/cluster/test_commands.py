@@ -63,7 +63,7 @@ def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("seed: 1\n")
     monkeypatch.setattr(
-        arguments, "_recorded_env", lambda given, values, named: {}
+        arguments, "_recorded_env", lambda values: {}
     )  # the examples' data sets are not here
 
 

@@ -1,6 +1,4 @@
-"""validate.py: every mistake in a config gets its one line, and a config survives YAML bit for
-bit.
-"""
+"""Every mistake in a config gets its one line, and a config survives YAML bit for bit."""
 
 from __future__ import annotations
 
@@ -487,8 +485,8 @@ def test_merge_of_a_preset_and_yaml() -> None:
 
 def test_neither_ray_nor_torch_nor_gymnasium_is_loaded() -> None:
     code = (
-        "import cqlray.config.load, cqlray.cli.flags, sys; print({'ray', 'torch', 'gymnasium',"
-        " 'tyro'} & set(sys.modules))"
+        "import cqlray.config.load, cqlray.cli.flags, sys; print({'ray', 'torch', 'gymnasium'}"
+        " & set(sys.modules))"
     )
     assert (
         subprocess.run(
