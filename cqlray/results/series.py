@@ -1,5 +1,5 @@
-"""What trackers show of a run: its curves, settings and results under names with `/` groups, read
-once.
+"""What trackers show of a run: its curves, settings and results, under names grouped by `/`, in one
+reading.
 """
 
 from __future__ import annotations
@@ -46,22 +46,21 @@ class Series:
     """member-0, teacher, all-members."""
     scalars: list[Scalar]
     settled: float
-    """Every scalar at a step below this one is there; at later steps a run that is not finished may
-    bring more.
+    """All scalars at steps below this one are known; at later steps an unfinished run may still add
+    some.
     """
     settings: dict[str, Any]
-    """The settings in force, of texts, numbers, None and dictionaries of such."""
+    """The settings that applied: texts, numbers, None, and dictionaries of these."""
     summary: dict[str, float]
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as trackers take it."""
+    """A run in the form in which trackers are given it."""
 
     directory: AnyPath
     identity: str
-    """The same however often the run is resumed, reported, moved or copied; 32 hexadecimal
-    digits.
+    """32 hexadecimal digits that stay the same when the run is resumed, reported, moved or copied.
     """
     name: str
     environment: str
@@ -70,22 +69,22 @@ class TrackedRun:
     """finished, running or interrupted."""
     began: datetime
     seconds: float
-    """Wall clock of the stages so far."""
+    """Wall-clock time of the stages so far."""
     series: list[Series]
-    """All members together, the teacher, then each member; those that have something to show."""
+    """All members together, the teacher, then each member, as far as there is anything to show."""
 
 
 def tracked_run(run: RunRecord) -> TrackedRun:
-    """All that trackers show of a run, finished or not."""
+    """Everything that trackers show of a run, finished or not."""
     manifest = run.manifest
-    own = manifest.get("id") or json.dumps(
+    key = manifest.get("id") or json.dumps(
         [manifest.get("created"), run.config], sort_keys=True, default=str
     )
     began = manifest.get("created")
     estimates = fqe_returns(run)
     return TrackedRun(
         directory=run.directory,
-        identity=hashlib.sha256(f"cqlray {own}".encode()).hexdigest()[:32],
+        identity=hashlib.sha256(f"cqlray {key}".encode()).hexdigest()[:32],
         name=run.directory.absolute().name,
         environment=(
             "logged-data" if run.config["env"]["id"] == NO_ENVIRONMENT else run.config["env"]["id"]
@@ -100,22 +99,22 @@ def tracked_run(run: RunRecord) -> TrackedRun:
 
 
 def fqe_returns(run: RunRecord) -> Estimates:
-    """What fitted Q evaluation says of each member's snapshots, their updates rising; empty where
-    nothing was judged by it.
+    """What fitted Q evaluation estimates of each member's snapshots, in rising order of updates;
+    empty where it judged none.
 
-    Of a snapshot that was judged twice the last counts.
+    Where a snapshot was judged twice, the last estimate counts.
     """
     found: dict[int, dict[int, float | None]] = {}
     for row in lines(run, FITTED_Q):
         found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
-    return {member: dict(sorted(own.items())) for member, own in found.items()}
+    return {member: dict(sorted(returns.items())) for member, returns in found.items()}
 
 
 def curves(
     run: RunRecord, estimates: Estimates | None = None
 ) -> Iterator[tuple[str, list[Scalar]]]:
-    """Name and scalars of the teacher and of each member; `estimates` are the run's, read where
-    they are not given.
+    """Name and scalars of the teacher and of each member. `estimates` are what fqe_returns gives;
+    they are read where they are not given.
     """
     estimates = fqe_returns(run) if estimates is None else estimates
     teacher = [
@@ -141,7 +140,7 @@ def curves(
 
 
 def _training(row: MetricsRow) -> Iterator[Scalar]:
-    """The metrics of a row; what was not finite (null) is a gap in the curve."""
+    """The metrics of a row; one that was not finite (null) leaves a gap in the curve."""
     for name, value in row.items():
         if name not in NOT_METRICS and isinstance(value, int | float):
             yield f"train/{name}", value, row["updates"]
@@ -165,7 +164,7 @@ def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
     for name, scalars in curves(run, estimates):
         judged: list[float | None] = []
         if name == "teacher":
-            # Its tests are written when it is done: until then none of its steps is whole.
+            # The teacher's tests are written when it is done; until then no step is settled.
             settled = math.inf if run.teacher or run.manifest.get("finished") else 0
             settings = {"kind": "teacher", "teacher": run.config.get("teacher")}
         else:
@@ -175,15 +174,15 @@ def _singles(run: RunRecord, estimates: Estimates) -> Iterator[Series]:
         returns = [value for tag, value, _ in scalars if tag == "eval/return_mean"]
         best = max((value for value in returns if math.isfinite(value)), default=math.nan)
         summary = {"last/return_mean": returns[-1], "best/return_mean": best} if returns else {}
-        # In the summary too: W&B takes a step once, and estimates may be made after the run was
-        # sent there.
+        # In the summary, too: W&B accepts a step only once, and estimates may be made after the run
+        # was sent there.
         if judged and judged[-1] is not None:
             summary["last/fqe_return"] = judged[-1]
         yield Series(name, scalars, settled, _plain(_common(run) | settings), summary)
 
 
 def _everyone(run: RunRecord, estimates: Estimates) -> Series:
-    """The aggregate of all CQL members, as the report has it."""
+    """The aggregate of all CQL members, as in the report."""
     samples, seed = run.config["evaluation"]["bootstrap_samples"], run.config["seed"]
     points = curve(run, [entry["member"] for entry in run.members if is_cql(entry)], samples, seed)
     scalars = [
@@ -209,15 +208,13 @@ def _everyone(run: RunRecord, estimates: Estimates) -> Series:
 
 
 def _settled(run: RunRecord, estimates: Estimates) -> float:
-    """The first step at which some member has not been judged yet; infinity where no judgement is
-    to come.
-    """
+    """The first step at which some member is still to be judged; infinity where none is."""
     if run.manifest.get("finished"):
         return math.inf
     tested = {
         (row["member"], row["updates"]) for row in run.evaluations if row["policy"] == "student"
     }
-    estimated = {(member, updates) for member, own in estimates.items() for updates in own}
+    estimated = {(member, updates) for member, returns in estimates.items() for updates in returns}
     evaluation = run.config["evaluation"]
     judges = [
         found
@@ -237,7 +234,7 @@ def _settled(run: RunRecord, estimates: Estimates) -> float:
 
 
 def _common(run: RunRecord) -> dict[str, Any]:
-    # Only what is known for good: MLflow never changes a parameter.
+    # Only what will not change any more, as MLflow never changes a parameter.
     known = {"dataset_digest": run.dataset["digest"]} if run.dataset else {}
     return {"env": run.config["env"], "run_seed": run.config["seed"], **known}
 
@@ -256,7 +253,7 @@ def _member_settings(run: RunRecord, entry: MemberEntry) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """What trackers have no type for (lists, infinities) as text."""
+    """The settings with whatever trackers have no type for (lists, infinities) as text."""
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Several runs of one environment side by side in one report."""
+"""A report on several runs of one environment, side by side."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def render(runs: Sequence[RunRecord]) -> str:
 
 
 def require_environment(run: RunRecord) -> None:
-    """Raises UserError where a run has none, so that its policies can never be tested: what can be
-    done instead.
+    """Raises UserError, with what can be done instead, where a run has no environment, so that its
+    policies can never be tested.
     """
     if run.config["env"]["id"] == NO_ENVIRONMENT:
         raise UserError(
@@ -117,17 +117,16 @@ def require_comparable(runs: Sequence[RunRecord]) -> None:
 
 
 def run_names(runs: Sequence[RunRecord]) -> list[str]:
-    """The directories' last parts where these tell the runs apart, else their whole paths."""
+    """The last parts of the directories' names where all are different, else the whole paths."""
     short = [str(run.directory).rstrip("/").rpartition("/")[2] for run in runs]
     return short if len(set(short)) == len(short) else [str(run.directory) for run in runs]
 
 
 def _environment(run: RunRecord) -> str:
-    """All that an environment is made by, in words."""
+    """Everything that determines an environment, in words."""
     env, made = run.config["env"], run.manifest.get("environment") or {}
-    steps = made.get("max_episode_steps") or env.get(
-        "max_episode_steps"
-    )  # what was made knows its own limit
+    # The environment that was made may have a limit that the config does not set.
+    steps = made.get("max_episode_steps") or env.get("max_episode_steps")
     limit = f", at most {steps} steps" if steps else ""
     options = f", {json.dumps(env['kwargs'], sort_keys=True)}" if env.get("kwargs") else ""
     return f"{environment_name(env['id'])}{limit}{options}"
@@ -143,19 +142,19 @@ def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
     lines = []
     digests = [None if run.dataset is None else run.dataset["digest"] for run in runs]
     if len(set(digests)) > 1:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {(digest or 'none')[:12]}" for name, digest in zip(names, digests, strict=True)
         )
         lines.append(
-            f"The runs' datasets differ, so more than the training is compared. Digests: {told}."
+            f"The runs' datasets differ, so more than the training is compared. Digests: {listed}."
         )
     tests = [(run.config["seed"], run.config["evaluation"]["episodes"]) for run in runs]
     if len(set(tests)) > 1:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {e} episodes of seed {s}" for name, (s, e) in zip(names, tests, strict=True)
         )
         lines.append(
-            f"The runs were tested on different episodes, which may differ in difficulty: {told}."
+            f"The runs were tested on different episodes, which may differ in difficulty: {listed}."
         )
     for run, name in zip(runs, names, strict=True):
         if not run.manifest.get("finished"):
@@ -212,7 +211,7 @@ def _row(name: str, group: GroupScores) -> list[str]:
 
 
 def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:
-    """What scores are normalised by, where all runs agree on it."""
+    """The ends of the normalised scale, where they are the same for all runs."""
     found = {None if run.dataset is None else reference_scores(run.dataset) for run in runs}
     return found.pop() if len(found) == 1 else None
 

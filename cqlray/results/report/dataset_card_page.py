@@ -30,12 +30,12 @@ _PROVENANCE = ("source", "format", "author", "algorithm", "description", "code",
 
 
 def write_card(card: Card, description: dict[str, Any], path: Path) -> None:
-    """Write the card as one HTML file that needs nothing else. Arguments as of card_lines."""
+    """Write the card as one HTML file that needs no other. Arguments as for card_lines."""
     write_bytes(path, render(card, description).encode())
 
 
 def render(card: Card, description: dict[str, Any]) -> str:
-    """The page; the same data set gives the same text."""
+    """The page's HTML; the same data set gives the same text."""
     environment = description["environment"].get("id") or "logged data"
     references = references_line(description)
     parts = [
@@ -62,7 +62,7 @@ def _sentence(card: Card, description: dict[str, Any]) -> str:
 
 
 def tiers_table(card: Card, description: dict[str, Any]) -> str:
-    """A line for each tier, and one for all."""
+    """A line for each tier, and one for all of them."""
     head = [
         "tier",
         "episodes",
@@ -137,20 +137,20 @@ def _figures(card: Card, description: dict[str, Any]) -> list[str]:
 
 
 def returns_figure(card: Card, mean: float) -> str:
-    """Returns of the episodes, by tier, as a figure of a page."""
+    """The episodes' returns by tier, as a figure for a page."""
     alt = f"Histogram of {_range(card.returns)}; mean {number(mean)}."
     return figure(_returns(card, mean), alt, "Returns of the episodes.")
 
 
 def actions_figure(card: Card, description: dict[str, Any]) -> str:
-    """The actions, dimension by dimension, as a figure of a page."""
-    told = (
+    """The actions, dimension by dimension, as a figure for a page."""
+    span = (
         "its bounds"
         if description["environment"].get("action_low") is not None
         else "the range that occurs"
     )
-    alt = f"A histogram of each of the {len(card.actions)} action dimensions over {told}."
-    return figure(_actions(card), alt, f"Actions, each dimension over {told}.")
+    alt = f"A histogram of each of the {len(card.actions)} action dimensions over {span}."
+    return figure(_actions(card), alt, f"Actions, each dimension over {span}.")
 
 
 def _range(histogram: Histogram) -> str:
@@ -158,7 +158,7 @@ def _range(histogram: Histogram) -> str:
 
 
 def _returns(card: Card, mean: float) -> str:
-    """Returns, the tiers on top of each other."""
+    """A histogram of the returns, with the tiers stacked on each other."""
     with svg_figure() as (drawn, svg):
         axes = drawn.add_subplot(xlabel="return of an episode", ylabel="episodes")
         below = np.zeros(len(card.returns.counts), np.int64)
@@ -176,9 +176,8 @@ def _lengths(histogram: Histogram) -> str:
         drawn.set_size_inches(WIDTH, HEIGHT)
         axes = drawn.add_subplot(xlabel="steps of an episode", ylabel="episodes")
         _draw(axes, histogram, COLOURS[5])
-        if (
-            histogram.high - histogram.low < 10
-        ):  # else one length is a bar as wide as the figure, over fractions of a step
+        # Otherwise a single length would be a bar as wide as the figure, over fractions of a step.
+        if histogram.high - histogram.low < 10:
             axes.set_xlim(histogram.low - 5, histogram.high + 5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(8, integer=True))
@@ -192,7 +191,7 @@ def _rewards(histogram: Histogram) -> str:
         axes = drawn.add_subplot(xlabel="reward of a step", ylabel="transitions")
         _draw(axes, histogram, COLOURS[5])
         axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5)  # a bin that holds one is seen
+        axes.set_ylim(bottom=0.5)  # so that a bin with a single reward is visible
     return svg.getvalue()
 
 
@@ -222,7 +221,7 @@ def _actions(card: Card) -> str:
 
 
 def _coverage(card: Card) -> str:
-    """Observations on their first two principal components; darker cells hold more."""
+    """A map of the observations on their first two principal components; darker cells have more."""
     counts = card.coverage.counts
     cells = COVERAGE_RADIUS * np.linspace(-1.0, 1.0, len(counts) + 1)
     with svg_figure() as (drawn, svg):
@@ -253,18 +252,18 @@ def _coverage(card: Card) -> str:
 
 
 def _origin(description: dict[str, Any]) -> str:
-    """Where the data is from, as far as it says: a paragraph for each source."""
+    """Where the data is from, as far as is known: a paragraph for each source."""
     origins = _flat(description.get("provenance") or [])
-    told = [
+    lines = [
         "; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key))
         for origin in origins
     ]
     if description.get("licence"):
-        told.append(f"licence {description['licence']}")
-    paragraphs = "\n".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(told) if line)
+        lines.append(f"licence {description['licence']}")
+    paragraphs = "\n".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(lines) if line)
     return f"<h2>Where it is from</h2>\n{paragraphs}" if paragraphs else ""
 
 
 def _flat(origins: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The sources, and the sources of those that were cqlray's datasets."""
+    """The sources, each followed by its sources where it was a dataset of cqlray's."""
     return [found for origin in origins for found in (origin, *_flat(origin.get("sources") or []))]

@@ -1,5 +1,5 @@
-"""The run's dataset in its report: the card where the data is at hand and small, else what its
-description says.
+"""The run's dataset in its report: its card where the data is here and small, else what its
+description tells.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cqlray.results.report.page import escape, figure, figures, section, table
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.run_directory import DATASET
 
-MOST_TRANSITIONS = 500_000  # of a dataset that a report reads, which then takes seconds
+MOST_TRANSITIONS = 500_000  # of a dataset that a report reads; reading so many takes seconds
 MOST_SHARES = 12  # action dimensions whose coverage is listed
 
 
@@ -37,8 +37,8 @@ def dataset_section(run: RunRecord) -> str:
 
 
 def _at_hand(run: RunRecord) -> bool:
-    """Whether all shards are in the run directory; those of data that was there before are
-    elsewhere, perhaps gone.
+    """Whether the dataset is small and all its shards are in the run directory. A dataset that
+    existed before the run is elsewhere, or may be gone.
     """
     assert run.dataset is not None
     shards, directory = run.dataset["shards"], run.directory / DATASET
@@ -70,7 +70,7 @@ def _returns(run: RunRecord) -> str:
 
 
 def _note(run: RunRecord) -> str:
-    """Coverage of the actions, what normalised scores are measured by, and the digest."""
+    """Coverage of the actions, the normalised scale, and the digest."""
     assert run.dataset is not None
     shares = run.dataset.get("action_coverage") or []
     if len(shares) > MOST_SHARES:

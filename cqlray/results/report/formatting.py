@@ -5,12 +5,15 @@ report.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.run_directory import CONFIG
 
 NOTHING = "-"
 """Stands where there is no number."""
@@ -120,3 +123,17 @@ def member_cells(member: dict[str, Any], swept: Sequence[str]) -> list[str]:
 def range_of(returns: Sequence[float]) -> str:
     """The lowest and the highest return, such as "-310.2 to -120.4"."""
     return f"{number(np.min(returns))} to {number(np.max(returns))}" if returns else NOTHING
+
+
+def versions_in_words(versions: dict[str, str]) -> str:
+    """Packages and their versions, such as "cqlray 0.1.0, torch 2.9.1"."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def repeat_command(run: RunRecord) -> str:
+    """The command that makes the run again in another directory."""
+    command = "train" if run.config.get("dataset") else "run"
+    if run.manifest.get("dataset_only"):
+        command = "collect"
+    config = shlex.quote(str(run.directory / CONFIG))
+    return f"cqlray {command} --config {config} --out NEW_DIRECTORY"

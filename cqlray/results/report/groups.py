@@ -1,4 +1,4 @@
-"""Groups of members that share a setting: a line of a table, a curve of a figure."""
+"""Groups of members that share a setting; each is a line of a table and a curve of a figure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Group:
     members: list[int]
     name: str
     returns: Floats | None
-    """[members, episodes]: at the last test that all members of the run had; where there is none,
-    at the group's own last; None where there is none either.
+    """[members, episodes]: at the last test that all members of the run had. Where there is none,
+    at the last that all members of the group had; None where there is none of those either.
     """
 
 
 def groups_of(run: RunRecord) -> list[Group]:
-    """One for each setting of the sweep, in the members' order; one of all members without a
-    sweep.
+    """A group for each setting of the sweep, in the members' order; without a sweep, one group of
+    all members.
     """
     shared = common_updates(run, [entry["member"] for entry in run.members])
     found = []

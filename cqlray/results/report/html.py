@@ -12,7 +12,14 @@ from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.results.record import lines, load_run
 from cqlray.results.report import plots
 from cqlray.results.report.dataset_section import dataset_section
-from cqlray.results.report.formatting import environment_name, interval, number, setting_name
+from cqlray.results.report.formatting import (
+    environment_name,
+    interval,
+    number,
+    repeat_command,
+    setting_name,
+    versions_in_words,
+)
 from cqlray.results.report.groups import groups_of
 from cqlray.results.report.improvement import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section
@@ -28,15 +35,13 @@ from cqlray.results.report.values_section import values_section
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.run_directory import CONFIG, EVENTS, FITTED_Q, REPORT, VIDEO, write_bytes
+from cqlray.storage.run_directory import EVENTS, FITTED_Q, REPORT, VIDEO, write_bytes
 
-LARGEST_VIDEO = (
-    8 * 2**20
-)  # bytes of a GIF; a page with a larger one is slow to open and too large to be mailed
+LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens slowly
 
 
 def write_report(directory: AnyPath) -> AnyPath:
-    """Write DIRECTORY/report.html from what the run directory holds now, finished or not.
+    """Write DIRECTORY/report.html from the run directory as it is now, finished or not.
 
     Raises:
         UserError: as load_run.
@@ -75,7 +80,7 @@ def render(run: RunRecord) -> str:
 
 
 def _banner(run: RunRecord) -> str:
-    """What a reader must know first: a run that is not finished, members that were frozen."""
+    """What a reader must know first: that the run is not finished, or that members were frozen."""
     lines = []
     if run.running:
         lines.append("This run is under way; the report shows what there is so far.")
@@ -97,10 +102,8 @@ def _banner(run: RunRecord) -> str:
 
 def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
     """The run in one sentence."""
-    environment, size = (
-        environment_name(run.config["env"]["id"]),
-        sum(is_cql(entry) for entry in run.members),
-    )
+    environment = environment_name(run.config["env"]["id"])
+    size = sum(is_cql(entry) for entry in run.members)
     data = (
         f"{run.dataset['transitions']:,} transitions of {environment}"
         if run.dataset
@@ -130,11 +133,11 @@ def _sentence(run: RunRecord, result: dict[str, Any]) -> str:
 
 
 def _reached(result: dict[str, Any], size: int) -> str:
-    """What the students reach, or the best setting's of several, beside the references: means, all
-    of them.
+    """What return the students reach (those of the best setting, where there are several), beside
+    the references' mean returns.
     """
     best = best_group(result)
-    told, reach = best or result, "reaches" if size == 1 else "reach"
+    shown, reach = best or result, "reaches" if size == 1 else "reach"
     how = "" if best is None else "; chosen by these returns, so it flatters"
     if best is not None:
         reach = (
@@ -149,8 +152,9 @@ def _reached(result: dict[str, Any], size: int) -> str:
     references = [f"{name} {number(result[key])}" for name, key in names if result[key] is not None]
     kind = "an interquartile mean" if size > 1 else "a mean"
     return (
-        f"{reach} {kind} return of {number(told['iqm'])} (95% interval {number(told['iqm_low'])} to"
-        f" {number(told['iqm_high'])}{how}){'; ' if references else ''}{', '.join(references)}."
+        f"{reach} {kind} return of {number(shown['iqm'])} (95% interval"
+        f" {number(shown['iqm_low'])} to {number(shown['iqm_high'])}{how})"
+        f"{'; ' if references else ''}{', '.join(references)}."
     )
 
 
@@ -183,7 +187,7 @@ def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> 
 
 
 def _teacher(run: RunRecord) -> str:
-    """The teacher's own learning curve."""
+    """The teacher's learning curve."""
     if not run.teacher or not run.teacher["tests"]:
         return ""
     alt = (
@@ -198,7 +202,7 @@ def _teacher(run: RunRecord) -> str:
 
 
 def _video(run: RunRecord) -> str:
-    """The episodes that `cqlray video` recorded, if it did."""
+    """The video that `cqlray video` recorded, if there is one."""
     path = run.directory / VIDEO
     if not path.is_file():
         return ""
@@ -218,7 +222,7 @@ def _video(run: RunRecord) -> str:
 
 
 def _baselines(run: RunRecord) -> str:
-    """How to see what CQL brings, where nothing stands beside it."""
+    """A hint at baselines, for a run that has none to compare CQL with."""
     if run.config.get("baselines") or not run.members:
         return ""
     return paragraph(
@@ -229,20 +233,8 @@ def _baselines(run: RunRecord) -> str:
 
 
 def _again(run: RunRecord) -> str:
-    """How to make the run again, with what, and its config."""
-    command = (
-        "collect"
-        if run.manifest.get("dataset_only")
-        else "train"
-        if run.config.get("dataset")
-        else "run"
-    )
-    again = (
-        f"cqlray {command} --config {shlex.quote(str(run.directory / CONFIG))} --out NEW_DIRECTORY"
-    )
-    versions = ", ".join(
-        f"{name} {version}" for name, version in run.manifest.get("versions", {}).items()
-    )
+    """How to repeat the run: the command, the versions and the config."""
+    versions = versions_in_words(run.manifest.get("versions", {}))
     began = run.manifest.get("command")
     config = yaml.safe_dump(
         run.config, sort_keys=False, default_flow_style=None, allow_unicode=True
@@ -250,7 +242,7 @@ def _again(run: RunRecord) -> str:
     return "\n".join(
         [
             "<h2>Make it again</h2>",
-            f"<pre>{escape(again)}</pre>",
+            f"<pre>{escape(repeat_command(run))}</pre>",
             f'<p class="soft">It was begun as <code>{escape(began)}</code></p>' if began else "",
             _baselines(run),
             f'<p class="soft">Versions: {escape(versions)}</p>' if versions else "",

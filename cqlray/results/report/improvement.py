@@ -14,14 +14,14 @@ from cqlray.results.report.page import paragraph, section, table
 from cqlray.results.statistics.comparison import probability_of_improvement
 
 MOST_COMPARED = 8  # groups
-FEWEST = 5  # members of each group: fewer resamples are all alike too often for an interval
+FEWEST = 5  # members of each group; with fewer, too many resamples are alike for an interval
 
 
 def improvement_section(groups: Sequence[Group], samples: int, seed: int) -> str:
-    """How likely a member of one group is to score higher than one of another, for each pair; a
-    group has two members at least.
+    """How likely a member of one group is to score higher than a member of another, for each pair
+    of groups with at least two members.
 
-    Of single members the share of pairs would be nought or all, whatever chance had done.
+    Between single members the probability would always be 0 or 1, however much was chance.
     """
     several = [group for group in groups if len(group.members) > 1]
     known = [(group, group.returns.mean(axis=1)) for group in several if group.returns is not None]

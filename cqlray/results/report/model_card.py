@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.report.formatting import number, percentages, setting_name
+from cqlray.results.report.formatting import (
+    number,
+    percentages,
+    repeat_command,
+    setting_name,
+    versions_in_words,
+)
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.statistics.summary import Row, RunRecord
 from cqlray.storage.rows import MemberEntry
-from cqlray.storage.run_directory import CONFIG
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -220,22 +225,16 @@ def _limits(run: RunRecord) -> Iterator[str]:
 
 
 def _again(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:
-    command = "train" if run.config.get("dataset") else "run"
     yield "```sh"
-    yield (
-        f"cqlray {command} --config {shlex.quote(str(run.directory / CONFIG))} --out NEW_DIRECTORY"
-    )
+    yield repeat_command(run)
     yield (
         f"cqlray export NEW_DIRECTORY --member {policy.member} --updates {policy.updates} --format"
         f" {policy.format}"
     )
     yield "```"
     yield ""
-    versions = ", ".join(
-        f"{name} {version}" for name, version in run.manifest.get("versions", {}).items()
-    )
-    exported = ", ".join(f"{name} {version}" for name, version in policy.versions.items())
+    versions = versions_in_words(run.manifest.get("versions", {}))
     yield (
         f"Trained on {_code(run.manifest.get('created'))} with {_code(versions)}; exported with"
-        f" {_code(exported)}."
+        f" {_code(versions_in_words(policy.versions))}."
     )

@@ -1,5 +1,5 @@
-"""The frame that every page of ours has: one HTML file that needs nothing else, no network and no
-script.
+"""The frame of every page and its parts: a page is one HTML file that needs no other file, no
+network and no script.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-# The policy forbids every load but the figures, which are in the file: a page can be mailed and
-# opened without worry.
+# The content security policy forbids loading anything but the figures, which are in the file, so that
+# a page can be mailed and opened without worry.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -66,20 +66,20 @@ summary { cursor: pointer; color: var(--accent) }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A page of parts, each HTML; empty ones are left out."""
+    """A page made of parts in HTML; empty parts are left out."""
     return _PAGE.format(
         title=escape(title), style=_STYLE, body="\n".join(part for part in parts if part)
     )
 
 
 def section(title: str, *parts: str) -> str:
-    """A headed section; parts are HTML. Empty where all of them are."""
+    """A section with a heading and parts in HTML; empty where all parts are."""
     kept = [part for part in parts if part]
     return "\n".join([f"<h2>{escape(title)}</h2>", *kept]) if kept else ""
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Text as a paragraph, `kind` its class: soft, lead or warn."""
+    """Text as a paragraph; `kind` is its CSS class: soft, lead or warn."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
@@ -90,8 +90,8 @@ def table(
     kind: str = "scroll",
     text: int = 1,
 ) -> str:
-    """A table in a box that scrolls by itself; the row at `strong` is bold, the first `text`
-    columns are no numbers.
+    """A table in a box that scrolls. The row at index `strong` is bold; the first `text` columns
+    hold text, the others numbers.
     """
     sides = [' class="text"' if 0 < column < text else "" for column in range(len(head))]
     first = "".join(
@@ -106,23 +106,23 @@ def table(
 
 
 def folded(title: str, content: str) -> str:
-    """Content that shows when its title is clicked; it needs no script."""
+    """Content that is shown when its title is clicked, without a script."""
     return f"<details><summary>{escape(title)}</summary>\n{content}\n</details>"
 
 
 def figures(*drawn: str) -> str:
-    """Figures side by side where there is room; empty where there are none."""
+    """Figures side by side where there is room; empty where there is no figure."""
     kept = [figure for figure in drawn if figure]
     return f'<div class="figures">\n{"".join(kept)}</div>' if kept else ""
 
 
 def figure(svg: str, alt: str, caption: str) -> str:
-    """A figure as an image of its own, so that its ids and styles stay its own."""
+    """A figure as a separate image, so that its ids and styles cannot affect the page."""
     data = base64.b64encode(svg.encode()).decode()
     image = f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
 def escape(text: object) -> str:
-    """Text as HTML has it: what users wrote is never markup."""
+    """Text with HTML's special characters escaped, so that users' text is never markup."""
     return html.escape(str(text))

@@ -10,20 +10,20 @@ from cqlray.results.statistics.summary import Row
 
 @dataclass
 class Session:
-    """From the start of a process to its end."""
+    """One process's work on the run, from its start to its end."""
 
     began: float  # unix seconds
     start: float  # seconds that the run had been at work when it began
     host: str
     seconds: float = 0.0
     ending: str = "unknown"
-    """finished, stopped, killed (it wrote nothing more) or under way."""
+    """finished, stopped, killed (its events just break off) or under way."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stage in one session; seconds at work since the run began, the time between sessions left
-    out.
+    """A stage in one session. Begin and end are in seconds at work since the run began, without the
+    time between sessions.
     """
 
     stage: str
@@ -33,19 +33,19 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that befell the run."""
+    """Something that happened to the run."""
 
     at: float  # seconds at work since the run began
     kind: str  # death, frozen
     stage: str
     who: str
     what: str
-    went_on: bool  # something came after it: for a death, that it was recovered
+    went_on: bool  # whether the run went on afterwards, which after a death means that it recovered
 
 
 @dataclass
 class Busy:
-    """How busy the processes of a role were in a stage, over all sessions."""
+    """How busy the processes of one role were in a stage, over all sessions."""
 
     processes: int = 0
     busy_seconds: float = 0.0  # summed over processes
@@ -59,7 +59,7 @@ class Busy:
 
 @dataclass
 class TimeLine:
-    """What the events say, in order of time."""
+    """What the events tell, in order of time."""
 
     sessions: list[Session] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
@@ -68,9 +68,9 @@ class TimeLine:
 
 
 def time_line(events: Sequence[Row], running: bool) -> TimeLine:
-    """Read the rows of events.jsonl; without any the time line is empty.
+    """The time line that the rows of events.jsonl make; empty where there are none.
 
-    A session that was killed ends with its last event: what it did after that is not known.
+    A session that was killed ends with its last event, as what it did after that is not known.
 
     Args:
         events: the rows, in order of time.
@@ -96,7 +96,7 @@ def time_line(events: Sequence[Row], running: bool) -> TimeLine:
 
 
 def of_stages(stages: dict[str, float]) -> TimeLine:
-    """The time line of a run without events: its stages one after the other."""
+    """The time line of a run without events: its stages, one after the other."""
     line, worked = TimeLine(), 0.0
     for stage, seconds in stages.items():
         line.spans.append(Span(stage, worked, worked + seconds))
@@ -116,7 +116,7 @@ def _session(rows: Sequence[Row], worked: float, running: bool) -> Session:
 
 
 def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> None:
-    """Add what one session brought."""
+    """Add one session's rows to the time line."""
     stage, begin, open_stage = "", session.start, False
     for index, row in enumerate(rows):
         at = session.start + max(0.0, row["at"] - session.began)
@@ -129,10 +129,10 @@ def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> 
                 )
                 open_stage = False
             case "busy":
-                own = line.busy.setdefault((row["stage"], row["role"]), Busy())
-                own.processes = max(own.processes, row["processes"])
-                own.busy_seconds += row["busy_seconds"]
-                own.seconds += row["seconds"] * row["processes"]
+                busy = line.busy.setdefault((row["stage"], row["role"]), Busy())
+                busy.processes = max(busy.processes, row["processes"])
+                busy.busy_seconds += row["busy_seconds"]
+                busy.seconds += row["seconds"] * row["processes"]
             case "death":
                 after = not last or any(_shows_progress(later) for later in rows[index + 1 :])
                 line.marks.append(Mark(at, "death", stage, row["role"], row["what"], after))
@@ -144,7 +144,7 @@ def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> 
 
 
 def _shows_progress(row: Row) -> bool:
-    """Whether the row could only be written by a run that went on."""
+    """Whether only a run that went on could have written the row."""
     return row["event"] == "frozen" or (
         row["event"] in ("stage", "session") and row["what"] in ("ended", "finished")
     )

@@ -10,23 +10,23 @@ from cqlray.results.report.page import figure, figures, folded, paragraph, secti
 from cqlray.results.statistics.calibration import BoundCheck, check_bounds
 from cqlray.results.statistics.summary import Calibration, RunRecord, calibrations
 
-MOST_WEIGHTS = 4  # that have sentences of their own
+MOST_WEIGHTS = 4  # whose sentences are shown at once
 
 
 def values_section(run: RunRecord, samples: int, seed: int) -> str:
-    """Whether values stayed below observed returns: what CQL is for."""
+    """Whether values stayed below observed returns, which is what CQL is for."""
     found = calibrations(run)
     if not found:
         return ""
     checks = check_bounds(run, samples, seed)
-    told = list(map(paragraph, [*map(_bound, checks), *map(_verdict, found)]))
+    sentences = list(map(paragraph, [*map(_bound, checks), *map(_verdict, found)]))
     if len(checks) > MOST_WEIGHTS:
-        told = [
+        sentences = [
             paragraph(_overview(checks)),
-            folded(f"Each of the {len(checks)} conservative weights", "\n".join(told)),
+            folded(f"Each of the {len(checks)} conservative weights", "\n".join(sentences)),
         ]
     if run.config["cql"]["entropy_backup"]:
-        told.append(
+        sentences.append(
             paragraph(
                 "Here values hold the entropy bonus (cql.entropy_backup), which returns do not."
             )
@@ -44,11 +44,13 @@ def values_section(run: RunRecord, samples: int, seed: int) -> str:
         f" {' '.join(map(_verdict, found[:MOST_WEIGHTS]))}"
     )
     drawn = figure(plots.value_calibration(run), alt, words) if plots.comparable_tests(run) else ""
-    return section("Do values stay below returns?", *told, figures(drawn), paragraph(note, "soft"))
+    return section(
+        "Do values stay below returns?", *sentences, figures(drawn), paragraph(note, "soft")
+    )
 
 
 def _overview(checks: Sequence[BoundCheck]) -> str:
-    """Of how many conservative weights the lower bound held."""
+    """For how many conservative weights the lower bound held."""
     held = [check.overall.held for check in checks]
     counts = (
         f"it held for {held.count(True)}, did not hold for {held.count(False)}, cannot be told for"
@@ -58,7 +60,7 @@ def _overview(checks: Sequence[BoundCheck]) -> str:
 
 
 def _bound(check: BoundCheck) -> str:
-    """Whether the lower bound held for a conservative weight, in a sentence."""
+    """A sentence on whether the lower bound held for a conservative weight."""
     weight, size = f"Conservative weight {check.conservative_weight:g}", len(check.members)
     if check.overall.held is None:
         return f"{weight}: whether the lower bound held {check.overall.verdict}."
@@ -73,7 +75,7 @@ def _bound(check: BoundCheck) -> str:
 
 
 def _verdict(calibration: Calibration) -> str:
-    """A conservative weight's verdict in a sentence."""
+    """A sentence on how values and returns compare for a conservative weight."""
     excess = calibration.last_excess
     ended = "below" if excess <= 0 else "above"
     advice = "" if excess <= 0 else " They overestimate; a higher conservative weight lowers them."
