@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -87,14 +88,19 @@ def plant(out: Path, data: str, **changes: object) -> RunConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def ours(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What training on the native shards of the undisturbed run ends with."""
+    return trained(tmp_path_factory.mktemp("ours") / "run", str(finished_run))
+
+
 def test_a_log_minari_and_native_shards_train_the_same_students(
-    finished_run: Path, tmp_path: Path
+    finished_run: Path, ours: dict[str, Any], tmp_path: Path
 ) -> None:
     """Tiers and seeds are the log's only losses, and students see neither."""
     data = load_dataset(finished_run)
     formats.write_log(data.shards(), tmp_path / "log.parquet")
     formats.write_minari(data.source, tmp_path / "minari")
-    ours = trained(tmp_path / "a", str(finished_run))
     assert students(ours) == students(outcome(finished_run))
     for name in ("log.parquet", "minari"):
         theirs = trained(tmp_path / f"on {name}", str(tmp_path / name))
@@ -102,14 +108,15 @@ def test_a_log_minari_and_native_shards_train_the_same_students(
         assert theirs["evaluations"] == students(ours)
 
 
-def test_data_larger_than_memory_gives_the_same_bits(finished_run: Path, tmp_path: Path) -> None:
-    in_memory = trained(tmp_path / "a", str(finished_run))
+def test_data_larger_than_memory_gives_the_same_bits(
+    finished_run: Path, ours: dict[str, Any], tmp_path: Path
+) -> None:
     on_disk = trained(
         tmp_path / "b",
         str(finished_run),
         resources=ResourcesConfig(evaluators=1, learners=2, data="disk"),
     )
-    assert on_disk["files"] == in_memory["files"]
+    assert on_disk["files"] == ours["files"]
     assert (tmp_path / "b" / "dataset" / "records.bin").exists()
 
 
@@ -124,20 +131,31 @@ def test_a_log_without_an_environment_is_trained_and_not_tested(
     assert updates(run.run_dir) == 330
 
 
-def test_a_run_on_a_log_killed_while_converting_or_training_ends_with_the_same_bits(
+SIGNS = [
+    "config.yaml",
+    "dataset/shard-00000.parquet",
+    "dataset/dataset.json",
+    "checkpoints/population-0.safetensors",
+]
+
+
+def test_a_run_on_a_log_killed_while_converting_ends_with_the_same_bits(
     ray_cluster: str, tmp_path: Path
 ) -> None:
+    """At each of the signs: nightly/test_same_bits.py."""
+    assert_same_when_killed_at(SIGNS[1:2], ray_cluster, tmp_path)
+
+
+def assert_same_when_killed_at(signs: list[str], ray_cluster: str, tmp_path: Path) -> None:
+    """A run on a log ends as one that nobody disturbed, killed at the instant that a file
+    appears and resumed.
+    """
     log = frame(episodes=60)
     log.to_parquet(tmp_path / "trips.parquet")
     whole = outcome(
         api.run(plant(tmp_path / "whole", str(tmp_path / "trips.parquet")), quiet=True).run_dir
     )
-    for sign in (
-        "config.yaml",
-        "dataset/shard-00000.parquet",
-        "dataset/dataset.json",
-        "checkpoints/population-0.safetensors",
-    ):
+    for sign in signs:
         out = tmp_path / sign.replace("/", "-")
         (tmp_path / "c.yaml").write_text(dump_yaml(plant(out, str(tmp_path / "trips.parquet"))))
         command = [

@@ -12,6 +12,7 @@ import pytest
 from cqlray.api import runs as api
 from cqlray.config.schema import ResourcesConfig
 from tests.conftest import small_config
+from tests.integration import test_foreign_data as on_foreign_data
 from tests.integration.test_driver import (
     SIGNS,
     VICTIMS,
@@ -41,3 +42,9 @@ def test_this_actor_is_replaced_and_nothing_changes(
     finished_run: Path, tmp_path: Path, victim: tuple[str, str]
 ) -> None:
     assert_same(finished_run, run_with_killed([victim], tmp_path))
+
+
+def test_a_run_on_a_log_killed_at_each_of_its_instants_ends_with_the_same_bits(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    on_foreign_data.assert_same_when_killed_at(on_foreign_data.SIGNS, ray_cluster, tmp_path)
