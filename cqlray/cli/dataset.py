@@ -8,12 +8,15 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cqlray.cli.parser import CommandParser, family_page
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.errors import UserError
+
+if TYPE_CHECKING:
+    from cqlray.api.datasets import Dataset
 
 _ABOUT = {
     "info": "What is in a data set: episodes, returns, lengths, actions, coverage.",
@@ -22,29 +25,29 @@ _ABOUT = {
 }
 
 
-def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def dataset(words: list[str]) -> int:
     """Run `cqlray dataset WORDS`; the exit status."""
+    if words[:1] in (["-h"], ["--help"]):
+        print(family_page("dataset", _ABOUT))
+        return 0
     if not words or words[0] not in _ABOUT:
         typed = f" {words[0]}" if words else ""
         raise UserError(
             f"dataset{typed}: the commands are {', '.join(f'dataset {name}' for name in _ABOUT)}"
         )
-    options = _parser(words[0], parser_class).parse_args(list(words[1:]))
     commands = {"info": _info, "validate": _validate, "convert": _convert}
-    return commands[words[0]](options)
+    return commands[words[0]](words[1:])
 
 
-def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    parser = parser_class(
-        prog=f"cqlray dataset {command}", description=_ABOUT[command], allow_abbrev=False
-    )
+def _parser(command: str) -> CommandParser:
+    """What the three commands have in common: the data, and how to read it."""
+    parser = CommandParser(f"dataset {command}", _ABOUT[command])
     parser.add_argument(
         "data",
         metavar="DATA",
         help="dataset or run directory, minari:ID, HDF5, Parquet or CSV, s3:// too",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     parser.add_argument(
         "--env", metavar="ID", help="the environment, where the data does not say it"
     )
@@ -59,53 +62,18 @@ def _parser(command: str, parser_class: type[argparse.ArgumentParser]) -> argpar
     )
     defaults = ColumnsConfig()
     for field in dataclasses.fields(ColumnsConfig):
-        is_list = isinstance(getattr(defaults, field.name), tuple)
-        kind: Any = {"type": float} if field.name.startswith("action_") else {}
-        flag = f"--columns.{field.name.replace('_', '-')}"
         parser.add_argument(
-            flag,
-            nargs="+" if is_list else None,
+            f"--columns.{field.name.replace('_', '-')}",
+            dest=f"columns.{field.name}",
+            type=float if field.name.startswith("action_") else str,
+            nargs="+" if isinstance(getattr(defaults, field.name), tuple) else None,
             metavar="NAME",
-            **kind,
             help="see cqlray train --help",
-        )
-    if command == "info":
-        parser.add_argument(
-            "--html", type=Path, metavar="FILE", help="write the card as one HTML file as well"
-        )
-    if command == "validate":
-        parser.add_argument(
-            "--batch-size",
-            type=int,
-            default=256,
-            metavar="INT",
-            help="transitions in a batch [256]",
-        )
-    if command == "convert":
-        parser.add_argument(
-            "--out",
-            required=True,
-            metavar="PLACE",
-            help="directory to make, or the file with --to log",
-        )
-        parser.add_argument(
-            "--to",
-            choices=("cqlray", "minari", "log"),
-            default="cqlray",
-            help="what to write [cqlray]",
-        )
-        parser.add_argument(
-            "--append", action="store_true", help="add to the dataset that is there"
-        )
-        parser.add_argument(
-            "--fix",
-            action="store_true",
-            help="mend what can be mended safely, and say what was done",
         )
     return parser
 
 
-def _open(options: argparse.Namespace) -> Any:
+def _open(options: argparse.Namespace) -> Dataset:
     from cqlray.api.datasets import load_dataset
     from cqlray.config.load import load_yaml
 
@@ -119,7 +87,12 @@ def _open(options: argparse.Namespace) -> Any:
     )
 
 
-def _info(options: argparse.Namespace) -> int:
+def _info(words: list[str]) -> int:
+    parser = _parser("info")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the card as one HTML file as well"
+    )
+    options = parser.parse_args(words)
     from cqlray.data.card import card
     from cqlray.results.report.dataset_card import card_lines
     from cqlray.storage.run_directory import finite
@@ -139,7 +112,12 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _validate(options: argparse.Namespace) -> int:
+def _validate(words: list[str]) -> int:
+    parser = _parser("validate")
+    parser.add_argument(
+        "--batch-size", type=int, default=256, metavar="INT", help="transitions in a batch [256]"
+    )
+    options = parser.parse_args(words)
     from cqlray.data.source import columns_in_words
 
     if options.batch_size < 1:
@@ -168,11 +146,11 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def _convert(options: argparse.Namespace) -> int:
-    from cqlray.data import formats
+def _convert(words: list[str]) -> int:
     from cqlray.data.checks.findings import require_valid
     from cqlray.data.source import columns_in_words
 
+    options = _convert_parser().parse_args(words)
     if options.append and options.to != "cqlray":
         raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
     if (Path(options.out) / "dataset.json").exists() and not options.append:
@@ -183,26 +161,52 @@ def _convert(options: argparse.Namespace) -> int:
         dataset, done = dataset.fixed()
     report = dataset.validate(1)
     require_valid(report, options.data)
+    notes = [f"warning: {warning}" for warning in report.warnings]
     if columns := dataset.source.columns:
-        print(f"columns: {columns_in_words(columns)}", file=sys.stderr)
-    for warning in report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for line in done:
-        print(f"fixed: {line}", file=sys.stderr)
-    written: dict[str, Any] = {"episodes": report.episodes, "transitions": report.transitions}
+        notes.insert(0, f"columns: {columns_in_words(columns)}")
+    for line in [*notes, *(f"fixed: {line}" for line in done)]:
+        print(line, file=sys.stderr)
+    counts = {"episodes": report.episodes, "transitions": report.transitions}
+    written = counts | _write(dataset, options)
+    if options.json:
+        print(json.dumps(written))
+    else:
+        counted = f"{written['episodes']:,} episodes, {written['transitions']:,} transitions"
+        print(f"{options.out}: {counted}")
+    return 0
+
+
+def _convert_parser() -> CommandParser:
+    parser = _parser("convert")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="PLACE",
+        help="directory to make, or the file with --to log",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("cqlray", "minari", "log"),
+        default="cqlray",
+        help="what to write [cqlray]",
+    )
+    parser.add_argument("--append", action="store_true", help="add to the dataset that is there")
+    parser.add_argument(
+        "--fix", action="store_true", help="mend what can be mended safely, and say what was done"
+    )
+    return parser
+
+
+def _write(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
+    """Write the dataset; its description, where it is one of cqlray's own."""
+    from cqlray.data import formats
+
     if options.to == "cqlray":
-        written = dataset.save(options.out, options.append)
-    elif options.to == "minari":
+        return dataset.save(options.out, options.append)
+    if options.to == "minari":
         from cqlray.envs.make import registered_spec
 
         formats.write_minari(dataset.source, options.out, registered_spec(dataset.environment))
     else:
         formats.write_log(dataset.shards(), options.out)
-    if options.json:
-        print(json.dumps(written))
-    else:
-        print(
-            f"{options.out}: {written['episodes']:,} episodes, {written['transitions']:,}"
-            " transitions"
-        )
-    return 0
+    return {}

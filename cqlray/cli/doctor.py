@@ -11,9 +11,35 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cqlray.cli.parser import CommandParser
+from cqlray.cli.statuses import FAILURE
 from cqlray.config.schema import EnvConfig
 from cqlray.errors import UserError
-from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.locations import AnyPath, Location, any_path
+
+
+def doctor(words: list[str]) -> int:
+    """Run `cqlray doctor WORDS`; exit status 0 where all is well."""
+    parser = CommandParser(
+        "doctor", "What Ray, torch, GPUs, storage and the environment look like from here."
+    )
+    parser.add_argument(
+        "--env", default="Pendulum-v1", metavar="TEXT", help="environment to try [Pendulum-v1]"
+    )
+    parser.add_argument(
+        "--out",
+        type=any_path,
+        default="runs",
+        metavar="DIRECTORY",
+        help="where runs are to be [runs]",
+    )
+    options = parser.parse_args(words)
+
+    well = True
+    for name, good, found in examine(EnvConfig(options.env), options.out):
+        print(f"{'ok  ' if good else 'FAIL'} {name:<12} {found}")
+        well = well and good
+    return 0 if well else FAILURE
 
 
 def examine(env: EnvConfig, out: AnyPath) -> Iterator[tuple[str, bool, str]]:

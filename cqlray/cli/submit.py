@@ -19,9 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.cli.flags import parse_config
+from cqlray.cli.parser import CommandParser
 from cqlray.errors import UserError
 from cqlray.runtime import jobs
 
+_ABOUT = (
+    "Run a command of cqlray as a job on a Ray cluster, print its log, and end with its status."
+    " Ctrl-C leaves the job running."
+)
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some
 # Names of environment variables: what ends so is a secret, not the file it is in (…_PATH, …_FILE)
@@ -48,7 +53,7 @@ class Command:
     config: Path | None = None
 
 
-def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def submit(words: list[str]) -> int:
     """Run `cqlray submit WORDS`; the exit status: 0 SUCCEEDED, 1 FAILED, 130 STOPPED or not
     followed to its end.
 
@@ -58,10 +63,8 @@ def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> i
         UserError: a mistake in the words, no cluster at the address, or one that refuses the token
             or the job.
     """
-    options = _parser(parser_class).parse_args(list(words))
-    command = _checked(
-        options.words[1:] if options.words[:1] == ["--"] else options.words, parser_class
-    )
+    options = _parser().parse_args(words)
+    command = _checked(options.words[1:] if options.words[:1] == ["--"] else options.words)
     runtime_env = _runtime_env(options)
     token_mode = "RAY_AUTH_MODE=token " if jobs.turn_on_token_mode() else ""
     client = jobs.connect(options.address)
@@ -77,16 +80,9 @@ def main(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> i
     return 0
 
 
-def _parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    parser = parser_class(
-        prog="cqlray submit",
-        usage="cqlray submit [OPTIONS] run|train|collect|resume ...",
-        description=(
-            "Run a command of cqlray as a job on a Ray cluster, print its log, and end with its"
-            " status. Ctrl-C leaves the job running."
-        ),
-        allow_abbrev=False,
-    )
+def _parser() -> CommandParser:
+    parser = CommandParser("submit", _ABOUT)
+    parser.usage = "cqlray submit [OPTIONS] run|train|collect|resume ..."
     parser.add_argument(
         "--address",
         metavar="URL",
@@ -115,7 +111,6 @@ def _parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentPar
         help="Ray's runtime_env, such as env_vars, pip",
     )
     parser.add_argument("--no-wait", action="store_true", help="do not wait for the job's end")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
     parser.add_argument(
         "words",
         nargs=argparse.REMAINDER,
@@ -125,7 +120,14 @@ def _parser(parser_class: type[argparse.ArgumentParser]) -> argparse.ArgumentPar
     return parser
 
 
-def _checked(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> Command:
+def _resume_parser() -> CommandParser:
+    """`cqlray resume`, whose RUN stays text here."""
+    parser = CommandParser("submit resume", "").with_output()
+    parser.add_argument("run", metavar="RUN")
+    return parser
+
+
+def _checked(words: Sequence[str]) -> Command:
     """Raises UserError where the command would be refused on the cluster for reasons that can be
     known here.
     """
@@ -137,11 +139,7 @@ def _checked(words: Sequence[str], parser_class: type[argparse.ArgumentParser]) 
     name, *rest = words
     _refuse_passwords(name, " ".join(rest))
     if name == "resume":
-        parser = parser_class(prog="cqlray submit resume", allow_abbrev=False)
-        parser.add_argument("run", metavar="RUN")
-        for flag in ("--json", "--quiet", "--debug"):
-            parser.add_argument(flag, action="store_true")
-        run = parser.parse_args(rest).run
+        run = _resume_parser().parse_args(rest).run
         jobs.require_lasting("RUN", run)
         return Command([*words], run)
     config, options = parse_config(rest, name, look=False)

@@ -245,7 +245,7 @@ def test_whatever_else_ray_says_is_one_line(
                 work()
             return 0
 
-        monkeypatch.setattr(cli, "_resume", command)
+        monkeypatch.setattr("cqlray.cli.run.resume", command)
         assert cli.main(["resume", "X", *["--debug"] * debug]) == 1
         said.append(capsys.readouterr().err)
     ending = " (--debug shows the traceback); go on with: cqlray resume X"

@@ -322,7 +322,7 @@ def test_ctrl_c_at_any_place_says_how_to_go_on(
 
     said = []
     for command in (within, afterwards, before):
-        monkeypatch.setattr(cli, "_resume", command)
+        monkeypatch.setattr("cqlray.cli.run.resume", command)
         with suppress(KeyboardInterrupt):
             assert cli.main(["resume", "X"]) == 130
         said.append(capsys.readouterr().err)

@@ -10,7 +10,7 @@ import pytest
 
 from cqlray.benchmarks import actor as learner_actor
 from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
-from cqlray.cli.main import _OneLine
+from cqlray.cli.parser import OneLine
 from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
@@ -74,7 +74,7 @@ def test_the_command_prints_what_programs_rely_on(
     monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
     monkeypatch.setattr(learner_actor, "ROUNDS", 1)
     monkeypatch.setattr(learner_actor, "CALLS", 10)
-    assert learner_actor.main(["--seconds", "0.1", "--json"], _OneLine) == 0
+    assert learner_actor.main(["--seconds", "0.1", "--json"], OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["member_updates_per_s"].keys() == NAMES.keys()
     assert result["ratio"].keys() == result["cpu_ratio"].keys() == NAMES.keys() - {"bare"}
@@ -102,11 +102,11 @@ def test_the_command_prints_what_programs_rely_on(
 )
 def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as error:
-        learner_actor.main(words, _OneLine)
+        learner_actor.main(words, OneLine)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.ray
 def test_more_threads_than_the_cluster_has_are_refused(ray_cluster: str) -> None:
     with pytest.raises(UserError, match="the largest node has 2 CPUs; ask for at most 2"):
-        learner_actor.main(["--threads", "3"], _OneLine)
+        learner_actor.main(["--threads", "3"], OneLine)

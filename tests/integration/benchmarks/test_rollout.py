@@ -13,7 +13,7 @@ import pytest
 
 from cqlray.benchmarks import rollout
 from cqlray.benchmarks.rollout import bare_steps, calls_of_team, steps_in_process
-from cqlray.cli.main import _OneLine
+from cqlray.cli.parser import OneLine
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
@@ -77,7 +77,7 @@ def test_the_command_prints_what_programs_rely_on(
         "0.05",
         "--json",
     ]
-    assert rollout.main(words, _OneLine) == 0
+    assert rollout.main(words, OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["cpus"] == 2.0
     assert 0 < 2 * result["cpus_per_worker"] <= result["cpus"]
@@ -110,7 +110,7 @@ def test_the_command_prints_what_programs_rely_on(
 )
 def test_wrong_use_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(UserError) as error:
-        rollout.main(words, _OneLine)
+        rollout.main(words, OneLine)
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
@@ -119,4 +119,4 @@ def test_more_workers_than_the_cluster_can_hold_are_refused(ray_cluster: str) ->
     with pytest.raises(
         UserError, match="100000 processes of role rollout_worker are too many for 2 CPUs"
     ):
-        rollout.main(["--workers", "100000"], _OneLine)
+        rollout.main(["--workers", "100000"], OneLine)

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from cqlray.benchmarks import members
-from cqlray.cli.main import _OneLine
+from cqlray.cli.parser import OneLine
 from cqlray.errors import UserError
 
 
 def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--workload", "pendulum", "--members", "3", "--cores", "2", "--updates", "4", "--json"]
-    assert members.main(words, _OneLine) == 0
+    assert members.main(words, OneLine) == 0
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert result["members_per_learner"] == [2, 1]
@@ -27,5 +27,5 @@ def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[
 )
 def test_wrong_use_is_one_line(words: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        members.main(words, _OneLine)
+        members.main(words, OneLine)
     assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ import torch
 from cqlray.benchmarks import peers
 from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, make_population
 from cqlray.benchmarks.peers import D3rlpyUpdates
-from cqlray.cli.main import _OneLine
+from cqlray.cli.parser import OneLine
 from cqlray.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[
     pytest.importorskip("d3rlpy")
     assert (
         peers.main(
-            ["--workload", "tutorial", "--threads", "1", "--updates", "3", "--json"], _OneLine
+            ["--workload", "tutorial", "--threads", "1", "--updates", "3", "--json"], OneLine
         )
         == 0
     )
@@ -70,11 +70,11 @@ def test_the_command_prints_what_programs_rely_on(capsys: pytest.CaptureFixture[
 def test_without_d3rlpy_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "d3rlpy", None)
     with pytest.raises(UserError, match=r"pip install 'cqlray\[peers\]'$"):
-        peers.main([], _OneLine)
+        peers.main([], OneLine)
 
 
 @pytest.mark.parametrize("words", [["--updates", "0"], ["--threads", "-1"], ["--workload", "X"]])
 def test_wrong_use_is_one_line(words: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        peers.main(words, _OneLine)
+        peers.main(words, OneLine)
     assert str(error.value).startswith("benchmark peers: ") and "\n" not in str(error.value)

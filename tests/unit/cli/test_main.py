@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cqlray.api import session
+from cqlray.cli import main as cli
 from cqlray.cli.main import main
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.results.report.html import write_report
@@ -135,6 +136,27 @@ def test_the_report_of_one_run_somewhere_else(
     )
     assert sorted(run.rglob("*")) == before
     assert write_report(run).read_text() == page.read_text()
+
+
+FAMILIES = {
+    "dataset": ("info", "validate", "convert"),
+    "benchmark": ("learner", "members", "rollout", "data", "actor", "peers"),
+}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*cli._MODULES, *(f"{family} {name}" for family, names in FAMILIES.items() for name in names)],
+)
+def test_every_command_has_its_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main([*command.split(), "--help"])
+    except SystemExit as error:
+        status = error.code
+    printed = capsys.readouterr()
+    assert (status, printed.err) == (0, "")
+    assert printed.out.startswith(f"usage: cqlray {command} ")
+    assert all(f"  {name} " in printed.out for name in FAMILIES.get(command, ()))
 
 
 def test_help_and_no_words_at_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def options_of(*words: str) -> argparse.Namespace:
-    return submit._parser(argparse.ArgumentParser).parse_args(words)
+    return submit._parser().parse_args(words)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_a_password_in_the_command_is_refused_and_not_repeated(words: list[str])
     with pytest.raises(
         UserError, match=f"^submit: {words[0]} has an address with a password or token in it"
     ) as raised:
-        submit._checked(words, argparse.ArgumentParser)
+        submit._checked(words)
     assert HUNTER not in str(raised.value)
 
 

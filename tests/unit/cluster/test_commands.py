@@ -10,9 +10,9 @@ import yaml
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 
-import cqlray.cli.submit
 from cqlray.cli import flags as arguments
 from cqlray.cli import main as cli
+from cqlray.cli import submit as submit_command
 from cqlray.errors import UserError
 from tests.unit.cluster.commands import (
     CLUSTER,
@@ -51,9 +51,7 @@ def check(words: list[str]) -> None:
     """Raises UserError where cqlray would not take these words."""
     cli._command(words[0])
     if words[0] == "submit":
-        cqlray.cli.submit._checked(
-            cqlray.cli.submit._parser(cli._OneLine).parse_args(words[1:]).words, cli._OneLine
-        )
+        submit_command._checked(submit_command._parser().parse_args(words[1:]).words)
     if words[0] in ("run", "train", "collect"):
         arguments.parse_config(words[1:], words[0])
 

@@ -1,0 +1,42 @@
+"""The arguments of the commands that are no run: argparse, with mistakes in one line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from cqlray.errors import UserError
+from cqlray.storage.locations import any_path
+
+
+class OneLine(argparse.ArgumentParser):
+    """A mistake in the arguments is a line like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('cqlray ')}: {message}")
+
+
+class CommandParser(OneLine):
+    """The arguments of one command: its subject, if it has one, and --debug."""
+
+    def __init__(self, command: str, about: str, subject: str = "") -> None:
+        super().__init__(f"cqlray {command}", description=about, allow_abbrev=False)
+        if subject:
+            self.add_argument("path", type=any_path, metavar=subject)
+        self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
+
+    def with_output(self) -> CommandParser:
+        """Add the flags on what is printed."""
+        self.add_argument(
+            "--json", action="store_true", help="print one JSON object, the last line of stdout"
+        )
+        self.add_argument("--quiet", action="store_true", help="show no progress")
+        return self
+
+
+def family_page(command: str, about: dict[str, str]) -> str:
+    """What --help prints of a command that is a family: each of its commands in a line."""
+    width = max(map(len, about))
+    rows = [f"  {name:<{width}}  {text}" for name, text in about.items()]
+    usage = f"usage: cqlray {command} COMMAND ...   (cqlray {command} COMMAND --help: its options)"
+    return "\n".join([usage, "", *rows])

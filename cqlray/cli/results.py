@@ -1,0 +1,227 @@
+"""`cqlray evaluate`, `report`, `video` and `export`: what is done with a run that is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from cqlray.cli.parser import CommandParser
+from cqlray.errors import UserError
+from cqlray.storage.locations import AnyPath, any_path
+
+if TYPE_CHECKING:
+    from cqlray.results.statistics.summary import RunRecord
+
+
+def evaluate(words: list[str]) -> int:
+    """Fresh tests, or what the data says of the policies."""
+    parser = CommandParser(
+        "evaluate",
+        "Test a run's last policies, its own teacher and the random policy on the same fresh"
+        " episodes.",
+        "RUN",
+    ).with_output()
+    parser.add_argument(
+        "--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]"
+    )
+    parser.add_argument(
+        "--fitted-q",
+        action="store_true",
+        help="judge all snapshots by the data alone instead, and keep that",
+    )
+    options = parser.parse_args(words)
+    if options.episodes < 1:
+        raise UserError(f"episodes is {options.episodes}; it must be at least 1")
+    from cqlray.api import session
+    from cqlray.runtime.progress import ProgressDisplay
+    from cqlray.storage.run_directory import RunDirectory
+
+    if options.fitted_q:
+        with ProgressDisplay(options.quiet) as progress:
+            rows = session.fit_q(options.path, progress)
+        write_report(options.path)
+        _print_estimates(options.path, rows, options.json)
+        return 0
+    with ProgressDisplay(options.quiet) as progress:
+        record = session.evaluate(options.path, options.episodes, progress)
+    print_results(session.result(RunDirectory.open(options.path), record), record, options.json)
+    return 0
+
+
+def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -> None:
+    """What fitted Q evaluation says of each member's newest snapshot."""
+    if as_json:
+        print(json.dumps({"run_dir": str(path), "members": rows}))
+        return
+    print("member    updates  estimated discounted return")
+    for row in rows:
+        estimate = "not finite" if row["fqe_return"] is None else f"{row['fqe_return']:.2f}"
+        print(f"{row['member']:>6}  {row['updates']:>9,}  {estimate:>27}")
+    print(
+        f"best by the data alone: cqlray export {path} --by fqe (how far to trust it:"
+        f" {path}/report.html)"
+    )
+
+
+def report(words: list[str]) -> int:
+    """The page of a run, or one that compares several."""
+    about = (
+        "Write report.html and TensorBoard files of a run, or --out alone; of several runs, one"
+        " page that compares them."
+    )
+    parser = CommandParser("report", about).with_output()
+    parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN")
+    parser.add_argument(
+        "--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]"
+    )
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="show it there too: tensorboard, wandb, mlflow",
+    )
+    options = parser.parse_args(words)
+    if len(options.runs) > 1:
+        return _compare(options)
+    if options.out is not None and "tensorboard" in options.to:
+        raise UserError(
+            "--to tensorboard writes into the run directory, which --out leaves alone; give one of"
+            " them"
+        )
+    from cqlray.results.trackers.send import send_to
+
+    (run,) = options.runs
+    path = write_report(run) if options.out is None else _write_page(run, options.out)
+    sent = send_to(run, options.to) if options.to else {}
+    if options.json:
+        print(json.dumps({"report": str(path), **sent}))
+    else:
+        print(path, *(f"{name}: {where}" for name, where in sent.items()), sep="\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cqlray.results.report.comparison_page import write_comparison
+
+    if options.to:
+        raise UserError("--to takes one run at a time")
+    path = write_comparison(options.runs, options.out or any_path("comparison.html"))
+    print(json.dumps({"report": str(path)}) if options.json else path)
+    return 0
+
+
+def video(words: list[str]) -> int:
+    """An episode of each policy as moving pictures."""
+    parser = CommandParser(
+        "video", "Write a GIF or MP4 of one episode of each policy, side by side.", "RUN"
+    )
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        default=["student"],
+        metavar="NAME",
+        help="student, teacher, random [student]",
+    )
+    _add_member(parser)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]"
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]"
+    )
+    options = parser.parse_args(words)
+    from cqlray.api import session
+    from cqlray.results.video import CannotRender, record
+
+    session.require_environment(options.path)
+    try:
+        print(record(options.path, options.policy, options.member, options.seed, options.out))
+    except CannotRender as error:
+        if options.debug:
+            traceback.print_exc()
+        print(f"no video: {error}")
+    return 0
+
+
+def _add_member(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--member",
+        type=lambda word: int(word) if word.isdecimal() else word,
+        default="best",
+        metavar="INDEX",
+        help="the student: its index, or best [best]",
+    )
+
+
+def export(words: list[str]) -> int:
+    """A policy as a file."""
+    parser = CommandParser(
+        "export",
+        "Write a student's policy as a file that needs no cqlray, with a model card beside it.",
+        "RUN",
+    )
+    _add_member(parser)
+    parser.add_argument(
+        "--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]"
+    )
+    parser.add_argument(
+        "--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]"
+    )
+    parser.add_argument(
+        "--updates",
+        type=int,
+        metavar="N",
+        help="its snapshot after N updates [the newest; of best the one chosen for]",
+    )
+    parser.add_argument(
+        "--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, the last line of stdout"
+    )
+    options = parser.parse_args(words)
+    from cqlray.results.export import export
+
+    exported = export(
+        options.path, options.member, options.format, options.out, options.by, options.updates
+    )
+    print(json.dumps(vars(exported), default=str) if options.json else exported.path)
+    return 0
+
+
+def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> None:
+    from rich.console import Console
+
+    from cqlray.results.report.table import results_table
+
+    if as_json:
+        from cqlray.storage.run_directory import finite
+
+        print(json.dumps(finite(result)))
+    else:
+        Console().print(results_table(result, record))
+
+
+def write_report(run: AnyPath) -> AnyPath:
+    """The run's page, and its TensorBoard files; the page's path."""
+    from cqlray.results.report.html import write_report
+    from cqlray.results.trackers.tensorboard import write_tensorboard
+
+    path = write_report(run)
+    write_tensorboard(run)
+    return path
+
+
+def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
+    """The report somewhere else; nothing is written into the run directory, which one may only be
+    allowed to read.
+    """
+    from cqlray.results.record import load_run
+    from cqlray.results.report.html import render
+    from cqlray.storage.run_directory import write_bytes
+
+    write_bytes(path, render(load_run(run)).encode())
+    return path

@@ -1,0 +1,12 @@
+"""The exit statuses of `cqlray`, and the line on stderr that goes with all but 0."""
+
+from __future__ import annotations
+
+import sys
+
+MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
+
+
+def complain(line: str, status: int) -> int:
+    print(f"cqlray: {line}", file=sys.stderr)
+    return status
