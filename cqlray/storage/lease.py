@@ -1,11 +1,15 @@
 """One writer at a time for a directory in an object store, where there is no lock: a lease that is
 renewed.
 
-pyarrow cannot put an object on condition that none is there, so this is what is left: a holder is
-known within RENEW_EVERY seconds, and a candidate that waited for its own write to settle. Two
-processes can both believe that they hold the directory only if one's write was under way for longer
-than SETTLE; the one that was overwritten sees it at its next renewal and stops. Meanwhile both
-write the same bytes, because a run is determined by its config.
+Whoever wants the lease puts a claim, under a name that nobody else writes, and holds the lease only
+if a listing made afterwards shows no other claim. Of two processes, the one that put its claim last
+sees the other's, so that both can never begin, however slow a request is. This needs no put on
+condition, which pyarrow does not have, only listings that show all that was put before; Amazon's
+and Google's stores promise that.
+
+A claim that is not renewed for EXPIRES_AFTER is passed over, because its process has died or lost
+the network. If it was only slow, it sees at its next renewal that it was passed over, and stops.
+Until then both write the same bytes, because a run is determined by its config.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -20,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.locations import Location
@@ -28,16 +33,30 @@ from cqlray.storage.locations import Location
 RENEW_EVERY = 15.0  # seconds
 EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's own clock
 CERTAINLY_OVER = 3600.0  # seconds by the clocks of two machines, which may differ by minutes
-SETTLE = 2.0  # seconds from writing the lease to reading it again
+PAUSE = 2.0  # seconds at most, before the next try of those who claimed at the same instant
+
+
+class Claim(TypedDict):
+    """What a process writes to claim the lease."""
+
+    renewals: int
+    renewed: str  # the time of day
+    holder: str  # for messages
+    pid: int
+    machine: str
+    passed_over: list[str]  # tokens of the claims that count no longer
 
 
 class Lease:
-    """A held lease. `check` before what must not be done by two."""
+    """A lease on the directory above `folder`, which holds the claims. `check` before what must not
+    be done by two.
+    """
 
-    def __init__(self, place: Location) -> None:
-        self.place = place
+    def __init__(self, folder: Location) -> None:
+        self.folder = folder
         self.token = os.urandom(8).hex()
         self.renewals = 0
+        self.passed_over: set[str] = set()
         self.lost_to: str | None = None
         self.released = threading.Event()
 
@@ -49,7 +68,7 @@ class Lease:
         """
         if self.lost_to is not None:
             raise UserError(
-                f"{self.place.parent} was taken over by {self.lost_to}; this process stops"
+                f"{self.folder.parent} was taken over by {self.lost_to}; this process stops"
             )
 
     def take(self, say: Callable[[str], None]) -> None:
@@ -58,87 +77,131 @@ class Lease:
         Raises:
             UserError: somebody holds it.
         """
-        seen = self._read()
-        if seen is not None and not _is_over(seen):
-            say(
-                f"{self.place.parent} was last used by {seen['holder']}; waiting to see whether"
-                " that process still runs"
-            )
-            self._watch(seen)
-        self._write()
-        time.sleep(SETTLE)
-        now = self._read()
-        if now is None or now["token"] != self.token:
-            raise _in_use(self.place, now)
+        while True:
+            self._wait_for_others(say)
+            self._write()
+            if not self._others():
+                break
+            # Others claimed at the same instant, and nobody can tell who was first: all step back.
+            self.release()
+            time.sleep(random.SystemRandom().uniform(0.0, PAUSE))
+        for token in self.passed_over:
+            self._place(token).remove()
 
-    def _watch(self, seen: dict[str, Any]) -> None:
+    def _wait_for_others(self, say: Callable[[str], None]) -> None:
+        """Return when the others' claims are gone or have expired.
+
+        Raises:
+            UserError: one of them is renewed.
+        """
+        silent = self._others()
+        if silent:
+            holder = min(claim["holder"] for claim in silent.values())
+            say(
+                f"{self.folder.parent} was last used by {holder}; waiting to see whether that"
+                " process still runs"
+            )
         deadline = time.monotonic() + EXPIRES_AFTER
-        while time.monotonic() < deadline:
+        while silent and time.monotonic() < deadline:
             time.sleep(min(RENEW_EVERY / 5, EXPIRES_AFTER / 5))
             asked = time.monotonic()
-            now = self._read()
-            if now is None:
-                return
-            if now != seen:
-                raise _in_use(self.place, now)
-            if (
-                time.monotonic() - asked > RENEW_EVERY
-            ):  # the storage was away: its holder could not renew it either
+            now = self._others()
+            for token, claim in silent.items():
+                if now.get(token, claim) != claim:
+                    raise self._in_use(now[token])
+            silent = {token: claim for token, claim in silent.items() if token in now}
+            if time.monotonic() - asked > RENEW_EVERY:
+                # The storage was away: its holder could not renew it either.
                 deadline = time.monotonic() + EXPIRES_AFTER
+        self.passed_over |= silent.keys()
 
     def renew(self) -> None:
         """Renew it until it is released or lost; runs in a thread."""
         while not self.released.wait(RENEW_EVERY):
             try:
-                now = self._read()
-                if now is None or now["token"] != self.token:
-                    self.lost_to = now["holder"] if now else "a process that removed the lease"
+                self.lost_to = self._successor()
+                if self.lost_to is not None:
                     return
                 self._write()
             except UserError:  # the storage is away; the run's own writes will say so
                 continue
 
-    def release(self) -> None:
-        """Give it back, if it is still ours."""
-        now = self._read()
-        if now is not None and now["token"] == self.token:
-            self.place.remove()
+    def _successor(self) -> str | None:
+        """Who has passed over this process's claim."""
+        for claim in self._others().values():
+            if self.token in claim["passed_over"]:
+                return claim["holder"]
+        return None if self._place(self.token).exists() else "a process that removed the lease"
 
-    def _read(self) -> dict[str, Any] | None:
+    def release(self) -> None:
+        """Give it back."""
+        self._place(self.token).remove()
+
+    def is_held(self) -> bool:
+        """Whether another process holds it and has renewed it lately; one that just died looks so
+        for a while.
+        """
+        return any(_age(claim) < EXPIRES_AFTER for claim in self._others().values())
+
+    def _others(self) -> dict[str, Claim]:
+        """The claims of other processes, by token; those that are certainly over are passed
+        over.
+        """
+        found: dict[str, Claim] = {}
+        for place in self.folder.glob("*.json"):
+            if place.stem == self.token or place.stem in self.passed_over:
+                continue
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                claim = self._read(place)
+                if _is_over(claim):
+                    self.passed_over.add(place.stem)
+                else:
+                    found[place.stem] = claim
+        return found
+
+    def _read(self, place: Location) -> Claim:
         try:
-            lease: dict[str, Any] = json.loads(self.place.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
+            claim: Claim = json.loads(place.read_bytes())
+            if missing := Claim.__annotations__.keys() - claim.keys():
+                raise ValueError(f"it has no {min(missing)}")
+            _age(claim)
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{self.place}: not a lease ({error}); remove it if no cqlray process uses"
-                f" {self.place.parent}"
+                f"{place}: not a lease ({error}); remove it if no cqlray process uses"
+                f" {self.folder.parent}"
             ) from None
-        return lease
+        return claim
 
     def _write(self) -> None:
         self.renewals += 1
-        lease = {
-            "token": self.token,
+        claim: Claim = {
             "renewals": self.renewals,
             "renewed": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        lease |= {
             "holder": f"process {os.getpid()} on {socket.gethostname()}",
             "pid": os.getpid(),
             "machine": _machine(),
+            "passed_over": sorted(self.passed_over),
         }
-        self.place.write(json.dumps(lease).encode())
+        self._place(self.token).write(json.dumps(claim).encode())
+
+    def _place(self, token: str) -> Location:
+        return self.folder / f"{token}.json"
+
+    def _in_use(self, claim: Claim) -> UserError:
+        return UserError(
+            f"{self.folder.parent} is in use by another cqlray process ({claim['holder']}); wait"
+            " for it or stop it first"
+        )
 
 
 @contextmanager
-def held(place: Location, say: Callable[[str], None]) -> Iterator[Lease]:
-    """Hold the lease object at `place`.
+def held(folder: Location, say: Callable[[str], None]) -> Iterator[Lease]:
+    """Hold the lease whose claims are in `folder`.
 
     Raises:
         UserError: another process holds it.
     """
-    lease = Lease(place)
+    lease = Lease(folder)
     lease.take(say)
     thread = threading.Thread(target=lease.renew, daemon=True, name="lease")
     thread.start()
@@ -147,33 +210,23 @@ def held(place: Location, say: Callable[[str], None]) -> Iterator[Lease]:
     finally:
         lease.released.set()
         thread.join()
-        with contextlib.suppress(
-            StorageFailure
-        ):  # the storage is away, which is said already; the lease expires by itself
+        # Where the storage is away, that is said already, and the lease expires by itself.
+        with contextlib.suppress(StorageFailure):
             lease.release()
 
 
-def is_held(place: Location) -> bool:
-    """Whether there is a lease at `place` that has been renewed lately; one that just died looks
-    held for a while.
-    """
-    lease = Lease(place)._read()
-    if lease is None or _is_over(lease):
-        return False
-    return (
-        datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])
-    ).total_seconds() < EXPIRES_AFTER
+def _age(claim: Claim) -> float:
+    """Seconds since it was renewed, by the clocks of two machines."""
+    return (datetime.now(UTC) - datetime.fromisoformat(claim["renewed"])).total_seconds()
 
 
-def _is_over(lease: dict[str, Any]) -> bool:
+def _is_over(claim: Claim) -> bool:
     """Whether its holder is certainly gone: a dead process of this machine, or not renewed for very
     long.
     """
-    if lease["machine"] == _machine() and not Path(f"/proc/{lease['pid']}").exists():
+    if claim["machine"] == _machine() and not Path(f"/proc/{claim['pid']}").exists():
         return True
-    return (
-        datetime.now(UTC) - datetime.fromisoformat(lease["renewed"])
-    ).total_seconds() > CERTAINLY_OVER
+    return _age(claim) > CERTAINLY_OVER
 
 
 def _machine() -> str:
@@ -186,10 +239,3 @@ def _machine() -> str:
         )
     except OSError:
         return os.urandom(8).hex()  # no /proc: never the same machine
-
-
-def _in_use(place: Location, lease: dict[str, Any] | None) -> UserError:
-    who = lease["holder"] if lease else "another process"
-    return UserError(
-        f"{place.parent} is in use by another cqlray process ({who}); wait for it or stop it first"
-    )

@@ -8,10 +8,10 @@ Why not obstore? Version 0.12.1 was tried on 2026-11-30 against moto and gcp-sto
 reads an object in one request instead of three and can put one on condition that none is there.
 But its errors have types for some failures only: 500, 503, no connection and a refused listing are
 all a GenericError, and a missing bucket is a FileNotFoundError, so that texts would be read as
-here. It waits within Rust, where Ctrl-C does nothing for the whole of its retry_timeout, and says
-nothing of a bucket that is away. It finds no AWS profile or single sign-on without boto3. In
-Google's store it speaks the XML API, which the emulator lacks, so that gs:// would go untested.
-pyarrow would stay for Parquet in any case.
+here. Its own retries wait within Rust, where Ctrl-C is not heard, and say nothing meanwhile, so
+that the loop below would stay. It finds no AWS profile or single sign-on without boto3. In Google's
+store it speaks the XML API, which the emulator lacks, so that gs:// would go untested. pyarrow
+would stay for Parquet in any case, and the lease needs no put on condition: see lease.py.
 """
 
 from __future__ import annotations

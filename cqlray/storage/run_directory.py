@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cqlray.errors import NotShared, StorageFailure, UserError
-from cqlray.storage.lease import Lease, held, is_held
+from cqlray.storage.lease import Lease, held
 from cqlray.storage.locations import AnyPath, Location
 
 FORMAT = 1
@@ -42,7 +42,7 @@ DATASET = "dataset"  # a directory: data/dataset.py has the names in it
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 VIDEO = "video.gif"
-LOCK, LEASE = ".lock", "lease.json"
+LOCK, LEASE = ".lock", "lease"  # the lease is a directory
 
 _HALF_MADE = (f".{MANIFEST}.tmp", f".{CONFIG}.tmp")
 
@@ -209,10 +209,13 @@ class RunDirectory:
         """
         if not path.exists():
             return True
-        return path.is_dir() and {below.name for below in path.iterdir()} <= {
-            MANIFEST,
-            *_HALF_MADE,
-        }
+        # In Amazon's store the lease's directory stays when the lease was given back.
+        half_made = {MANIFEST, LEASE, *_HALF_MADE}
+        return (
+            path.is_dir()
+            and {below.name for below in path.iterdir()} <= half_made
+            and not RunDirectory(path).in_use()
+        )
 
     @staticmethod
     def open(path: AnyPath) -> RunDirectory:
@@ -253,7 +256,7 @@ class RunDirectory:
     def in_use(self) -> bool:
         """Whether a process holds the directory now."""
         if isinstance(self.path, Location):
-            return is_held(self.path / LEASE)
+            return Lease(self.path / LEASE).is_held()
         try:
             with (self.path / LOCK).open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cqlray.storage import object_store
 from cqlray.storage.locations import Location
 from tests.processes import free_port, wait_until
+from tests.unit.storage.test_lease import assert_one_of_several_holds, quick  # noqa: F401 (fixture)
 from tests.unit.storage.test_locations import act, operations
 
 
@@ -81,3 +82,8 @@ def test_what_is_large_is_written_whole() -> None:
     )
     place.write(content)
     assert place.read_bytes() == content
+
+
+@pytest.mark.usefixtures("quick")
+def test_of_several_that_begin_at_once_one_holds() -> None:
+    assert_one_of_several_holds(Location.parse("gs://bucket/run/lease"))

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from cqlray.errors import UserError
 from cqlray.storage import append_parts as parts
-from cqlray.storage import lease as leases
 from cqlray.storage import object_store
 from cqlray.storage.locations import Location
 
@@ -622,93 +621,3 @@ def test_standing_parts_hold_every_append_and_no_wider_one_holds_them(
     standing = parts.standing(parts.parse([part.name for part in listed]))
     held = [number for part in standing for number in range(part.first, part.last + 1)]
     assert held == sorted({number for first, last in nested for number in range(first, last + 1)})
-
-
-# -- leases ----------------------------------------------------------------------------------------
-
-HOLDER = """
-import sys, time
-from cqlray.storage import lease
-from cqlray.storage.locations import Location
-lease.RENEW_EVERY, lease.SETTLE = 0.2, 0.1
-with lease.held(Location.parse(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("RENEW_EVERY", 0.2), ("EXPIRES_AFTER", 1.5), ("SETTLE", 0.1)):
-        monkeypatch.setattr(leases, name, seconds)
-
-
-@pytest.mark.usefixtures("quick")
-def test_one_process_at_a_time_and_a_dead_one_is_followed_at_once(remote: Location) -> None:
-    place = remote / ".lease"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        with pytest.raises(
-            UserError, match=f"in use by another cqlray process \\(process {holder.pid} on"
-        ):
-            leases.Lease(place).take(print)
-        holder.kill()
-    said: list[str] = []
-    with leases.held(place, said.append) as lease:
-        lease.check()
-    assert said == [] and not place.exists()
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_silent_holder_elsewhere_is_followed_when_its_lease_expires(
-    remote: Location, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, said = remote / ".lease", []  # type: ignore[var-annotated]
-    with monkeypatch.context() as patch:
-        patch.setattr(leases, "_machine", lambda: "another")
-        gone = leases.Lease(place)
-        gone.take(said.append)
-    started = time.monotonic()
-    with leases.held(place, said.append) as lease:
-        assert time.monotonic() - started > leases.EXPIRES_AFTER
-        gone.released.clear()
-        gone.renew()  # it was only slow: it sees at its next renewal that it has lost
-        with pytest.raises(UserError, match=f"was taken over by process {os.getpid()} on"):
-            gone.check()
-        lease.check()
-    assert len(said) == 1 and "waiting to see" in said[0]
-
-
-@pytest.mark.usefixtures("quick")
-def test_of_several_that_begin_at_once_one_holds(
-    remote: Location, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(leases, "SETTLE", 0.5)
-    outcomes: list[bool] = []
-    barrier = threading.Barrier(4)
-
-    def begin() -> None:
-        barrier.wait()
-        try:
-            with leases.held(remote / ".lease", lambda _: None):
-                outcomes.append(True)
-                time.sleep(1.5)
-        except UserError:
-            outcomes.append(False)
-
-    threads = [threading.Thread(target=begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == [False, False, False, True]
-
-
-def test_a_lease_that_is_renewed_is_held(tmp_path: Path) -> None:
-    place = Location.parse(tmp_path / "lease.json")
-    assert not leases.is_held(place)
-    with leases.held(place, print):
-        assert leases.is_held(place)
-    assert not leases.is_held(place)
