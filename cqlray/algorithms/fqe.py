@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cqlray.algorithms.agent import Adam, polyak
+from cqlray.algorithms.forward_backward import outputs, regress
 from cqlray.algorithms.networks import Shape, Stack
 from cqlray.algorithms.population import NoiseStream, TransitionTable
 
@@ -96,7 +97,7 @@ class QFunctions:
             self.table.observations[self.table.rows[index]],
             self._actions(self.table, index),
         )
-        _, gradient = self.networks.regress(self._inputs(states, actions), target)
+        _, gradient = regress(self.networks, self._inputs(states, actions), target)
         left, ones = self._rate_left(), torch.ones_like(target[:, 0])
         self.updates += 1
         step = torch.tensor(self.updates, dtype=torch.float64, device=ones.device)
@@ -148,10 +149,10 @@ class QFunctions:
         in Q'. No policy can earn more than the best reward for ever, nor less than the worst, so a
         Q' beyond that is held there.
         """
-        outputs = self._outputs(
+        next_outputs = self._outputs(
             self.targets, table.observations[table.rows[index] + 1], next_actions[:, index]
         )
-        next_values = (self.units.mean + self.units.std * outputs).clamp(
+        next_values = (self.units.mean + self.units.std * next_outputs).clamp(
             self.units.lowest, self.units.highest
         )
         return (
@@ -164,7 +165,7 @@ class QFunctions:
 
     def _outputs(self, stack: Stack, observations: Tensor, actions: Tensor) -> Tensor:
         """[n, observation_dim], [M, n, A] -> [M, n]."""
-        return stack.forward(self._inputs(observations, actions)).squeeze(-1)
+        return outputs(stack, self._inputs(observations, actions)).squeeze(-1)
 
     def _inputs(self, observations: Tensor, actions: Tensor) -> Tensor:
         """[n, observation_dim], [M, n, A] -> [M, n, observation_dim + A]."""

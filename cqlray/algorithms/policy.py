@@ -20,7 +20,7 @@ LAYER_NORM_EPSILON = 1e-5
 
 def _forward(arrays: Arrays, prefix: str, inputs: Array) -> Array:
     """E networks at once: [E, rows, in] -> [E, rows, out]; the counterpart of
-    networks.Stack.forward.
+    forward_backward.outputs.
     """
     hidden = inputs
     last = sum(name.startswith(prefix) and name.endswith(".weight") for name in arrays) - 1

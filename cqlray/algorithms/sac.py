@@ -14,11 +14,14 @@ from torch import Tensor
 
 from cqlray.algorithms import losses
 from cqlray.algorithms.agent import AgentState, Batch, Scalars, clip_gradient, polyak
-from cqlray.algorithms.networks import (
-    Pass,
-    critic_values,
+from cqlray.algorithms.forward_backward import Pass, forward_pass, outputs, regress
+from cqlray.algorithms.networks import Stack
+from cqlray.algorithms.tanh_gaussian import (
     policy_distribution,
-    policy_output_gradient,
+    policy_distribution_gradient,
+    sample_tanh_gaussian,
+    tanh_gaussian_log_density,
+    tanh_gaussian_log_density_gradient,
 )
 from cqlray.config.schema import SACConfig
 
@@ -45,10 +48,11 @@ def noise_shapes(config: SACConfig, action_dim: int) -> dict[str, tuple[int, ...
 def evaluate_policy(
     agent: AgentState, batch: Batch, scalars: Scalars
 ) -> tuple[Pass, PolicyOutput, PolicyOutput]:
-    """The policy's distributions at the batch's observations and at the next ones, and the way back
-    from the former.
+    """The policy's distributions at the batch's observations and at the next ones, and the forward
+    pass that gave them; a backward pass from it concerns the former alone.
     """
-    taken = Pass(agent.policy, torch.cat([batch.observations, batch.next_observations], dim=1))
+    observations = torch.cat([batch.observations, batch.next_observations], dim=1)
+    taken = forward_pass(agent.policy, observations)
     mean, log_std = policy_distribution(taken.outputs, scalars["log_std_min"])
     size = batch.rewards.shape[1]
     return (
@@ -66,8 +70,8 @@ def target_values(
     scalars: Scalars,
     config: SACConfig,
 ) -> Tensor:
-    """y, [M, B]."""
-    actions, log_density = losses.sample_tanh_gaussian(
+    """y, [M, B]: losses.bellman_target of losses.soft_value by the target critics."""
+    actions, log_density = sample_tanh_gaussian(
         next_policy.mean, next_policy.log_std, noise["next"]
     )
     q_next = critic_values(
@@ -78,18 +82,20 @@ def target_values(
     return losses.bellman_target(batch.rewards, batch.terminations, scalars["discount"], value)
 
 
+def critic_values(critics: Stack, inputs: Tensor, num_critics: int) -> Tensor:
+    """Q_i of each member's critics: inputs [M, rows, observation + action] -> [M, N, rows]."""
+    return outputs(critics, inputs).view(len(inputs), num_critics, inputs.shape[1])
+
+
 def policy_values(
     agent: AgentState, batch: Batch, actions: Tensor, config: SACConfig
 ) -> tuple[Tensor, Tensor]:
-    """min_i Q_i(s, a~), [M, B], and its derivative by the actions, [M, B, A]; critics that are
-    equal there share it.
-    """
-    taken = Pass(agent.critics, torch.cat([batch.observations, actions], -1))
+    """min_i Q_i(s, a~), [M, B], and its derivative with respect to the actions, [M, B, A]."""
+    taken = forward_pass(agent.critics, torch.cat([batch.observations, actions], -1))
     q = taken.outputs.view(len(actions), config.num_critics, -1)  # [M, N, B]
-    values = q.amin(1)
-    lowest = q == values.unsqueeze(1)
-    share = lowest / lowest.sum(1, keepdim=True)
-    of_inputs = taken.input_gradient(share.to(q.dtype).view(taken.outputs.shape))
+    values = losses.lowest_value(q)
+    of_q = losses.lowest_value_gradient(q, values)
+    of_inputs = taken.input_gradient(of_q.view(taken.outputs.shape))
     of_inputs = of_inputs.view(len(actions), config.num_critics, *of_inputs.shape[1:])
     return values, of_inputs.sum(1)[..., batch.observations.shape[-1] :]
 
@@ -104,13 +110,12 @@ def policy_gradient(
     config: SACConfig,
     cloning: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` gave the
-    policy at the batch.
+    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` is the
+    pass that gave the policy at the batch.
 
-    For members that are `cloning` [M], log pi(a|s) of the data's action stands in the place of
-    min_i Q_i.
+    For members that are `cloning` [M], log pi(a|s) of the data's action replaces min_i Q_i.
     """
-    actions, log_density = losses.sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
+    actions, log_density = sample_tanh_gaussian(policy.mean, policy.log_std, noise["policy"])
     values, of_values = policy_values(agent, batch, actions, config)
     temperature = agent.log_temperature.exp()
     if cloning is not None:
@@ -119,13 +124,15 @@ def policy_gradient(
         policy.log_std, noise["policy"], actions, of_values, temperature
     )
     if cloning is not None:
-        data_density = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
+        data_density = tanh_gaussian_log_density(policy.mean, policy.log_std, batch.actions)
         values = torch.where(losses.per_member(cloning, values), data_density, values)
-        of_data = losses.log_density_gradient(policy.mean, policy.log_std, batch.actions)
-        own = losses.per_member(cloning, of_values)
-        of_mean, of_log_std = (torch.where(own, value / values.shape[1], 0.0) for value in of_data)
+        of_data = tanh_gaussian_log_density_gradient(policy.mean, policy.log_std, batch.actions)
+        clones = losses.per_member(cloning, of_values)
+        of_mean, of_log_std = (torch.where(clones, v / values.shape[1], 0.0) for v in of_data)
         by_mean, by_log_std = by_mean - of_mean, by_log_std - of_log_std
-    of_output = policy_output_gradient(policy.log_std, scalars["log_std_min"], by_mean, by_log_std)
+    of_output = policy_distribution_gradient(
+        policy.log_std, scalars["log_std_min"], by_mean, by_log_std
+    )
     return (
         taken.gradient(of_output),
         losses.policy_loss(log_density, values, temperature),
@@ -174,9 +181,7 @@ def update(
     taken, policy, next_policy = evaluate_policy(agent, batch, scalars)
     target = target_values(agent, batch, next_policy, noise, scalars, config)
     inputs = torch.cat([batch.observations, batch.actions], -1)
-    values, critic_gradient = agent.critics.regress(
-        inputs, target.repeat_interleave(config.num_critics, 0)
-    )
+    values, critic_gradient = regress(agent.critics, inputs, target)
     q_data = values.view(len(target), config.num_critics, -1)
 
     of_policy, loss_of_policy, log_density = policy_gradient(
@@ -189,7 +194,7 @@ def update(
         "entropy": -log_density.mean(1),
         "temperature": agent.log_temperature.exp(),
     }
-    temperature_gradient = losses.temperature_gradient(log_density, scalars["target_entropy"])
+    temperature_gradient = losses.temperature_loss_gradient(log_density, scalars["target_entropy"])
     clip = bool(config.gradient_clip < float("inf"))
     apply_gradients(agent, critic_gradient, of_policy, temperature_gradient, scalars, clip)
     return metrics

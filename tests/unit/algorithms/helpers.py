@@ -14,9 +14,11 @@ import torch
 from cqlray.algorithms import agent as agents
 from cqlray.algorithms import cql, sac
 from cqlray.algorithms.agent import Adam, AgentState, Batch, Scalars
-from cqlray.algorithms.networks import Stack, policy_distribution
+from cqlray.algorithms.forward_backward import outputs
+from cqlray.algorithms.networks import Stack
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
 from cqlray.algorithms.sac import PolicyOutput
+from cqlray.algorithms.tanh_gaussian import policy_distribution
 from cqlray.config.schema import CQLConfig, SACConfig
 from tests.unit.algorithms.reference import Reference
 
@@ -65,7 +67,7 @@ def double_scalars(configs: Sequence[SACConfig], action_dim: int = ACTION_DIM) -
 def policy_at(agent: AgentState, observations: torch.Tensor, scalars: Scalars) -> PolicyOutput:
     """The policy's distribution at observations [M, n, observation_dim]."""
     return PolicyOutput(
-        *policy_distribution(agent.policy.forward(observations), scalars["log_std_min"])
+        *policy_distribution(outputs(agent.policy, observations), scalars["log_std_min"])
     )
 
 

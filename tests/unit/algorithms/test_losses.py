@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cqlray.algorithms import cql, losses, networks, sac
+from cqlray.algorithms import cql, losses, sac, tanh_gaussian
 from cqlray.algorithms.agent import AgentState
 from cqlray.config.schema import CQLConfig
 from tests.unit.algorithms import helpers
@@ -41,7 +41,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def test_density_integrates_to_one(mean: float, log_std: float) -> None:
     # Over a in [-1, 1] by the trapezoid rule, on nodes that crowd at the bounds.
     nodes = torch.tanh(torch.linspace(-6.0, 6.0, 20_001, dtype=DOUBLE))
-    density = losses.tanh_gaussian_log_density(
+    density = tanh_gaussian.tanh_gaussian_log_density(
         tensor([mean]), tensor([log_std]), nodes.unsqueeze(1)
     ).exp()
     assert float(torch.trapezoid(density, nodes)) == pytest.approx(1.0, abs=1e-5)
@@ -50,7 +50,7 @@ def test_density_integrates_to_one(mean: float, log_std: float) -> None:
 def test_density_of_two_dimensions_integrates_to_one() -> None:
     nodes = torch.tanh(torch.linspace(-6.0, 6.0, 801, dtype=DOUBLE))
     grid = torch.stack(torch.meshgrid(nodes, nodes, indexing="ij"), dim=-1)
-    density = losses.tanh_gaussian_log_density(
+    density = tanh_gaussian.tanh_gaussian_log_density(
         tensor([0.3, -0.8]), tensor([-0.5, -0.2]), grid
     ).exp()
     assert float(torch.trapezoid(torch.trapezoid(density, nodes), nodes)) == pytest.approx(
@@ -60,10 +60,10 @@ def test_density_of_two_dimensions_integrates_to_one() -> None:
 
 def test_samples_have_the_density_that_is_claimed() -> None:
     mean, log_std, noise = normal(6, 2), normal(6, 2, seed=1) * 0.5, normal(6, 2, seed=2)
-    actions, log_density = losses.sample_tanh_gaussian(mean, log_std, noise)
+    actions, log_density = tanh_gaussian.sample_tanh_gaussian(mean, log_std, noise)
     torch.testing.assert_close(actions, torch.tanh(mean + log_std.exp() * noise))
     torch.testing.assert_close(
-        log_density, losses.tanh_gaussian_log_density(mean, log_std, actions)
+        log_density, tanh_gaussian.tanh_gaussian_log_density(mean, log_std, actions)
     )
     theirs = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform()
@@ -76,7 +76,7 @@ def test_histogram_of_samples_follows_the_density() -> None:
     themselves are counted.
     """
     noise = normal(400_000, 1)
-    actions, log_density = losses.sample_tanh_gaussian(tensor([0.4]), tensor([-0.3]), noise)
+    actions, log_density = tanh_gaussian.sample_tanh_gaussian(tensor([0.4]), tensor([-0.3]), noise)
     counts, edges = np.histogram(actions.numpy(), bins=20, range=(-1.0, 1.0))
     inside = np.digitize(actions.numpy()[:, 0], edges) - 1
     # The width of a bin is the sum over its samples of 1 / density, divided by the number of
@@ -89,7 +89,7 @@ def test_histogram_of_samples_follows_the_density() -> None:
 @pytest.mark.parametrize("u", [-20.0, -8.0, 0.0, 8.0, 20.0])
 def test_density_is_stable_far_out(u: float) -> None:
     pre_tanh = torch.tensor([u], dtype=torch.float32, requires_grad=True)
-    _, log_density = losses.sample_tanh_gaussian(pre_tanh, torch.zeros(1), torch.zeros(1))
+    _, log_density = tanh_gaussian.sample_tanh_gaussian(pre_tanh, torch.zeros(1), torch.zeros(1))
     exact = -0.5 * math.log(2.0 * math.pi) - (
         math.log(4.0) - 2.0 * abs(u) - 2.0 * math.log1p(math.exp(-2.0 * abs(u)))
     )
@@ -102,7 +102,7 @@ def test_density_of_actions_on_their_bounds_is_finite() -> None:
     mean = torch.zeros(4, 2, requires_grad=True)
     log_std = torch.full((4, 2), -1.0, requires_grad=True)
     actions = torch.tensor([[1.0, -1.0], [1.0, 0.0], [-1.0, -1.0], [0.999999, 1.0]])
-    log_density = losses.tanh_gaussian_log_density(mean, log_std, actions)
+    log_density = tanh_gaussian.tanh_gaussian_log_density(mean, log_std, actions)
     gradients = torch.autograd.grad(log_density.sum(), [mean, log_std])
     assert bool(log_density.isfinite().all()) and all(bool(g.isfinite().all()) for g in gradients)
     assert float(gradients[0].detach()[0, 0]) > 0 > float(gradients[0].detach()[0, 1]), (
@@ -112,7 +112,7 @@ def test_density_of_actions_on_their_bounds_is_finite() -> None:
 
 def test_log_std_is_clamped_on_both_sides() -> None:
     output = tensor([[[0.1, -9.0]], [[0.2, 9.0]], [[0.3, -0.7]]])
-    mean, log_std = networks.policy_distribution(output, tensor([-5.0, -5.0, -0.5]))
+    mean, log_std = tanh_gaussian.policy_distribution(output, tensor([-5.0, -5.0, -0.5]))
     assert mean.flatten().tolist() == [0.1, 0.2, 0.3]
     assert log_std.flatten().tolist() == [-5.0, 2.0, -0.5]
 
@@ -234,10 +234,10 @@ def test_logsumexp_is_the_integral_for_wide_and_narrow_policies(
         torch.rand((samples, 1, 2), generator=torch.Generator().manual_seed(6), dtype=DOUBLE) * 2.0
         - 1.0
     )
-    first, first_density = losses.sample_tanh_gaussian(
+    first, first_density = tanh_gaussian.sample_tanh_gaussian(
         tensor([mean, mean]), tensor([math.log(std)] * 2), noise[0]
     )
-    second, second_density = losses.sample_tanh_gaussian(
+    second, second_density = tanh_gaussian.sample_tanh_gaussian(
         tensor([0.0, 0.0]), tensor([math.log(std)] * 2), noise[1]
     )
     uniform_density = torch.full_like(first_density, -2.0 * math.log(2.0))
@@ -395,7 +395,7 @@ def test_multiplier_scales_the_penalty_and_is_capped() -> None:
         -losses.lagrange_loss(gaps, weight, log_multiplier, target).sum(), log_multiplier
     )
     torch.testing.assert_close(
-        losses.multiplier_gradient(gaps, weight, log_multiplier.detach(), target), ascent
+        losses.multiplier_loss_gradient(gaps, weight, log_multiplier.detach(), target), ascent
     )
 
 
@@ -498,8 +498,8 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
     own = torch.tanh(policy.mean)
     far = -torch.sign(own) * 0.95
     assert loss(own) < loss(own * 0.5 + far * 0.5) < loss(far)
-    nearest = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, own).mean()
-    farthest = losses.tanh_gaussian_log_density(policy.mean, policy.log_std, far).mean()
+    nearest = tanh_gaussian.tanh_gaussian_log_density(policy.mean, policy.log_std, own).mean()
+    farthest = tanh_gaussian.tanh_gaussian_log_density(policy.mean, policy.log_std, far).mean()
     assert loss(far) - loss(own) == pytest.approx(float(nearest - farthest))
     assert loss(own, updates=1) == loss(far, updates=1), (
         "after the warm-up the data's actions play no part"
@@ -525,7 +525,7 @@ def test_the_policys_gradient_is_autograds() -> None:
     ).unbind()
     mean.requires_grad_(), log_std.requires_grad_()
     temperature, data = tensor([0.3, 2.0]), torch.tanh(data)
-    actions, density = losses.sample_tanh_gaussian(mean, log_std, noise)
+    actions, density = tanh_gaussian.sample_tanh_gaussian(mean, log_std, noise)
     values = (slope * actions.square()).sum(-1)
     expected = by_autograd(losses.policy_loss(density, values, temperature).sum(), mean, log_std)
     drawn = actions.detach()
@@ -534,10 +534,11 @@ def test_the_policys_gradient_is_autograds() -> None:
     )
     torch.testing.assert_close(found, expected)
     expected = by_autograd(
-        losses.tanh_gaussian_log_density(mean, log_std, data).sum(), mean, log_std
+        tanh_gaussian.tanh_gaussian_log_density(mean, log_std, data).sum(), mean, log_std
     )
     torch.testing.assert_close(
-        losses.log_density_gradient(mean.detach(), log_std.detach(), data), expected
+        tanh_gaussian.tanh_gaussian_log_density_gradient(mean.detach(), log_std.detach(), data),
+        expected,
     )
 
 
@@ -545,10 +546,10 @@ def test_beyond_its_bounds_the_log_std_has_no_gradient() -> None:
     output = 4.0 * torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     output.requires_grad_()
     lowest = tensor([-5.0, -1.0])
-    mean, log_std = networks.policy_distribution(output, lowest)
+    mean, log_std = tanh_gaussian.policy_distribution(output, lowest)
     weights = torch.randn(2, 2, 50, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     (expected,) = by_autograd((mean * weights[0] + log_std * weights[1]).sum(), output)
-    found = networks.policy_output_gradient(log_std.detach(), lowest, *weights)
+    found = tanh_gaussian.policy_distribution_gradient(log_std.detach(), lowest, *weights)
     torch.testing.assert_close(found, expected)
     assert bool((found == 0.0).any()) and bool((found[..., :3] != 0.0).all())
 
@@ -561,7 +562,7 @@ def test_policy_climbs_the_smaller_critic(layer_norm: bool) -> None:
     config = dataclasses.replace(TINY, layer_norm=layer_norm, batch_size=40)
     agent, batch = helpers.random_agent([config, config]), helpers.batch_of(config, 2)
     values, found = sac.policy_values(agent, batch, batch.actions, config)
-    q = networks.critic_values(
+    q = sac.critic_values(
         agent.critics, torch.cat([batch.observations, batch.actions], -1), config.num_critics
     )
     assert (
@@ -582,7 +583,9 @@ def test_policy_climbs_the_smaller_critic(layer_norm: bool) -> None:
 
 
 def test_temperature_rises_while_the_entropy_is_below_its_target() -> None:
-    gradient = losses.temperature_gradient(tensor([[3.0, 1.0], [-3.0, -1.0]]), tensor([-1.0, -1.0]))
+    gradient = losses.temperature_loss_gradient(
+        tensor([[3.0, 1.0], [-3.0, -1.0]]), tensor([-1.0, -1.0])
+    )
     assert gradient.tolist() == [
         -1.0,
         3.0,

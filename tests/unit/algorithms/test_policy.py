@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.algorithms import agent as agents
-from cqlray.algorithms import losses, networks
+from cqlray.algorithms import sac, tanh_gaussian
 from cqlray.algorithms.agent import AgentState, Scalars
 from cqlray.algorithms.policy import (
     Arrays,
@@ -76,9 +76,11 @@ def test_numpy_policy_is_the_torch_policy(changes: dict[str, Any]) -> None:
     noise = generator.normal(size=(3, 20, ACTION_DIM)).astype(np.float32)
     actions = generator.uniform(-1.0, 1.0, (3, 20, ACTION_DIM)).astype(np.float32)
     output = helpers.policy_at(agent, normalized(observations), scalars)
-    sampled, _ = losses.sample_tanh_gaussian(output.mean, output.log_std, torch.from_numpy(noise))
+    sampled, _ = tanh_gaussian.sample_tanh_gaussian(
+        output.mean, output.log_std, torch.from_numpy(noise)
+    )
     inputs = torch.cat([normalized(observations), torch.from_numpy(actions)], -1)
-    values = networks.critic_values(agent.critics, inputs, config.num_critics).amin(1)
+    values = sac.critic_values(agent.critics, inputs, config.num_critics).amin(1)
     np.testing.assert_allclose(
         policy.act(observations), torch.tanh(output.mean).numpy(), rtol=1e-4, atol=1e-4
     )

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cqlray.algorithms.networks import PIECE_SIZE, Pass, Shape, Stack
+from cqlray.algorithms import forward_backward
+from cqlray.algorithms.forward_backward import TILE_SIZE, differentiate, forward_pass
+from cqlray.algorithms.networks import Shape, Stack
 from cqlray.algorithms.population import Population
 from cqlray.benchmarks.learner import WORKLOADS, Workload, make_population
 
@@ -29,8 +31,8 @@ def stack_and_inputs(
 
 
 def outputs_and_gradients(stack: Stack, inputs: Tensor) -> list[Tensor]:
-    taken = Pass(stack, inputs)
-    assert torch.equal(taken.outputs, stack.forward(inputs))
+    taken = forward_pass(stack, inputs)
+    assert torch.equal(taken.outputs, forward_backward.outputs(stack, inputs))
     of_outputs = 2.0 * taken.outputs  # of their squares' sum
     return [taken.outputs, taken.input_gradient(of_outputs), taken.gradient(of_outputs)]
 
@@ -48,9 +50,9 @@ def test_bf16_products_are_near_float32s_and_come_back_as_float32(layer_norm: bo
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 256])
-def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> None:
-    """More rows than one piece holds, and not a multiple of it, against autograd in float64."""
-    stack, inputs = stack_and_inputs(False, dtype, PIECE_SIZE // width * 2 + 77, width)
+def test_tiles_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> None:
+    """More rows than one tile holds, and not a multiple of it, against autograd in float64."""
+    stack, inputs = stack_and_inputs(False, dtype, TILE_SIZE // width * 2 + 77, width)
     found = outputs_and_gradients(stack, inputs)
     double = Stack(stack.shape, stack.flat.double())
     x, (w0, b0, w1, b1, w2, b2) = inputs.double().requires_grad_(), double.parameters()
@@ -65,11 +67,11 @@ def test_pieces_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> 
         assert (one - other).norm() < tolerance * one.norm()
 
 
-@pytest.mark.parametrize("rows", [64, PIECE_SIZE // 64 * 2 + 77])
-def test_the_way_back_from_the_first_rows_alone(rows: int) -> None:
-    """As if the other rows had no part in the loss, also where they are in pieces of their own."""
+@pytest.mark.parametrize("rows", [64, TILE_SIZE // 64 * 2 + 77])
+def test_a_backward_pass_from_the_first_rows_alone(rows: int) -> None:
+    """As if the other rows had no part in the loss, also where they are in other tiles."""
     stack, inputs = stack_and_inputs(False, None, rows, 64)
-    taken = Pass(stack, inputs)
+    taken = forward_pass(stack, inputs)
     for count in (rows // 3, rows // 2, rows):
         of_outputs = torch.zeros_like(taken.outputs)
         of_outputs[:, :count] = taken.outputs[:, :count]
@@ -80,14 +82,14 @@ def test_the_way_back_from_the_first_rows_alone(rows: int) -> None:
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_forth_and_back_in_pieces_is_all_forth_and_then_back(
+def test_tile_by_tile_is_all_forward_and_then_all_backward(
     layer_norm: bool, dtype: torch.dtype | None
 ) -> None:
-    """Two members of three networks each; groups of 30 rows, the last piece smaller, no group
+    """Two members of three networks each; groups of 30 rows, the last tile smaller, no group
     parted.
     """
     width, group = 64, 30
-    rows = PIECE_SIZE // width // group * group * 2 + 4 * group
+    rows = TILE_SIZE // width // group * group * 2 + 4 * group
     generator = torch.Generator().manual_seed(0)
     shape = Shape((5, width, width, 2), layer_norm)
     stack = Stack(shape, torch.stack([shape.initial(generator) for _ in range(6)]), dtype)
@@ -100,14 +102,14 @@ def test_forth_and_back_in_pieces_is_all_forth_and_then_back(
         seen.append((network, part.start))
         return 2.0 * outputs * torch.arange(part.start, part.stop).view(1, -1, 1)
 
-    outputs, gradient = stack.differentiate(inputs, group, derivative)
+    outputs, gradient = differentiate(stack, inputs, group, derivative)
     assert seen == (
         [(None, 0)]
         if layer_norm
         else [(e, r) for e in range(6) for r in (0, (rows - 120) // 2, rows - 120)]
     )
     double = Stack(shape, stack.flat.double())
-    whole = Pass(double, inputs.double())
+    whole = forward_pass(double, inputs.double())
     expected = whole.outputs
     tolerance = 1e-5 if dtype is None else BF16_ERROR
     of_parameters = whole.gradient(2.0 * expected * torch.arange(rows).view(1, -1, 1))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.algorithms import agent as agents
-from cqlray.algorithms import cql, networks, sac
+from cqlray.algorithms import cql, forward_backward, sac
 from cqlray.algorithms.agent import AgentState
 from cqlray.config.schema import CQLConfig, SACConfig
 from tests.unit.algorithms import helpers
@@ -181,15 +181,15 @@ def check(
     return agent
 
 
-@pytest.fixture(params=["all at once", "in pieces"])
+@pytest.fixture(params=["all at once", "in tiles"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How the rows go through the networks on a CPU; the pieces are of one state, or of seven rows
+    """How the rows go through the networks on a CPU; the tiles are of one state, or of seven rows
     and then one.
     """
-    if request.param == "in pieces":
-        monkeypatch.setattr(networks, "SMALLEST", 0)
+    if request.param == "in tiles":
+        monkeypatch.setattr(forward_backward, "TILED_FROM", 0)
         monkeypatch.setattr(
-            networks, "PIECE_SIZE", TINY.hidden_units * (1 + 3 * TINY.num_action_samples)
+            forward_backward, "TILE_SIZE", TINY.hidden_units * (1 + 3 * TINY.num_action_samples)
         )
     return str(request.param)
 

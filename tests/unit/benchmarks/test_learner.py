@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cqlray.algorithms import networks
+from cqlray.algorithms import forward_backward
 from cqlray.algorithms.agent import network_shapes
 from cqlray.benchmarks.learner import WORKLOADS, Workload, make_population, text
 
@@ -25,18 +25,18 @@ NOT_KNOWN_TO_THE_COUNTER = {
 }
 
 
-def beside_in_pieces(workload: Workload) -> int:
-    """What rows that go in pieces are counted beside the stated: biases in the products, and the
-    outer products not.
+def beside_in_tiles(workload: Workload) -> int:
+    """Operations that tiles add to the stated ones: biases are in the products, and the outer
+    products are not.
 
-    A bias is one more row of its layer's weight, forth and for its gradient; the way back through a
-    single output is an outer product, made without a matrix product.
+    A bias is one more row of its layer's weight, forward and for its gradient; the backward pass
+    through a single output is an outer product, made without a matrix product.
     """
     config, batch = workload.config, workload.config.batch_size
     policy, critic = network_shapes(config, workload.observation_dim, workload.action_dim)
     rows = batch * (1 + 3 * config.num_action_samples)
-    # networks, their shape, rows forth, rows that give the parameters' gradients, rows back through
-    # the last layer
+    # networks, their shape, rows forward, rows that give the parameters' gradients, rows backward
+    # through the last layer
     passes = [
         (1, policy, 2 * batch, batch, 0),
         (config.num_critics, critic, rows, rows, rows),
@@ -44,9 +44,9 @@ def beside_in_pieces(workload: Workload) -> int:
         (config.num_critics, critic, batch, 0, batch),
     ]
     return sum(
-        2 * many * ((forth + back) * sum(shape.sizes[1:]) - outer * shape.sizes[-2])
-        for many, shape, forth, back, outer in passes
-        if forth * config.hidden_units >= networks.SMALLEST
+        2 * many * ((forward + backward) * sum(shape.sizes[1:]) - outer * shape.sizes[-2])
+        for many, shape, forward, backward, outer in passes
+        if forward * config.hidden_units >= forward_backward.TILED_FROM
     )
 
 
@@ -62,8 +62,8 @@ def test_the_stated_operations_are_those_that_torch_counts(
         return counter.get_total_flops()
 
     stated = members * WORKLOADS[name].matrix_flops()
-    assert counted() == stated + members * beside_in_pieces(WORKLOADS[name])
-    monkeypatch.setattr(networks, "SMALLEST", math.inf)
+    assert counted() == stated + members * beside_in_tiles(WORKLOADS[name])
+    monkeypatch.setattr(forward_backward, "TILED_FROM", math.inf)
     assert counted() == stated
 
 
