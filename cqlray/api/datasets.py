@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Dataset:
-    """A data set that was opened: cqlray's own or foreign.
+    """An opened dataset, in cqlray's format or another.
 
-    Its episodes are read anew by each method, in bounded memory.
+    Each method reads the episodes anew, in bounded memory.
     """
 
     def __init__(self, source: Source) -> None:
@@ -37,9 +37,7 @@ class Dataset:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Environment id, spaces and time limit, as far as they are known; None where they are
-        not.
-        """
+        """Environment id, spaces and time limit; None where they are not known."""
         return self.source.environment
 
     @cached_property
@@ -51,10 +49,12 @@ class Dataset:
             UserError: the data cannot be read, or holds no episode.
         """
         description = Description(self.environment)
-        # cqlray's own shards as they stand in their files, so that the digest is the one in
-        # dataset.json.
-        is_own = self.source.format == "cqlray"
-        for shard in (piece.shard for piece in self.source.pieces()) if is_own else self.shards():
+        # Native shards as they are in their files, so that the digest is the one in dataset.json.
+        if self.source.format == "cqlray":
+            shards: Iterator[Shard] = (piece.shard for piece in self.source.pieces())
+        else:
+            shards = self.shards()
+        for shard in shards:
             description.add(shard)
         if not description.entries:
             raise UserError(f"dataset {self.source.name!r} holds no episode")
@@ -76,15 +76,15 @@ class Dataset:
         return validate(self.source, batch_size)
 
     def fixed(self) -> tuple[Dataset, list[str]]:
-        """The data with what can be mended safely mended as it is read, and a line for each thing
-        done.
+        """The same data with what can be fixed safely fixed as it is read, and a line for each
+        thing done.
         """
         mended, lines = fix(self.source, self.validate())
         return Dataset(mended), lines
 
     def save(self, directory: str | Path, append: bool = False) -> dict[str, Any]:
-        """Write it as a native dataset, its description returned; with `append` behind what is
-        there.
+        """Write it as a native dataset, and return its description; with `append`, after the
+        episodes that are there.
 
         Raises:
             UserError: the directory holds a dataset (that these episodes do not belong to), or the
@@ -98,7 +98,7 @@ def load_dataset(
     columns: ColumnsConfig | Mapping[str, Any] | None = None,
     env: str | EnvConfig | None = None,
 ) -> Dataset:
-    """Open a data set from anywhere.
+    """Open a dataset from anywhere.
 
     Args:
         data: a cqlray dataset or run directory, `minari:ID` or a Minari dataset directory, a D4RL
@@ -120,7 +120,7 @@ def load_dataset(
 
 
 def _as_list(key: str, value: Any) -> Any:
-    """A single name or number where ColumnsConfig has a list is a list of one."""
+    """Where ColumnsConfig has a list, a single name or number becomes a list of one."""
     is_single = isinstance(value, str | float | int)
     return (
         [value] if is_single and isinstance(getattr(ColumnsConfig(), key, None), tuple) else value

@@ -1,7 +1,6 @@
-"""What the benchmarks share: contestants in plain processes of their own, which work in turns and
-never at once.
+"""Contestants of a benchmark: each in a plain process, working in turns and never at once.
 
-A machine that slows down in the middle then slows all of them, and none lives with another's
+A machine that slows down in the middle slows all of them, and none is affected by another's
 settings of the allocator or of the threads.
 """
 
@@ -24,8 +23,8 @@ _held: list[Any] = []  # in a contestant's process: the contestant
 
 @dataclass(frozen=True)
 class Turn:
-    """Work done in one turn, in seconds of the clock and of the process's CPU time (all of its
-    threads).
+    """Work done in one turn, and the seconds it took: by the clock, and of CPU time in all of the
+    process's threads.
     """
 
     work: int
@@ -42,28 +41,28 @@ class Turn:
 
 
 def timed(work: Callable[[], int]) -> Turn:
-    """A turn in this process; `work` returns how much it did."""
+    """Take a turn in this process; `work` returns how much it did."""
     started, cpu_started = time.perf_counter(), time.process_time()
     done = work()
     return Turn(done, time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 class Apart:
-    """An object made and used in a fresh process, which knows nothing of Ray."""
+    """An object that is made and used in a fresh process without Ray."""
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        # Ctrl-C is for who waits for the result.
+        # Ctrl-C is handled by the process that waits for the result.
         self.pool = ProcessPoolExecutor(
             1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
         )
         self.pool.submit(_make, make, args).result()
 
     def call(self, method: str, *args: Any) -> Any:
-        """The result of a method, waited for."""
+        """Call a method and wait for its result."""
         return self.begin(method, *args).result()
 
     def begin(self, method: str, *args: Any) -> Future[Any]:
-        """The result of a method, to come."""
+        """Call a method; its result is to come."""
         return self.pool.submit(_call, method, args)
 
     def __enter__(self) -> Apart:

@@ -1,11 +1,11 @@
-"""How fast data is loaded and batches are looked up in memory and in a file, beside what memory and
-disk could do.
+"""How fast data is loaded, and batches are looked up in memory and in a file, compared with what
+memory and disk can do.
 
     python -m cqlray.benchmarks.data --transitions 1000000
 
-One run measures everything, so that the ratios are of one machine at one time. Data are random
-numbers in a temporary directory; `--directory` says on which disk. The dataset in memory, looked up
-batch by batch, is the baseline.
+One run measures everything, so that ratios compare the same machine at the same time. The data are
+random numbers in a temporary directory; `--directory` chooses the disk. The baseline is the dataset
+in memory, looked up batch by batch.
 """
 
 from __future__ import annotations

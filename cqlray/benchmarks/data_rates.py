@@ -1,4 +1,4 @@
-"""The data benchmark's rates: of loading, of the disk alone, and of looking batches up."""
+"""What the data benchmark measures: loading, the disk alone, and looking up batches."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_shards(sizes: Sizes, directory: Path) -> dict[str, Any]:
 def loading_rates(
     directory: Path, description: dict[str, Any], data: HostColumns
 ) -> dict[str, float]:
-    """Bytes of columns per second, of each way to them."""
+    """Bytes of columns per second, for each way to load them."""
     arrays = [getattr(data.data, field.name) for field in fields(data.data)]
     size = sum(array.nbytes for array in arrays)
     files = [directory / entry["file"] for entry in description["shards"]]
@@ -109,8 +109,8 @@ def loading_rates(
 
 
 def disk_rates(path: Path) -> dict[str, float]:
-    """The disk alone, the page cache emptied of the file: bytes per second in order, and reads of 4
-    KiB anywhere.
+    """The disk alone, with the file removed from the page cache: bytes per second read in order,
+    and reads of 4 KiB at random places.
     """
     size = path.stat().st_size
     pages = np.random.default_rng(0).integers(0, max(size // 4096, 1), RANDOM_READS)
@@ -140,8 +140,8 @@ def read_through(path: Path) -> None:
 
 
 def empty_page_cache(path: Path) -> None:
-    """Of one file that nobody has mapped; where the file system has no disk below, nothing
-    happens.
+    """Remove a file that nobody has mapped from the page cache; without a disk below, as in a RAM
+    disk, nothing happens.
     """
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,8 +1,9 @@
-"""How fast the update is, beside what the device could do, measured in one process and one run.
+"""How fast the update is, compared with what the device can do, measured in one process and one
+run.
 
     python -m cqlray.benchmarks.learner --workload H --members 8 --device cuda
 
-Needs torch and numpy alone, so that it also runs on a machine that has nothing else. Limits and
+It needs torch and numpy only, so it also runs on a machine that has nothing else. Limits and
 updates are measured in turns, so that a machine that slows down in the middle slows both.
 """
 
@@ -34,9 +35,9 @@ from cqlray.config.schema import CQLConfig, Precision
 ROUNDS = 5
 FIRST = WARM_UP + 2  # updates that set libraries up and record the graph
 TRANSITIONS = 20_000
-# Passes over the hidden activations of one critic layer without fusion: forward writes them and the
-# next layer reads them; backward reads them for the weights' gradient and for the relu's, and
-# writes its own gradient and reads it twice.
+# Passes over the hidden activations of one critic layer without fusion. Forward: they are written,
+# and read by the next layer. Backward: they are read for the weights' gradient and for the relu's;
+# their gradient is written, and read twice.
 PASSES = 7
 
 
@@ -204,7 +205,7 @@ def measure(
 
 
 def _rates(rounds: Sequence[Round], sizes: Workload) -> dict[str, float]:
-    """Medians over the rounds, beside what an update takes."""
+    """Medians over the rounds, and the work of one update."""
     rate = statistics.median(each.updates for each in rounds)
     flops, moved = sizes.matrix_flops(), sizes.bytes_moved()
     return {
@@ -250,8 +251,8 @@ def main(
     argv: Sequence[str] | None = None,
     parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> int:
-    """The command `python -m cqlray.benchmarks.learner`, and `cqlray benchmark learner` with a
-    parser of its own.
+    """The command `python -m cqlray.benchmarks.learner`; `cqlray benchmark learner` passes another
+    parser class.
     """
     parser = parser_class(
         "cqlray benchmark learner", description="Updates per second beside the device's limit."

@@ -1,10 +1,10 @@
-"""What many members make together, a learner for each core, beside what one member makes on all
-cores; in turns.
+"""How many updates many members make together with a learner on each core, compared with one member
+on all cores, in turns.
 
     cqlray benchmark members --workload P --members 8
 
-The members are shared out among the learners as a run does it, and all learners work at once, each
-in a plain process.
+The members are divided among the learners as in a run, and all learners work at once, each in a
+plain process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECONDS = 2.0  # about, of a turn, unless a number of updates is asked for
 
 
 class Updates:
-    """cqlray's learner as it is, but for its data."""
+    """cqlray's learner with random data."""
 
     def __init__(self, workload: str, threads: int, members: int = 1) -> None:
         keep_freed_memory()

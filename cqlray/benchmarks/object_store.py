@@ -1,5 +1,5 @@
-"""`cqlray benchmark data` with the way that data takes in a run: shards in Ray's object store,
-columns in an actor.
+"""`cqlray benchmark data`, and besides the way data takes in a run: from shards in Ray's object
+store to columns in an actor.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from cqlray.data.memory import data_bytes
 
 
 class Filler:
-    """An actor that makes columns of shards as a learner does."""
+    """An actor that fills columns from shards as a learner does."""
 
     def fill(self, shape: tuple[int, int, int, int], *shards: Shard) -> float:
-        """Seconds that it took; the shards are mapped already, not read."""
+        """The seconds it takes; the shards are mapped before, but not read."""
         started = time.perf_counter()
         fill_columns(shards, *shape)
         return time.perf_counter() - started

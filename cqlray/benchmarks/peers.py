@@ -1,12 +1,12 @@
-"""How fast d3rlpy's CQL makes the same updates, beside cqlray's, in one run.
+"""How fast d3rlpy's CQL makes the same updates, compared with cqlray, in one run.
 
     pip install 'cqlray[peers]'
     cqlray benchmark peers --workload P
 
-Each library works in a process of its own, with its own defaults for memory, and the two take
-turns. An update is timed with all it takes: the batch drawn from 20,000 random transitions in
-memory, losses, gradients, optimisers, target networks. d3rlpy's is what its `fit` does for a step
-(`sample_transition_batch`, then `update`), without its logging.
+Each library works in its own process, with its own defaults for memory, and the two take turns. An
+update is timed with everything that belongs to it: the batch drawn from 20,000 random transitions
+in memory, losses, gradients, optimisers, target networks. d3rlpy's is what its `fit` does for a
+step (`sample_transition_batch`, then `update`), without its logging.
 
 Equal: hidden layers, batch, K, critics, learning rates, tau, discount, float32, threads; the
 temperature is learnt, the conservative term's multiplier only if cqlray's is (lagrange). Different,
@@ -45,7 +45,7 @@ class D3rlpyUpdates:
     """d3rlpy's CQL, set up as the workload says."""
 
     def __init__(self, workload: str, threads: int) -> None:
-        # What d3rlpy and its dependencies say at this point is not for the reader of the results.
+        # What d3rlpy and its dependencies print here is not for the reader of the results.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             sizes = WORKLOADS[workload]
             self.buffer = _buffer(sizes)
@@ -81,9 +81,8 @@ def _d3rlpy_config(sizes: Workload) -> Any:
         actor_learning_rate=config.policy_learning_rate,
         critic_learning_rate=config.critic_learning_rate,
         temp_learning_rate=config.temperature_learning_rate,
-        alpha_learning_rate=(
-            config.multiplier_learning_rate if config.lagrange else 0.0
-        ),  # 0: no optimiser, no step
+        # 0: no optimiser, no step
+        alpha_learning_rate=config.multiplier_learning_rate if config.lagrange else 0.0,
         actor_encoder_factory=VectorEncoderFactory([config.hidden_units] * config.policy_layers),
         critic_encoder_factory=VectorEncoderFactory([config.hidden_units] * config.critic_layers),
         batch_size=config.batch_size,
@@ -105,9 +104,8 @@ def _buffer(sizes: Workload) -> Any:
     from d3rlpy.dataset import Episode, create_infinite_replay_buffer
 
     generator = np.random.default_rng(0)
-    steps = (
-        STEPS_PER_EPISODE + 1
-    )  # the last step of an episode that was cut short starts no transition
+    # The last step of an episode that was cut short starts no transition.
+    steps = STEPS_PER_EPISODE + 1
     episodes = [
         Episode(
             observations=generator.standard_normal((steps, sizes.observation_dim), np.float32),

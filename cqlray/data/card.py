@@ -1,9 +1,9 @@
-"""A data set's card: what is in it, in numbers and histograms small enough to draw, whatever the
-size of the data.
+"""A dataset's card: what is in it, in numbers and histograms that are small enough to draw, however
+large the data.
 
 Two passes over the shards: the first finds ranges and the observations' covariance, the second
-counts. Each holds one block of rows at a time. Values that are not finite are in no histogram; that
-they are there is validation's to say.
+counts. Each holds one block of rows at a time. Values that are not finite are in no histogram:
+validation reports them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,13 @@ from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import Moments, fits
 
 RETURN_BINS, LENGTH_BINS, REWARD_BINS, ACTION_BINS = 40, 40, 60, 40
-COVERAGE_BINS, COVERAGE_RADIUS = (
-    120,
-    6.0,
-)  # bins of each axis, over so many standard deviations to each side
+# Bins of each axis, over so many standard deviations to each side.
+COVERAGE_BINS, COVERAGE_RADIUS = 120, 6.0
 BLOCK_VALUES = 1 << 22  # float64 values of observations in memory at a time
-MOST_DIMENSIONS = (
-    1_024  # whose covariance is found; of wider observations every second, third, ... is looked at
-)
-COVARIANCE_PRODUCTS = (
-    10**11
-)  # more would take minutes; of wide and long data a part of the rows is taken
+# The covariance is found of so many dimensions; of wider observations of every second, third, ...
+MOST_DIMENSIONS = 1_024
+# More products would take minutes; of data that is wide and long, some of the rows are taken.
+COVARIANCE_PRODUCTS = 10**11
 
 
 @dataclass(frozen=True)
@@ -62,20 +58,18 @@ class Tier:
 class Coverage:
     """Observations, each dimension standardised, on their first two principal components."""
 
-    # [COVERAGE_BINS, COVERAGE_BINS] int64: first component, second component; unit: standard
-    # deviations
+    # [COVERAGE_BINS, COVERAGE_BINS] int64: first and second component, in standard deviations
     counts: Array
     outside: int  # observations further than COVERAGE_RADIUS from the mean on one of the two
     components: Array  # [2, observation_dim] float64: weights of the standardised dimensions
-    # of wide observations only every such dimension was looked at, the others have no weight; else
-    # 1
+    # Only every such dimension of wide observations was looked at, the others have no weight; or 1.
     every: int
     explained: tuple[float, float]  # share of the standardised variance on each
 
 
 @dataclass(frozen=True)
 class Card:
-    """A data set at a glance."""
+    """A dataset at a glance."""
 
     episodes: int
     transitions: int
@@ -84,9 +78,8 @@ class Card:
     rewards: Histogram
     reward_mean: float
     reward_std: float
-    actions: tuple[
-        Histogram, ...
-    ]  # for each dimension, over its bounds, or over what occurs where bounds are not known
+    # For each dimension, over its bounds, or over what occurs where they are not known.
+    actions: tuple[Histogram, ...]
     coverage: Coverage
 
     @property
@@ -106,7 +99,7 @@ class Card:
 
 
 def card(description: dict[str, Any], shards: Callable[[], Iterable[Shard]]) -> Card:
-    """The card of a data set.
+    """The card of a dataset.
 
     Args:
         description: what dataset.json holds.
@@ -122,7 +115,9 @@ def card(description: dict[str, Any], shards: Callable[[], Iterable[Shard]]) -> 
 
 
 def _rows(values: Array) -> Iterator[Array]:
-    """Blocks of [N, width] as float64, without the rows that hold a value that is not finite."""
+    """Blocks of rows of [N, width] as float64, without rows that have a value that is not
+    finite.
+    """
     step = max(1, BLOCK_VALUES // max(values.shape[1], 1))
     for start in range(0, len(values), step):
         block = values[start : start + step]
@@ -165,26 +160,22 @@ class _Extents:
         self.count = total
 
     def projection(self) -> tuple[Array, Array, tuple[float, float]]:
-        """[dimensions looked at, 2] that takes centred observations to unit variance on each
-        component; weights; explained.
+        """A matrix [dimensions looked at, 2] that projects centred observations to unit variance on
+        each component; the components' weights; the shares of variance they explain.
         """
         std = np.sqrt(np.diag(self.products) / max(self.count, 1))
-        scale = np.divide(
-            1.0, std, out=np.zeros_like(std), where=std > 0
-        )  # constant dimensions play no part
+        # Constant dimensions play no part.
+        scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
         variances, vectors = np.linalg.eigh(
             self.products * np.outer(scale, scale) / max(self.count, 1)
         )
         order = np.argsort(variances)[::-1][:2]
         weights, variance = np.zeros((2, len(std))), np.zeros(2)
-        weights[: len(order)], variance[: len(order)] = (
-            vectors[:, order].T,
-            variances[order].clip(0.0),
-        )
+        weights[: len(order)] = vectors[:, order].T
+        variance[: len(order)] = variances[order].clip(0.0)
+        # Signs that do not depend on the library.
         largest = weights[np.arange(2), np.abs(weights).argmax(axis=1)]
-        weights *= np.where(largest < 0, -1.0, 1.0)[
-            :, None
-        ]  # a sign that does not depend on the library
+        weights *= np.where(largest < 0, -1.0, 1.0)[:, None]
         unit = np.divide(1.0, np.sqrt(variance), out=np.zeros(2), where=variance > 1e-12)
         explained = variance / max(variances.sum(), 1e-12)
         components = np.zeros((2, self.size))
@@ -197,9 +188,7 @@ class _Extents:
 
 
 class _Bins:
-    """A histogram that fills; values beyond its range, where there are any, are in its outer
-    bins.
-    """
+    """A histogram to add values to; values beyond its range are counted in its outer bins."""
 
     def __init__(self, low: float, high: float, bins: int) -> None:
         if not (np.isfinite(low) and np.isfinite(high)):  # nothing finite was there
@@ -221,7 +210,7 @@ def _bins(moments: Moments, bins: int) -> _Bins:
 
 
 def _length_bins(lengths: Moments) -> _Bins:
-    """Bins of whole numbers of steps: the same number of lengths in each."""
+    """Bins over whole numbers of steps, the same number of lengths in each."""
     low, high = int(lengths.minimum[0]), int(lengths.maximum[0])
     width = -(-(high - low + 1) // LENGTH_BINS)
     bins = -(-(high - low + 1) // width)

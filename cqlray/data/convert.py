@@ -1,7 +1,7 @@
-"""Any source as native shards: in bounded memory, and complete or not there.
+"""Convert any source to native shards, in bounded memory.
 
-The description is written last, so a directory without dataset.json is what an interrupted
-conversion left behind. It is written over by the next one.
+dataset.json is written last: a directory without it is an interrupted conversion, and the next one
+overwrites it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import write_bytes, write_json
 
-# Large enough that a file's overhead vanishes, small enough that several are in memory at once.
+# Large enough that a file's overhead does not matter, small enough to hold several in memory.
 TRANSITIONS_PER_SHARD = 50_000
 DTYPES = {"lengths": np.int64, "seeds": np.int64, "terminations": np.bool_, "truncations": np.bool_}
 
 
 def native_shards(source: Source, transitions: int = TRANSITIONS_PER_SHARD) -> Iterator[Shard]:
-    """The source's episodes, in their order, in shards of about so many transitions, each of one
-    tier; float32.
+    """The source's episodes in order, as float32 shards of about so many transitions, each of one
+    tier.
 
-    An episode whose last step has no flag is closed by a truncation, which is how training takes
-    it.
+    An episode whose last step has no flag is truncated there, which is how training treats it.
 
     Raises:
         UserError: an episode has no step, or the source cannot be read.
@@ -64,8 +63,8 @@ def _native(shard: Shard) -> Shard:
 
 
 def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> dict[str, Any]:
-    """Write the source as a native dataset; its description. With `append`, behind the episodes
-    that are there already.
+    """Write the source as a native dataset and return its description. With `append`, its episodes
+    follow those that are there already.
 
     Raises:
         UserError: the directory holds a dataset and `append` is not set, or one that the new
@@ -100,24 +99,22 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
 
 
 def of_origin(source: Source) -> dict[str, Any]:
-    """What a description says of where the data is from: as dataset.json does, or would for data
-    that is not cqlray's yet.
-    """
+    """Where the data is from, as dataset.json records it, or would after a conversion."""
     kept = {
         key: source.provenance[key] for key in datasets.KEPT_OF_ORIGIN if key in source.provenance
     }
-    own = [{"source": source.name, "format": source.format, **source.provenance}]
+    itself = [{"source": source.name, "format": source.format, **source.provenance}]
     return {
         **kept,
-        "provenance": source.provenance.get("sources", []) if source.format == "cqlray" else own,
+        "provenance": source.provenance.get("sources", []) if source.format == "cqlray" else itself,
     }
 
 
 def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath) -> dict[str, Any]:
-    """The environment of the dataset that is there.
+    """The environment of the dataset that is there, which must be the source's.
 
     Raises:
-        UserError: the source is from another one.
+        UserError: it is another one.
     """
     for key in ("id", "observation_dim", "action_dim", "action_low", "action_high"):
         old, new = before.get(key), source.environment.get(key)
@@ -130,10 +127,10 @@ def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath
 
 
 def _require_same_order(before: dict[str, Any], source: Source, directory: AnyPath) -> None:
-    """Let columns pass that go on with what each number of a vector was so far.
+    """Check that each number of a vector goes on meaning what it meant so far.
 
     Raises:
-        UserError: they are those of the dataset that is there, in another order.
+        UserError: the source has the same columns as the dataset that is there, in another order.
     """
     for option in ("observation", "action"):
         old, new = before.get(option, []), source.columns.get(option, [])

@@ -29,19 +29,19 @@ def dataset_digest(shard_digests: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """All that the description needs of a shard, so that whoever has the shard can say it to
-    whoever has not.
+    """What the description needs to know of a shard: the worker that has the shard makes it, the
+    driver needs no more.
     """
 
     tier: str
     transitions: int
     digest: str
     returns: Array  # [E] float64
-    used: Array  # [A, HISTOGRAM_BINS] bool: bins of the actions' bounds that hold an action
+    used: Array  # [A, HISTOGRAM_BINS] bool: see used_bins
 
     @staticmethod
     def of(shard: Shard, environment: dict[str, Any]) -> ShardSummary:
-        """The summary; `environment` is the EnvSpec as a dictionary."""
+        """Of a shard; `environment` is the EnvSpec as a dictionary."""
         used = used_bins(shard.actions, environment)
         return ShardSummary(
             shard.tier, shard.num_transitions, shard.digest(), shard.returns(), used
@@ -49,12 +49,12 @@ class ShardSummary:
 
 
 def shard_name(index: int) -> str:
-    """The name of a dataset's file."""
+    """The file name of a dataset's shard."""
     return f"shard-{index:05d}.parquet"
 
 
 class Description:
-    """What is known of a dataset whose shards pass by one at a time."""
+    """Builds a dataset's description (dataset.json) from its shards, one at a time."""
 
     def __init__(self, environment: dict[str, Any]) -> None:
         self.environment = environment
@@ -63,11 +63,11 @@ class Description:
         self.used: Array | None = None  # [A, HISTOGRAM_BINS] bool, of all shards together
 
     def add(self, shard: Shard) -> str:
-        """Take the next shard into account; the name of its file."""
+        """Add the next shard; returns the name of its file."""
         return self.add_summary(ShardSummary.of(shard, self.environment))
 
     def add_summary(self, summary: ShardSummary) -> str:
-        """As `add`, of a shard that is elsewhere."""
+        """As `add`, for a shard on another machine."""
         name = shard_name(len(self.entries))
         self.returns.append((summary.tier, summary.returns))
         entry = {"file": name, "tier": summary.tier, "episodes": len(summary.returns)}
@@ -76,11 +76,10 @@ class Description:
         return name
 
     def finish(self) -> dict[str, Any]:
-        """The description of all shards; there must be one at least."""
+        """The description of the shards added so far, at least one."""
         returns = np.concatenate([of_shard for _, of_shard in self.returns])
-        counts, edges = np.histogram(
-            returns[np.isfinite(returns)], bins=HISTOGRAM_BINS
-        )  # what is not, validation tells
+        # Returns that are not finite are validation's to report.
+        counts, edges = np.histogram(returns[np.isfinite(returns)], bins=HISTOGRAM_BINS)
         assert self.used is not None
         return {
             "format": FORMAT,
@@ -115,8 +114,8 @@ class Description:
 
 
 def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
-    """[A, 20] bool: which of 20 equal bins of each dimension's bounds hold an action; [0, 20] where
-    bounds are not known.
+    """[A, HISTOGRAM_BINS] bool: each dimension's bounds are cut into equal bins; true where a bin
+    holds an action. No rows where the bounds are not known.
     """
     if environment.get("action_low") is None or environment.get("action_high") is None:
         return np.zeros((0, HISTOGRAM_BINS), bool)
@@ -130,7 +129,7 @@ def used_bins(actions: Array, environment: dict[str, Any]) -> Array:
 
 
 def is_native(name: str) -> bool:
-    """Whether this names a dataset or run directory of cqlray's own."""
+    """Whether a name is that of a dataset or run directory of cqlray."""
     return _find(any_path(name)) is not None
 
 
@@ -167,7 +166,7 @@ def absolute_name(data: str) -> str:
 
 
 def read_description(path: AnyPath) -> dict[str, Any]:
-    """What dataset.json says.
+    """Read dataset.json.
 
     Raises:
         UserError: there is none, or it is damaged.

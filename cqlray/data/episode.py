@@ -1,9 +1,9 @@
 """Episodes and shards: the data as it is made, in Gymnasium's and Minari's words.
 
-An episode of T steps has T+1 observations. Its last step ends it, by termination (the environment's
-own end, which a bootstrapped target stops at) or by truncation (a time limit, which it does not
-stop at). A shard is several whole episodes in one set of arrays, one behind the other, as one call
-of a rollout worker made them.
+An episode of T steps has T+1 observations. Its last step ends it: by termination, where the
+environment ends it and a bootstrapped target stops, or by truncation, such as a time limit, where
+the target does not stop. A shard is several whole episodes in one set of arrays, one after another,
+as one call of a rollout worker made them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ ARRAYS = (
 
 
 def steps_of_rows(lengths: Array) -> Array:
-    """[N + E] int64: the step at which each row of observations stands in its episode, 0 to T;
-    `lengths` [E] are the episodes' steps.
+    """[N + E] int64: the step in its episode of each row of observations, 0 to T; `lengths` [E] are
+    the episodes' numbers of steps.
     """
     rows = lengths + 1
     steps: Array = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows)
@@ -40,7 +40,7 @@ def steps_of_rows(lengths: Array) -> Array:
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T steps. Actions are in the environment's own bounds."""
+    """One episode of T steps. Actions are in the environment's bounds."""
 
     observations: Array  # [T + 1, observation_dim] float32
     actions: Array  # [T, action_dim] float32
@@ -55,7 +55,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Shard:
-    """Whole episodes of one tier, one behind the other; E episodes with N steps in all."""
+    """Whole episodes of one tier, one after another; E episodes with N steps in all."""
 
     observations: Array  # [N + E, observation_dim] float32
     actions: Array  # [N, action_dim] float32
@@ -68,7 +68,7 @@ class Shard:
 
     @staticmethod
     def of(episodes: Sequence[Episode], tier: str) -> Shard:
-        """Join episodes; at least one."""
+        """Join episodes, at least one."""
 
         def joined(name: str) -> Array:
             return np.concatenate([getattr(e, name) for e in episodes])
@@ -86,7 +86,7 @@ class Shard:
 
     @staticmethod
     def joined(shards: Sequence[Shard]) -> Shard:
-        """Shards of one tier as one; at least one."""
+        """Join shards of one tier, at least one."""
         if len(shards) == 1:
             return shards[0]
         arrays = {

@@ -1,6 +1,6 @@
-"""A dataset's files read: shard by shard, or into columns.
+"""Read a dataset's files, shard by shard or into columns.
 
-Files are read ahead of the one that is being copied.
+Threads read ahead of the file that is being used.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from cqlray.data.episode import Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
 
-# A file being read takes several times its shard's size. So many files there must be for each
-# thread that reads ahead of the one that is being copied, so that what they hold stays below a
-# tenth of the data.
+# A file takes several times its shard's size while it is read. One thread reads ahead for so many
+# files of the dataset, so that what the threads hold stays below a tenth of the data.
 FILES_PER_READER = 100
 
 
 @contextmanager
 def _reading(source: AnyPath) -> Iterator[None]:
-    """What goes wrong with the file as a UserError."""
+    """Errors of reading a file become a UserError."""
     try:
         yield
     except FileNotFoundError:
@@ -45,9 +44,9 @@ def _reading(source: AnyPath) -> Iterator[None]:
 
 
 def _read_table(source: AnyPath) -> pa.Table:
-    """A shard's file.
+    """A shard's file as a table.
 
-    Columns are read one by one: beside what is read, only one of them is held undecoded.
+    Columns are read one by one, so that only one of them is held undecoded.
     """
     with (
         _reading(source),
@@ -67,12 +66,12 @@ def _read_table(source: AnyPath) -> pa.Table:
 
 
 def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[Shard]:
-    """The shards of a dataset in their order, their digests checked; the next ones are read while
-    one is used.
+    """The shards of a dataset in order, their digests checked; the next ones are read while one is
+    used.
 
     Raises:
-        UserError: a file is missing, damaged or not what the description says, when its turn comes;
-            there is no shard.
+        UserError: there is no shard; or, when its turn comes, a file is missing, damaged or not
+            what the description says.
     """
     entries = description["shards"]
     if not entries:
@@ -103,15 +102,14 @@ def load_columns(path: AnyPath) -> tuple[dict[str, Any], Columns]:
     directory, description = dataset_directory(path), read_description(path)
     shards = iterate_shards(directory, description)
     first = next(shards)
-    transitions, episodes = (
-        _sum(directory, description, key) for key in ("transitions", "episodes")
-    )
+    transitions = _sum(directory, description, "transitions")
+    episodes = _sum(directory, description, "episodes")
     dimensions = first.observations.shape[1], first.actions.shape[1]
     return description, fill_columns(chain([first], shards), transitions, episodes, *dimensions)
 
 
 def _sum(directory: AnyPath, description: dict[str, Any], key: str) -> int:
-    """Of all shards, by dataset.json."""
+    """The sum over all shards of a number in dataset.json."""
     total = 0
     for index, entry in enumerate(description["shards"]):
         if not isinstance(entry.get(key), int) or entry[key] < 1:

@@ -75,7 +75,7 @@ class Moments:
 
 
 class Magnitudes:
-    """Median and maximum of the absolute values that are not 0, the median to 12.5 %."""
+    """Median (to within 12.5 %) and maximum of absolute values, zeros left out."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(1 << (32 - _DROPPED_BITS), np.int64)

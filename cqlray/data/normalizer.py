@@ -1,4 +1,4 @@
-"""Observation statistics, fitted on the dataset and saved with the policy."""
+"""Observation statistics: fitted on the dataset, saved with the policy."""
 
 from __future__ import annotations
 

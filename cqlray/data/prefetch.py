@@ -1,4 +1,4 @@
-"""Blocks of batches gathered by a thread ahead of the one who trains on them."""
+"""Blocks of batches, gathered by a thread ahead of the thread that trains on them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Prefetcher:
     """Block b is gather(draw(b)), whichever blocks were asked for before; the `depth` blocks behind
     it are made meanwhile.
 
-    `draw` and `gather` are called in one thread of its own, one block after the other. The thread
-    ends with `close`, or when the prefetcher is no longer used. One caller at a time.
+    `draw` and `gather` are called in a background thread, one block after the other. It ends with
+    `close`, or when the prefetcher is garbage. One caller at a time.
     """
 
     def __init__(self, draw: Draw, gather: Gather, depth: int = 2) -> None:
@@ -42,7 +42,7 @@ class Prefetcher:
         return self._blocks.pop(block).result()
 
     def close(self) -> None:
-        """Wait for the block in the making, forget the others and end the thread."""
+        """Wait for the block that is being gathered, drop the others and end the thread."""
         self._close.detach()
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._blocks.clear()

@@ -1,4 +1,4 @@
-"""The teacher's pool: first in, first out, over a capacity of transitions."""
+"""The teacher's replay buffer: the newest transitions, up to a capacity."""
 
 from __future__ import annotations
 

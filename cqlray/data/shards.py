@@ -1,4 +1,4 @@
-"""A shard as a Parquet file: one row a step, and one more row at each episode's end for its final
+"""Shards as Parquet files: one row for each step, and a closing row for each episode's final
 observation.
 
 Columns: episode and step (int32), observation and action (fixed-size lists of float32), reward
@@ -103,7 +103,7 @@ def _matrix(column: pa.ChunkedArray) -> Array:
 
 
 def _check_columns(table: pa.Table, name: str) -> None:
-    """Each column is there once, and there are rows."""
+    """Check that each column is there once, and that there are rows."""
     missing = [column for column in COLUMNS if column not in table.column_names]
     if missing:
         raise UserError(
@@ -135,16 +135,14 @@ def _check_types(table: pa.Table, name: str) -> None:
 
 
 def _check_rows(table: pa.Table, steps: pa.Table, lengths: Array, name: str) -> None:
-    """No value is missing where one should be, and no row is missing or moved."""
+    """Check that no value is missing where one should be, and no row is missing or moved."""
     filled = [(column, table[column]) for column in ("step", "observation", "tier", "seed")]
     filled += [(column, steps[column]) for column in ("action", "termination", "truncation")]
     for column, values in filled:
-        inner = (
-            values.combine_chunks().flatten().null_count
-            if column in ("observation", "action")
-            else 0
-        )
-        if missing := values.null_count + inner:
+        missing = values.null_count
+        if column in ("observation", "action"):
+            missing += values.combine_chunks().flatten().null_count
+        if missing:
             raise UserError(
                 f"{name}: column {column} has no value in {missing} places; the file was changed or"
                 " damaged"

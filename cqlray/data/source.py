@@ -1,6 +1,6 @@
-"""A data set from anywhere, opened: what it says of itself, and its episodes piece by piece.
+"""Source: a dataset opened from anywhere, with its metadata and its episodes, piece by piece.
 
-Readers (`formats/`) make a Source; `validation.py` checks one; `convert.py` writes one as native
+Readers (`formats/`) make a Source; `checks/` validates one; `convert.py` writes one as native
 shards. A reader keeps values as they are in the file, wrong ones too: judging them is validation's
 work.
 """
@@ -17,10 +17,10 @@ import numpy as np
 from cqlray.data.episode import Array, Shard
 
 _MOST_LISTED = 30
-# Transitions in a piece, about: large enough that the work for each piece vanishes, small enough
-# that several fit in memory.
+# Transitions in a piece, roughly: large enough that the overhead of a piece does not matter, small
+# enough that several fit in memory.
 PIECE_SIZE = 65_536
-# The tier of data that says none.
+# The tier of data that names none.
 UNKNOWN_TIER = "logged"
 _TIERS = ("random", "medium", "expert", "replay")
 
@@ -32,16 +32,15 @@ class Piece:
     shard: Shard
     file: str  # what messages call the place: a file's path, or path and episode group
     rows: Array | None = None  # [N] int64: each transition's row in that file, where it has rows
-    next_observations: Array | None = (
-        None  # [N, observation_dim], where the file has them beside the observations
-    )
+    # [N, observation_dim], where the file has them beside the observations
+    next_observations: Array | None = None
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set opened for reading.
+    """A dataset opened for reading.
 
-    Iterating opens the files anew each time, in bounded memory.
+    `pieces` opens the files anew each time it is called, and takes bounded memory.
     """
 
     name: str  # as the user wrote it
@@ -51,13 +50,13 @@ class Source:
     # (or None), kwargs.
     environment: dict[str, Any]
     pieces: Callable[[], Iterator[Piece]]
-    # What else the data says of itself, for dataset.json: author, licence, algorithm, description,
+    # Other metadata, for dataset.json: author, licence, algorithm, description,
     # reference_scores ..., and of a log its columns.
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str | list[str]]:
-        """Of a log, the columns that each option of --columns stands for, in their order; else
+        """For a log, the columns that each option of --columns stands for, in their order; else
         empty.
         """
         columns: dict[str, str | list[str]] = self.provenance.get("columns", {})
@@ -77,7 +76,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def describe_environment(observation_dim: int, action_dim: int, **known: Any) -> dict[str, Any]:
-    """A source's environment: what is not in `known` is None."""
+    """A source's environment; what `known` does not hold is None."""
     unknown = dict.fromkeys(("id", "action_low", "action_high", "max_episode_steps"))
     return {
         **unknown,
@@ -89,14 +88,14 @@ def describe_environment(observation_dim: int, action_dim: int, **known: Any) ->
 
 
 def tier_of(name: str) -> str:
-    """The tier that a name such as hopper_medium_replay-v2 tells, else `logged`."""
+    """The tier in a name such as hopper_medium_replay-v2, else `logged`."""
     words = re.split(r"[^a-z]+", name.lower())
     return "-".join(word for word in words if word in _TIERS) or UNKNOWN_TIER
 
 
 def narrow(values: Array) -> Array:
-    """Numbers as float32, rounded; as they are where that would lose more (beyond its range) or
-    where they are none.
+    """Numbers as float32, rounded; unchanged where some are beyond its range, or where they are no
+    numbers.
     """
     if values.dtype == np.float32 or values.dtype.kind not in "fiu":
         return values

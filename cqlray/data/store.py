@@ -1,8 +1,7 @@
-"""Where a dataset lies while it is trained on, and its transitions looked up by their number in
-dataset order.
+"""A dataset's transitions looked up by their index: in the machine's memory (HostColumns) or in one
+file (ColumnFile), which may be larger than memory.
 
-On the device where it fits; in the machine's memory (HostColumns); or in one file (ColumnFile),
-which may be larger than memory. The file holds a record for each observation row: observation and
+The file holds a record for each observation row: observation and
 action as trained on, reward, termination, all float32. The next observation stands in the record
 behind, so a transition is one contiguous read. An episode's closing record has NaN in place of
 action, reward and termination: taken for a transition it could not go unnoticed.
@@ -32,18 +31,17 @@ from cqlray.storage.locations import replacing
 MAGIC = b"cqlray column file, version 1\n"
 HEADER_BYTES = 4096
 COUNTS = ("observation_dim", "action_dim", "transitions", "episodes")
-# A disk serves random reads many at a time: on the machine this was written on, 14,000 a second to
-# one thread that waits for each, 100,000 to 32 and no more to 64. The threads wait outside Python's
-# lock.
+# A disk serves many random reads at a time: on the machine this was written on, 14,000 a second for
+# one thread, 100,000 for 32 threads, and no more for 64. Threads that wait do not hold the GIL.
 READERS = 32
-# Touching a row maps all of the page cache's folio that holds it, 4 KiB to 2 MiB as the kernel
-# chose it. So after every few rows it is looked how much is mapped, and given back beyond this.
+# Touching a row maps the whole folio of the page cache that holds it, 4 KiB to 2 MiB at the
+# kernel's choice. So every few rows we look how much is mapped, and give it back beyond this.
 RESIDENT_BYTES = 256 * 2**20
 ROWS_AT_A_TIME = 512
 
 
 def _check(index: Array, transitions: int) -> None:
-    """An index out of range is a mistake of this program."""
+    """Raises IndexError where an index is out of range: a mistake of this program, not a user's."""
     if len(index) and not 0 <= index.min() <= index.max() < transitions:
         raise IndexError(f"transition {index.min()} or {index.max()} of {transitions}")
 
@@ -54,9 +52,7 @@ class HostColumns:
     def __init__(
         self, data: Columns, mean: Array, std: Array, to_unit: Callable[[Array], Array]
     ) -> None:
-        """Takes over writable columns: observations and actions become what is trained on, in
-        place.
-        """
+        """Takes over writable columns: observations are normalised and actions scaled in place."""
         normalize_in_place(data.observations, mean, std)
         scale_in_place(data.actions, to_unit)
         self.data = data
@@ -78,14 +74,14 @@ class HostColumns:
 
 
 class ColumnFile:
-    """A dataset in a file, mapped into memory; of the mapping, some RESIDENT_BYTES are resident at
+    """A dataset in a file that is mapped into memory; about RESIDENT_BYTES of it are resident at
     most.
 
-    In memory is a number for each episode, from which a transition's record is found.
+    One number for each episode is held in memory, to find a transition's record.
     """
 
     def __init__(self, file: BinaryIO, counts: dict[str, int]) -> None:
-        """Use `open_store` or `write_store`."""
+        """Made by `open_store` and `write_store`."""
         self.observation_dim, self.action_dim = counts["observation_dim"], counts["action_dim"]
         self.num_transitions, episodes = counts["transitions"], counts["episodes"]
         self._mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -102,14 +98,15 @@ class ColumnFile:
         self._readers = ThreadPoolExecutor(READERS, "cqlray-store")
 
     def gather(self, index: Array) -> dict[str, Array]:
-        """What `HostColumns.gather` gives; one caller at a time."""
+        """As `HostColumns.gather`; one caller at a time."""
         _check(index, self.num_transitions)
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "observations": (self.observation_dim,),
             "actions": (self.action_dim,),
             "rewards": (),
+            "next_observations": (self.observation_dim,),
+            "terminations": (),
         }
-        shapes |= {"next_observations": (self.observation_dim,), "terminations": ()}
         arrays = {
             name: np.empty((len(index), *shape), np.float32) for name, shape in shapes.items()
         }
@@ -137,9 +134,7 @@ class ColumnFile:
         arrays["terminations"][into] = pairs[:, 0, -1]
 
     def _release(self) -> None:
-        """Give mapped pages back where they are more than RESIDENT_BYTES; they stay in the page
-        cache.
-        """
+        """Unmap pages where more than RESIDENT_BYTES are mapped; they stay in the page cache."""
         if _file_bytes_resident() - self._others_bytes > RESIDENT_BYTES:
             self._mapping.madvise(mmap.MADV_DONTNEED)
             self._others_bytes = _file_bytes_resident()
@@ -150,7 +145,9 @@ class ColumnFile:
 
 
 def _file_bytes_resident() -> int:
-    """Of all files mapped by this process, libraries and shared memory among them."""
+    """Resident bytes of all files that this process has mapped, libraries and shared memory
+    included.
+    """
     with Path("/proc/self/statm").open() as file:
         return int(file.read().split()[2]) * mmap.PAGESIZE
 
@@ -160,8 +157,8 @@ def _ends_offset(rows: int, width: int) -> int:
 
 
 def fingerprint(digest: str, *arrays: Array) -> str:
-    """What a file's content follows from: the dataset's digest, and the normaliser's and the action
-    bounds' arrays.
+    """A hash of all that determines a file's content: the dataset's digest, and the arrays of the
+    normaliser and of the action bounds.
     """
     hasher = hashlib.sha256(digest.encode())
     for array in arrays:
@@ -172,8 +169,8 @@ def fingerprint(digest: str, *arrays: Array) -> str:
 
 
 def open_store(path: Path, of: str) -> ColumnFile | None:
-    """The file that `write_store` wrote with the fingerprint `of`; None where there is none, or
-    another, or a part of one.
+    """The file that `write_store` wrote with the fingerprint `of`; None where it is missing, cut
+    off, or of another fingerprint.
     """
     try:
         file = path.open("rb")
@@ -182,18 +179,15 @@ def open_store(path: Path, of: str) -> ColumnFile | None:
     with file:
         header = file.read(HEADER_BYTES)
         try:
-            said: dict[str, Any] = json.loads(header.removeprefix(MAGIC))
-            counts = {name: int(said[name]) for name in COUNTS}
+            description: dict[str, Any] = json.loads(header.removeprefix(MAGIC))
+            counts = {name: int(description[name]) for name in COUNTS}
         except (ValueError, KeyError, TypeError):
             return None
-        rows, width = (
-            counts["transitions"] + counts["episodes"],
-            counts["observation_dim"] + counts["action_dim"] + 2,
-        )
-        whole = (
-            os.fstat(file.fileno()).st_size == _ends_offset(rows, width) + 8 * counts["episodes"]
-        )
-        if not header.startswith(MAGIC) or said.get("fingerprint") != of or not whole:
+        rows = counts["transitions"] + counts["episodes"]
+        width = counts["observation_dim"] + counts["action_dim"] + 2
+        size = _ends_offset(rows, width) + 8 * counts["episodes"]
+        whole = os.fstat(file.fileno()).st_size == size
+        if not header.startswith(MAGIC) or description.get("fingerprint") != of or not whole:
             return None
         return ColumnFile(file, counts)
 
@@ -206,10 +200,10 @@ def write_store(
     std: Array,
     to_unit: Callable[[Array], Array],
 ) -> ColumnFile:
-    """The column file at `path`, written unless it is there already with this fingerprint; one
-    shard in memory at a time.
+    """The column file at `path`, written first unless it is there with this fingerprint; one shard
+    is in memory at a time.
 
-    One process of a machine writes, others wait for it. The file appears whole or not at all.
+    One process of a machine writes while the others wait. The file appears whole or not at all.
 
     Raises:
         UserError: the file cannot be written; shards differ in their dimensions.

@@ -1,6 +1,6 @@
-"""Recorded data and the environment it is from: what the data says of it, and what else is known.
+"""Open a dataset together with the environment it was recorded in.
 
-What the data does not say of its environment is taken from the environment that the user names, or
+What the data does not record of its environment comes from the environment that the user names, or
 from the config.
 """
 
@@ -35,17 +35,17 @@ def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Sourc
     source = open_source(
         name, _column_names(columns), _limit(name, env.max_episode_steps if env else None)
     )
-    said = source.environment
-    complete = dict(said)
+    recorded = source.environment
+    complete = dict(recorded)
     if (
         env is not None
         and env.id != NO_ENVIRONMENT
-        and (said.get("id") is None or any(said.get(k) is None for k in _BOUNDS))
+        and (recorded.get("id") is None or any(recorded.get(k) is None for k in _BOUNDS))
     ):
         spec = describe_env(env)
         require_same_spaces(source, spec)
         complete = {
-            **said,
+            **recorded,
             **{key: getattr(spec, key) for key in ("id", *_SPACES)},
             "kwargs": dict(env.kwargs),
         }
@@ -56,9 +56,7 @@ def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Sourc
 
 
 def _limit(data: Any, limit: int | None) -> dict[str, Any] | None:
-    """A D4RL file without timeouts is cut into episodes by the environment's time limit; other data
-    says its own.
-    """
+    """What a D4RL file without timeouts is cut into episodes by; other data records its limit."""
     return {"max_episode_steps": limit} if limit and str(data).endswith((".hdf5", ".h5")) else None
 
 
@@ -71,12 +69,12 @@ def open_configured(config: RunConfig) -> Source:
 def recorded_environment(
     data: str, columns: ColumnsConfig, limit: int | None = None, named: str | None = None
 ) -> dict[str, Any]:
-    """What the data says of its environment, in EnvConfig's words: so that training on it needs no
+    """The environment that the data records, as EnvConfig's fields, so that training on it needs no
     --env.
 
-    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and the
-    recorded arguments go to its code. Files from elsewhere must not bring that about: it takes the
-    user's word, who names the same id.
+    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and passes
+    the recorded arguments to its code. A file from elsewhere must not cause that, so the user has
+    to name the same id.
 
     Args:
         limit: the time limit, if it was given: a D4RL file without timeouts cannot be opened
@@ -86,12 +84,15 @@ def recorded_environment(
     Raises:
         UserError: the data cannot be opened, or its id has a module and the user named none.
     """
-    said = open_source(data, _column_names(columns), _limit(data, limit)).environment
-    identifier = said.get("id")
+    names = _column_names(columns)
+    recorded = open_source(data, names, _limit(data, limit)).environment
+    identifier = recorded.get("id")
     if identifier is None:
         return {"id": NO_ENVIRONMENT}
     known = {
-        key: said[key] for key in ("id", "max_episode_steps", "kwargs") if said.get(key) is not None
+        key: recorded[key]
+        for key in ("id", "max_episode_steps", "kwargs")
+        if recorded.get(key) is not None
     }
     if ":" not in str(identifier) or named == identifier:
         return known
@@ -106,40 +107,40 @@ def recorded_environment(
 
 
 def spec_of(source: Source) -> EnvSpec:
-    """The data's environment as the rest of cqlray needs it.
+    """The data's environment as an EnvSpec.
 
     Raises:
-        UserError: the data does not say the bounds of its actions.
+        UserError: the bounds of its actions are not known.
     """
-    said = source.environment
-    if said.get("action_low") is None or said.get("action_high") is None:
+    recorded = source.environment
+    if recorded.get("action_low") is None or recorded.get("action_high") is None:
         raise UserError(
             f"dataset {source.name!r} does not say the bounds of its actions; name its environment"
             " with --env, or the bounds with --columns.action-low and --columns.action-high"
         )
-    low, high = (tuple(float(value) for value in said[key]) for key in _BOUNDS)
-    identifier = said.get("id") or NO_ENVIRONMENT
+    low, high = (tuple(float(value) for value in recorded[key]) for key in _BOUNDS)
+    identifier = recorded.get("id") or NO_ENVIRONMENT
     return EnvSpec(
         identifier,
-        said["observation_dim"],
-        said["action_dim"],
+        recorded["observation_dim"],
+        recorded["action_dim"],
         low,
         high,
-        said.get("max_episode_steps"),
+        recorded.get("max_episode_steps"),
     )
 
 
 def require_same_spaces(source: Source, spec: EnvSpec) -> None:
-    """Let data and environment that belong together pass.
+    """Check that data and environment belong together.
 
     Raises:
         UserError: the data has other dimensions or bounds than the environment.
     """
-    said = source.environment
+    recorded = source.environment
     differing = [
-        f"{key} {_plain(said[key])} and not {_plain(getattr(spec, key))}"
+        f"{key} {_plain(recorded[key])} and not {_plain(getattr(spec, key))}"
         for key in ("observation_dim", "action_dim", *_BOUNDS)
-        if said.get(key) is not None and not _close(said[key], getattr(spec, key))
+        if recorded.get(key) is not None and not _close(recorded[key], getattr(spec, key))
     ]
     if differing:
         raise UserError(

@@ -1,6 +1,4 @@
-"""What validation finds: the list of everything it looks for, each with what would be right, and
-the report.
-"""
+"""What validation looks for, each with what would be right, and the report of what it found."""
 
 from __future__ import annotations
 
@@ -9,15 +7,14 @@ from typing import Any
 
 from cqlray.errors import UserError
 
-# Lines printed for one code, and findings kept for one code; of the others only the number is
-# known.
+# Lines printed for one code, and findings kept for one code; the others are only counted.
 LINES_PER_CODE = 3
 KEPT_PER_CODE = 100
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands, as far as it is known.
+    """Where in the data something is, as far as it is known.
 
     Row, episode and step count from 0, as the reader counts them.
     """
@@ -41,8 +38,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that validation looks for; `text` and `right` are filled in with the details of the
-    first case.
+    """One thing that validation looks for; the details of the first case are filled into `text` and
+    `right`.
     """
 
     severity: str  # error or warning
@@ -220,9 +217,8 @@ class Report:
     episodes: int
     transitions: int
     findings: tuple[Finding, ...]
-    unlisted: dict[
-        str, tuple[int, int]
-    ]  # code -> further findings that were not kept, and the sum of their counts
+    # code -> how many more findings were not kept, and the sum of their counts
+    unlisted: dict[str, tuple[int, int]]
 
     @property
     def errors(self) -> list[Finding]:
@@ -264,7 +260,7 @@ class Report:
 
 
 def require_valid(report: Report, name: str) -> None:
-    """Let valid data pass, with warnings or without.
+    """Check that a report has no errors; it may have warnings.
 
     Raises:
         UserError: the report has errors; the first one, and the command that shows all.
@@ -289,7 +285,7 @@ class _Entry:
 
 @dataclass
 class Tally:
-    """Findings as they come in: one entry for each code, file and column, with its first place."""
+    """Collects findings: one entry for each code, file and column, with its first place."""
 
     entries: dict[str, dict[tuple[str, str], _Entry]] = field(default_factory=dict)
     unlisted: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -310,7 +306,7 @@ class Tally:
             self.unlisted[code] = (places + 1, counted + count)
 
     def rename(self, code: str, other: str) -> None:
-        """Tell everything found as `code` as `other`."""
+        """Report everything found as `code` under the code `other`."""
         self.entries[other] = self.entries.pop(code)
         if code in self.unlisted:
             self.unlisted[other] = self.unlisted.pop(code)

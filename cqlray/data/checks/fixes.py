@@ -1,11 +1,11 @@
-"""Mistakes that can be mended safely: a new source that mends each piece as it is read. Files are
-never changed.
+"""Fix mistakes that can be fixed safely, in a new source that fixes each piece as it is read. Files
+are never changed.
 
-Mended is only what the report names. An episode with a value that is not finite is left out, as is
-an episode without steps and the later of two equal ones; where both flags are set, the termination
-wins; the last step of an episode that has no end becomes truncated; actions outside their bounds by
-at most CLIPPED_SHARE of the range are clipped. What is further outside stays, and stays an error:
-no clip would make it what was executed.
+Only what the report names is fixed. Left out are episodes with a value that is not finite, episodes
+without steps, and the later of two equal ones. Where both flags are set, the termination stays; the
+last step of an episode without an end becomes truncated; actions outside their bounds by at most
+CLIPPED_SHARE of the range are clipped. What is further outside stays an error: no clip would make
+it what was executed.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _UNITS = {"both_ends": "step", "out_of_bounds": "step"}
 
 
 def fix(source: Source, report: Report) -> tuple[Source, list[str]]:
-    """The source with what `report` (made of it) names mended as far as it can be, and a line for
-    each thing done.
+    """The source with the mistakes fixed that its report names, as far as they can be, and a line
+    for each thing done.
 
-    To count what is done, the source is read once here; each later reading mends anew, in bounded
-    memory. Validate the result: what cannot be mended is still in it.
+    The source is read once here, to count; each later reading fixes anew, in bounded memory.
+    Validate the result: what cannot be fixed is still in it.
 
     Raises:
         UserError: from the reader, where the source cannot be read to its end.
@@ -72,7 +72,7 @@ def _counted(count: int, unit: str) -> str:
 
 
 def _mended(source: Source, codes: set[str], done: Counter[str]) -> Iterator[Piece]:
-    """The pieces, mended; `done` counts what was changed, by code."""
+    """The pieces, fixed; `done` counts what was changed, by code."""
     seen: set[bytes] = set()
     for piece in source.pieces():
         if not is_whole(piece.shard):

@@ -1,6 +1,4 @@
-"""What validation checks in one piece: pure functions from the piece to findings, vectorised over
-its steps.
-"""
+"""The checks of one piece of data: functions that note findings, vectorised over the steps."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ from cqlray.data.moments import blocks, fits
 from cqlray.data.source import Piece
 from cqlray.errors import UserError
 
-# What float32 arithmetic and a trip through text may add, relative to the size of the numbers, and
-# for those near 0.
+# What float32 arithmetic and conversion to text may add, relative to a number's size, and to
+# numbers near 0.
 ROUNDING = 1e-5
 ABSOLUTE_ROUNDING = 1e-6
 
@@ -27,10 +25,10 @@ FLAGS = ("terminations", "truncations")
 
 
 def action_bounds(environment: dict[str, Any]) -> tuple[Array, Array] | None:
-    """Low and high, [A] float32 each; None where the environment does not say finite ones.
+    """Low and high, [A] float32 each; None where the environment gives no finite ones.
 
     Raises:
-        UserError: it says something that cannot be bounds.
+        UserError: it gives something that cannot be bounds.
     """
     low, high = environment.get("action_low"), environment.get("action_high")
     if low is None or high is None:
@@ -103,7 +101,7 @@ def dtype_mistakes(shard: Shard) -> Iterator[tuple[str, str, str]]:
 
 
 class Steps:
-    """A piece, and where each of its steps and observations belongs."""
+    """A piece, with the place of each of its steps and observations."""
 
     def __init__(self, piece: Piece, first_episode: int) -> None:
         self.piece = piece
@@ -132,9 +130,7 @@ class Steps:
         step.
         """
         step = int(np.searchsorted(self.observation_rows, row, side="right")) - 1
-        if (
-            step < 0
-        ):  # the only observation of an episode without steps, which is an error of its own
+        if step < 0:  # the one observation of an episode without steps, which is reported as such
             return dataclasses.replace(self.episode_place(0), column=column)
         return self.place(step, column if self.observation_rows[step] == row else f"next {column}")
 
@@ -166,23 +162,17 @@ def check_finite(steps: Steps, tally: Tally) -> None:
 
 
 def check_bounds(steps: Steps, low: Array, high: Array, tally: Tally) -> Array:
-    """Actions out of bounds, by column.
-
-    Returns how many actions stand at a bound or beyond, [A] int64.
-    """
+    """Actions out of bounds, by column. Returns how many stand at a bound or beyond, [A] int64."""
     at_bound = np.zeros(len(low), np.int64)
     allowed = rounding_of(low, high)
     for start, block in blocks(steps.shard.actions):
-        excess = np.maximum(
-            low - block, block - high
-        )  # how far outside; what is not finite is told elsewhere
+        # How far outside; values that are not finite are check_finite's to report.
+        excess = np.maximum(low - block, block - high)
         at_bound += (excess >= -allowed).sum(axis=0)
         wrong = (excess > allowed) & fits(block)
         for column in np.flatnonzero(wrong.any(axis=0)):
-            count, worst = (
-                int(wrong[:, column].sum()),
-                float(excess[wrong[:, column], column].max()),
-            )
+            count = int(wrong[:, column].sum())
+            worst = float(excess[wrong[:, column], column].max())
             place = steps.place(start + int(wrong[:, column].argmax()), f"action[{column}]")
             tally.add("out_of_bounds", place, count, worst, low=low[column], high=high[column])
     return at_bound
@@ -236,7 +226,7 @@ def check_next_observations(steps: Steps, tally: Tally) -> None:
 def _differs(found: Array, expected: Array) -> Array:
     """Where the values differ by more than rounding; the shape of both.
 
-    Two NaN are equal: they are told elsewhere.
+    Two NaN are equal: check_finite reports them.
     """
     differs: Array = found != expected
     if differs.any():

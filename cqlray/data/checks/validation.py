@@ -1,13 +1,13 @@
-"""Data checked before it is trained on: one pass over a source, piece by piece, in bounded memory.
+"""Check data before it is trained on: one pass over a source, piece by piece, in bounded memory.
 
-Beside the piece at hand only sums for each column are kept, and 16 bytes and a place for each
-episode. What is looked for, and what would be right, is listed in findings.KINDS; the thresholds
-are the constants below.
+Beside the current piece only sums for each column are kept, and 16 bytes and a place for each
+episode. findings.KINDS lists what is looked for and what would be right; the thresholds are the
+constants below.
 
-An episode whose last step has neither flag is a warning, because training bootstraps from its last
-observation exactly as at a truncation, and recordings that were stopped look so (D4RL's files end
-so, Minari and d3rlpy take it as truncated). Where no episode at all has an end, the flags were most
-likely not read, and it is an error.
+An episode whose last step has neither flag is a warning: training bootstraps from its last
+observation exactly as at a truncation, and recordings that were stopped look like this (D4RL's
+files do; Minari and d3rlpy take such an end as a truncation). Where no episode at all has an end,
+the flags were most likely not read, which is an error.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from cqlray.errors import UserError
 __all__ = ["Finding", "Place", "Report", "require_valid", "validate"]
 
 # Ratio of the largest to the smallest standard deviation of observation columns; beyond it a
-# network that is not fed normalised values hardly sees the small ones.
+# network without normalised observations hardly sees the small columns.
 SCALE_SPREAD = 1e4
-# Ratio of |mean| to standard deviation: beyond it three of float32's seven digits are left for what
-# changes.
+# Ratio of |mean| to standard deviation; beyond it float32 has three of its seven digits left for
+# what changes.
 OFFSET_RATIO = 1e4
 # Share of actions at a bound, and share of the bounds that actions use.
 SATURATED_SHARE = 0.5
@@ -53,7 +53,7 @@ REWARD_TAIL = 1e4
 
 
 def validate(source: Source, batch_size: int = 256) -> Report:
-    """Check everything; raises nothing for wrong data, what the reader refuses is an error in the
+    """Check everything. Wrong data raises nothing: what the reader refuses is an error in the
     report too.
     """
     checks = _Checks(source)
@@ -192,7 +192,7 @@ class _Checks:
     # The whole
 
     def whole(self, batch_size: int) -> None:
-        """What can be said when everything has been seen."""
+        """The checks that need the whole data."""
         tally = self.tally
         if self.transitions == 0:
             if "unreadable" not in tally.entries:
@@ -223,14 +223,14 @@ class _Checks:
         rewards, place = self.rewards, Place(column="reward")
         if rewards.count > 1 and rewards.minimum[0] == rewards.maximum[0]:
             value = rewards.minimum[0]
-            # A cost for each step until the goal is a task; a constant without terminations, or 0,
-            # is none.
-            told = (
+            # A constant cost for each step until a termination is a task; without terminations, or
+            # where the constant is 0, there is nothing to learn.
+            code = (
                 "constant_reward_with_ends"
                 if value != 0 and self.terminations
                 else "constant_reward"
             )
-            self.tally.add(told, place, value=value)
+            self.tally.add(code, place, value=value)
         largest, median = self.magnitudes.largest, self.magnitudes.median
         if largest > REWARD_TAIL * median:
             self.tally.add("reward_tail", place, largest=largest, median=median)

@@ -5,11 +5,11 @@ An episode ends at a row with `terminals` or `timeouts`. What a transition is fo
 `d4rl.qlearning_dataset` where there are no next_observations: row i with the observation of row i +
 1 as its next one, so that
 
-- a row with `timeouts` is none, as the row behind it is another episode's (with `terminals` set as
-  well it is none either);
-- the last row of the file is none, as nothing follows it;
-- a row with `terminals` is one; its next observation is the next episode's first, which no target
-  looks at.
+- a row with `timeouts` is no transition, because the next row is another episode's (nor is it where
+  `terminals` is set as well);
+- the last row of the file is no transition, because nothing follows it;
+- a row with `terminals` is a transition; its next observation is the next episode's first, which no
+  target looks at.
 
 The step before a row with `timeouts` is then the last of its episode, is marked truncated, and has
 that row's observation for its final one. An episode of which nothing is left is left out. A
@@ -17,8 +17,8 @@ recording that was stopped has no end.
 
 Where there are next_observations they are used: every row is a transition, rows with `timeouts` and
 the last one too. Where there are no `timeouts`, an episode also ends where a row's next observation
-is not the row behind it; where there are no next_observations either, max_episode_steps must be
-given, and ends it. infos/ and all else is passed over.
+is not the observation of the next row; where there are no next_observations either,
+max_episode_steps must be given, and ends it. infos/ and everything else is ignored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NEEDED = ("observations", "actions", "rewards", "terminals")
 
 
 def open_d4rl(name: str, file: DataPath, environment: Mapping[str, Any] | None = None) -> Source:
-    """A D4RL file, local or remote. Two flags for each row are held in memory; all else is read
+    """A D4RL file, local or remote. Two flags for each row are held in memory; the rest is read
     piece by piece.
 
     Raises:
@@ -87,7 +87,7 @@ class _Layout:
 
 
 def _check(arrays: Any, file: DataPath) -> None:
-    """The needed arrays are there, flat, and of one length."""
+    """Check that the arrays needed are there, flat, and of one length."""
     if "episode_0" in arrays:
         raise UserError(f"{file.name} is the data of a Minari dataset; name its directory")
     missing = [key for key in _NEEDED if key not in arrays]
@@ -105,17 +105,10 @@ def _check(arrays: Any, file: DataPath) -> None:
         shape, dtype = tuple(arrays[key].shape), arrays[key].dtype
         if shape[0] != rows:
             raise UserError(f"{file.name}, {key}: {shape[0]} rows; rewards has {rows}")
-        flat = (
-            shape[1:] in ((), (1,))
-            if key in ("rewards", "terminals", "timeouts")
-            else len(shape) <= 2
-        )
+        is_vector = key not in ("rewards", "terminals", "timeouts")
+        flat = len(shape) <= 2 if is_vector else shape[1:] in ((), (1,))
         if not flat or dtype.kind not in "fiub":
-            right = (
-                "one number a row"
-                if "observation" not in key and key != "actions"
-                else "flat vectors of numbers (no images)"
-            )
+            right = "flat vectors of numbers (no images)" if is_vector else "one number a row"
             raise UserError(f"{file.name}, {key}: shape {shape} of {dtype}; it should be {right}")
     if (
         "next_observations" in arrays
@@ -144,11 +137,8 @@ def _flags(arrays: Any, file: DataPath, limit: int | None) -> tuple[Array, Array
     for start in range(0, len(terminals) - 1, PIECE_SIZE):
         stop = min(start + PIECE_SIZE, len(terminals) - 1)
         following = arrays["observations"][start + 1 : stop + 1]
-        breaks = (
-            (arrays["next_observations"][start:stop] != following)
-            .reshape(stop - start, -1)
-            .any(axis=1)
-        )
+        differs = arrays["next_observations"][start:stop] != following
+        breaks = differs.reshape(stop - start, -1).any(axis=1)
         timeouts[start:stop] = breaks & ~terminals[start:stop]
     return terminals, timeouts
 
@@ -228,17 +218,18 @@ def _width(array: Any) -> int:
 
 
 def _metadata(arrays: Any) -> dict[str, Any]:
-    """What stands in metadata/ as single words and numbers."""
-    said: dict[str, Any] = {}
+    """The words and numbers in metadata/."""
+    found: dict[str, Any] = {}
     group = arrays.get("metadata")
     for key in group if hasattr(group, "keys") else ():
-        # Texts of variable length are passed over: HDF5 hangs in damaged ones.
+        # Strings of variable length are skipped: HDF5 hangs in damaged ones.
         if getattr(group[key], "shape", None) != () or group[key].dtype.kind == "O":
             continue
         value = group[key][()]
         if isinstance(value, bytes):
-            said[key] = value.decode(errors="replace")
+            found[key] = value.decode(errors="replace")
         elif isinstance(value, np.number | np.bool_):
-            said[key] = value.item()
-    algorithm = {"algorithm": said["algorithm"]} if isinstance(said.get("algorithm"), str) else {}
-    return {**algorithm, **({"metadata": said} if said else {})}
+            found[key] = value.item()
+    algorithm = found.get("algorithm")
+    named = {"algorithm": algorithm} if isinstance(algorithm, str) else {}
+    return {**named, **({"metadata": found} if found else {})}

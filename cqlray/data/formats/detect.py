@@ -1,4 +1,4 @@
-"""A data set by its name: which format it has, and the reader for it."""
+"""Find out which format a dataset has, and open it with the reader for it."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def open_source(
     columns: ColumnNames | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Open a data set from anywhere; nothing is read of it but what tells its format and
-    dimensions.
+    """Open a dataset from anywhere; only what shows its format and dimensions is read.
 
     Args:
         name: a path or URI (s3://bucket/key?region=... too), `minari:ID`, or a pandas DataFrame of
@@ -87,7 +86,7 @@ def _open_name(name: str, names: ColumnNames, environment: Mapping[str, Any] | N
 
 
 def _sniffed(file: DataPath) -> str:
-    """The suffix that a file's first bytes stand for; nothing where they are not known."""
+    """The suffix for a file's first bytes; nothing where they are not known."""
     with readable(file.name, "file"), file.open() as stream:
         return _MAGIC.get(stream.read(4), "")
 
@@ -122,14 +121,14 @@ def _open_directory(name: str, directory: DataPath, names: ColumnNames) -> Sourc
 
 
 def _complete_environment(
-    name: str, said: Mapping[str, Any], given: Mapping[str, Any] | None
+    name: str, recorded: Mapping[str, Any], given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the data says of its environment, and where it says nothing, what was given.
+    """The recorded environment, completed by what was given.
 
     Raises:
-        UserError: both say something, and not the same.
+        UserError: the two contradict each other.
     """
-    complete = dict(said)
+    complete = dict(recorded)
     for key, value in (given or {}).items():
         if complete.get(key) in (None, {}):
             complete[key] = value

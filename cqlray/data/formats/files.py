@@ -1,5 +1,5 @@
-"""Files and directories that readers read, on local disk or behind a URI, and what goes wrong with
-them in one line.
+"""Files and directories of data, on local disk or behind a URI; errors of reading them as one
+line.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DataPath:
 
     def files(self, recursive: bool = True) -> list[DataPath]:
         """The directory's files in natural order of their paths, those in folders too; without
-        hidden ones and _SUCCESS.
+        those whose names begin with a dot or an underscore, such as _SUCCESS.
         """
         with unreachable(self.name):
             infos = self.filesystem.get_file_info(fs.FileSelector(self.path, recursive=recursive))
@@ -77,7 +77,7 @@ class DataPath:
 
 
 def locate(name: str) -> DataPath:
-    """The place that a path or URI names; nothing need be there.
+    """The file or directory that a path or URI names, which need not exist.
 
     Raises:
         UserError: the URI cannot be understood, or its store cannot be reached.
@@ -100,9 +100,9 @@ def unreachable(name: str) -> Iterator[None]:
 
 @contextmanager
 def readable(file: str, kind: str) -> Iterator[None]:
-    """Whatever a library says of a damaged or foreign file, as one line.
+    """Errors of a library that meets a damaged or foreign file, as one line.
 
-    The list is long because h5py and pyarrow answer damage with nearly everything they have.
+    The list is long because h5py and pyarrow raise nearly anything when a file is damaged.
     """
     try:
         yield
@@ -122,7 +122,7 @@ def readable(file: str, kind: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line of at most 200 characters."""
+    """An error's message in one line of at most 200 characters."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]
 

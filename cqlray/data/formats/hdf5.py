@@ -1,4 +1,4 @@
-"""HDF5 files, opened through h5py where it is installed, and damaged ones found out."""
+"""Open HDF5 files with h5py, after a check that the C library can read them at all."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def load_h5py() -> ModuleType:
 
 
 def probe_hdf5(file: DataPath) -> None:
-    """Walk through a local HDF5 file in a process that can be ended: of some damaged files HDF5's C
-    library finds no end.
+    """Walk through a local HDF5 file in a process that can be killed: HDF5's C library loops for
+    ever in some damaged files.
 
     Raises:
-        UserError: it found none, or crashed. What it merely complains of is left to the reader.
+        UserError: it did, or it crashed. Errors that it reports are left to the reader.
     """
     load_h5py()
     if not file.is_local:
@@ -68,7 +68,7 @@ def probe_hdf5(file: DataPath) -> None:
 
 @contextmanager
 def opened_hdf5(file: DataPath) -> Iterator[Any]:
-    """The file as h5py has it.
+    """The file, opened by h5py.
 
     Raises:
         UserError: h5py is missing, or the file cannot be read.

@@ -1,24 +1,23 @@
-"""Plain log rows: Parquet, CSV or a DataFrame, one row for each step, as people's own recorders
-write them.
+"""Logs: Parquet, CSV or a DataFrame with one row for each step, as people's own recorders write
+them.
 
-A row holds an observation, the action taken at it, the reward for it, the episode it belongs to,
-and flags. The rows of an episode stand together, in order; several files are one log in the natural
-order of their paths, and an episode may go on from one to the next. What follows an episode's last
-action is found so:
+A row holds an observation, the action taken there, its reward, the episode it belongs to, and
+flags. The rows of an episode stand together, in order; several files are one log in the natural
+order of their paths, and an episode may continue in the next file. The final observation of an
+episode is found like this:
 
 1. A last row whose action is null in every column is a closing row: it holds the final observation
   alone.
 2. Otherwise, where there are columns of the next observation, the last row's next observation is
   the final one.
-3. Otherwise a last row that is marked terminated stays a step, and its own observation stands in
-  for the final one, which
-   no target ever looks at behind a termination. (Dropping the row would lose the last reward: in
-   sparse tasks, the only one.)
+3. Otherwise a last row that is marked terminated stays a step, and its observation is repeated as
+  the final one, which no target looks at after a termination. (Dropping the row would lose the last
+  reward: in sparse tasks, the only one.)
 4. Otherwise the last row serves as the final observation of the row before it; its action and
   reward are left out.
 
-A flag that a row dropped by 1 or 4 carries is the end of its episode: it is set at the last step
-that is kept. An episode of which no step is left has length 0, which validation reports.
+A flag on a row that 1 or 4 drops marks the end of its episode: it is moved to the last step that is
+kept. An episode of which no step is left has length 0, which validation reports.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ Files = list[tuple[str, Callable[[], Batches]]]
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a log, one behind the other; n of them."""
+    """n consecutive rows of a log."""
 
     files: tuple[str, ...]  # those that the rows are from
     observations: Array  # [n, observation_dim]
@@ -107,8 +106,7 @@ def open_log(
     """Parquet or CSV files as one log.
 
     Args:
-        rejoining: an episode's name may come again further on; those rows are then an episode of
-            their own.
+        rejoining: an episode's name may appear again later; those rows are then another episode.
 
     Raises:
         UserError: the first file cannot be read, or has not these columns. Iterating raises it for
@@ -230,7 +228,7 @@ class _Episodes:
         return first
 
     def check_steps(self, steps: Array, first: Array, column: str, file: str, row: int) -> None:
-        """Let steps that count 1 up in each episode pass.
+        """Check that steps count up by 1 in each episode.
 
         Raises:
             UserError: rows are missing or not in order.
@@ -247,8 +245,8 @@ class _Episodes:
 
 
 def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
-    """The same rows cut at episodes' beginnings, about PIECE_SIZE at a time; an episode that runs
-    over files by itself.
+    """The same rows, cut where episodes begin, about PIECE_SIZE at a time; an episode that spans
+    two files comes alone.
     """
     held: list[_Rows] = []
     for part in blocks:
@@ -272,7 +270,7 @@ def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
 
 
 def _cut_last(held: list[_Rows]) -> list[_Rows]:
-    """The whole episodes, if there are any, and the last one, which may go on."""
+    """The whole episodes, if there are any, and the last one, which may continue."""
     rows = _Rows.joined(held)
     last = int(np.flatnonzero(rows.first)[-1])
     return list(rows.split(last)) if last else [rows]

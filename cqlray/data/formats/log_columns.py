@@ -28,11 +28,10 @@ class ColumnNames:
     observation: tuple[str, ...] = ("observation*",)
     action: tuple[str, ...] = ("action*",)
     reward: str = "reward"
-    episode: str = "episode"  # tells episodes apart; its rows stand together
-    step: str | None = None  # counts 1 up from row to row of an episode; only checked
-    terminated: str | None = (
-        None  # None: the column of that name (or `termination`) where there is one
-    )
+    episode: str = "episode"  # the episode's name or number; its rows stand together
+    step: str | None = None  # counts up by 1 from row to row of an episode; only checked
+    # None: the column of that name (or `termination`) where there is one
+    terminated: str | None = None
     truncated: str | None = None  # likewise
     next_observation: tuple[str, ...] = ()
 
@@ -64,7 +63,7 @@ class LogColumns:
         return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
 
     def described(self) -> dict[str, str | list[str]]:
-        """What dataset.json says of them, under `columns`: those of each option that has some."""
+        """Each option that has columns, with their names: `columns` in dataset.json."""
         return {
             option: list(named) if isinstance(named, tuple) else named
             for option, named in vars(self).items()
@@ -129,8 +128,8 @@ def _one(name: str, available: Sequence[str], file: str) -> str:
 def _several(
     patterns: Sequence[str], available: Sequence[str], file: str, order: Sequence[str]
 ) -> tuple[str, ...]:
-    """Those that each pattern matches in their order; what `order` does not have comes last, and
-    validation tells of it.
+    """The columns that each pattern matches, in the order of `order`. Columns that it does not have
+    come last, and validation reports them.
     """
     found: list[str] = []
     for pattern in patterns:
@@ -172,7 +171,7 @@ def _require_single(columns: LogColumns, available: Sequence[str], file: str) ->
 
 
 def _require_named_once(columns: LogColumns, file: str) -> None:
-    """Let columns of which each is one thing, and once, pass.
+    """Check that no column is named twice, by one option or by two.
 
     Raises:
         UserError: one is named twice.

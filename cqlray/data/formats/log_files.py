@@ -1,6 +1,4 @@
-"""The files of a log as Arrow record batches, in bounded memory: Parquet by row groups, CSV block
-by block, a data frame.
-"""
+"""The files of a log, or a DataFrame, as Arrow record batches in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
 PARQUET, CSV = (".parquet", ".parq", ".pq"), (".csv", ".tsv")
 FRAME = "the DataFrame"  # what messages call it
 _CSV_BLOCK = 8 * 2**20  # bytes; a row must fit in
-# What stands for no value in a CSV file. `nan` is not among them: it is a number that is wrong, and
-# is read as one.
+# What stands for no value in a CSV file. `nan` does not: it is read as a number, which validation
+# reports.
 _NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
 
 Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
@@ -70,9 +68,7 @@ def _parquet(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batche
 
 
 def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
-    """Numbers are parsed as float64, which holds the nearest float32's digits; all else is taken as
-    text.
-    """
+    """Numbers are parsed as float64, which rounds to the nearest float32; all else is text."""
     with readable(file.name, "CSV file"):
         header, delimiter = _header(file)
         columns = resolve(names, header, file.name, order)
@@ -100,7 +96,7 @@ def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
 
 
 def _header(file: DataPath) -> tuple[list[str], str]:
-    """The column names of a CSV file, and what stands between them: comma, semicolon or tab."""
+    """The column names of a CSV file, and its delimiter: comma, semicolon or tab."""
     with file.filesystem.open_input_stream(file.path) as stream:
         line = stream.read(2**20).partition(b"\n")[0].decode("utf-8-sig").strip("\r")
     if not line.strip():

@@ -1,10 +1,10 @@
-"""Episodes as plain log rows, Parquet or CSV, that the log reader takes with its default column
+"""Write episodes as a log, Parquet or CSV, which the log reader reads with its default column
 names.
 
 Columns: observation_0 ..., action_0 ..., reward, episode, step, terminated, truncated. Each episode
-has one closing row with its final observation, in which action, reward and flags are null. float32
-is written so that the same bits are read again: CSV has the shortest digits that name them. Seeds
-and tiers are not written.
+has one closing row with its final observation, in which action, reward and flags are null. CSV has
+the shortest digits that name a float32, so the same bits are read again. Seeds and tiers are not
+written.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cqlray.errors import UserError
 
 
 def write_log(shards: Iterable[Shard], path: str | Path) -> int:
-    """Write the episodes, numbered from 0; the number of rows. The file appears whole or not at
-    all.
+    """Write the episodes, numbered from 0, and return the number of rows. The file appears whole or
+    not at all.
 
     Raises:
         UserError: the file exists, its name ends in neither .parquet nor .csv, there are no
@@ -95,8 +95,6 @@ def log_table(shard: Shard, first_episode: int = 0) -> pa.Table:
     episodes = np.arange(first_episode, first_episode + shard.num_episodes)
     columns["episode"] = pa.array(np.repeat(episodes, shard.lengths + 1))
     columns["step"] = pa.array(steps_of_rows(shard.lengths))
-    columns["terminated"], columns["truncated"] = (
-        steps(shard.terminations),
-        steps(shard.truncations),
-    )
+    columns["terminated"] = steps(shard.terminations)
+    columns["truncated"] = steps(shard.truncations)
     return pa.table(columns)

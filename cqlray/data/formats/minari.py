@@ -146,14 +146,14 @@ def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
         kwargs = spec.get("kwargs") or {}
     if not isinstance(known["max_episode_steps"], int):
         known["max_episode_steps"] = None
-    # `module:Name-v0` would make gymnasium import a module that a data set names.
+    # `module:Name-v0` would make gymnasium import a module that a dataset names.
     if not isinstance(known["id"], str) or ":" in known["id"]:
         known["id"] = None
     return {**known, "kwargs": kwargs if isinstance(kwargs, dict) else {}}
 
 
 def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
-    said = {
+    known = {
         ours: metadata[theirs]
         for theirs, ours in PROVENANCE.items()
         if metadata.get(theirs) not in (None, "", [])
@@ -163,12 +163,12 @@ def _provenance(metadata: dict[str, Any]) -> dict[str, Any]:
         for theirs, ours in (("ref_min_score", "random"), ("ref_max_score", "expert"))
     }
     if all(isinstance(score, int | float) for score in scores.values()):
-        said["reference_scores"] = scores
-    return said
+        known["reference_scores"] = scores
+    return known
 
 
 def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) -> Iterator[_Found]:
-    """The episodes; an error at the end where they are not as many as metadata.json says."""
+    """The episodes; an error at the end where metadata.json gives another number of them."""
     count = 0
     for episode in episodes:
         yield episode
@@ -213,8 +213,8 @@ def _hdf5(
 
 
 def _tier(group: Any, default: str) -> str:
-    """The tier that cqlray's writer left beside an episode, bytes of fixed length: HDF5 hangs in
-    damaged texts of others.
+    """The tier that cqlray's writer left beside an episode, as bytes of fixed length: HDF5 hangs in
+    damaged strings of other kinds.
     """
     is_ours = "tier" in group.attrs and group.attrs.get_id("tier").dtype.kind == "S"
     return bytes(group.attrs["tier"]).decode() if is_ours else default
@@ -282,8 +282,7 @@ def _values(values: Any) -> Array:
 def _episode(
     place: str, observations: Array, arrays: dict[str, Array], seed: Any, dims: tuple[int, int]
 ) -> Episode:
-    """The arrays of one episode as they belong together; `dims` are those of an observation and an
-    action.
+    """An episode of these arrays, checked; `dims` are those of an observation and of an action.
 
     Raises:
         UserError: they are of other shapes, or the flags are no flags.

@@ -1,4 +1,4 @@
-"""Any source as a Minari dataset, HDF5 storage, written without Minari: it opens with
+"""Write any source as a Minari dataset with HDF5 storage, without Minari: it opens with
 minari.load_dataset.
 
 Each episode keeps its seed and its tier as attributes of its group, beside what Minari writes
@@ -22,7 +22,7 @@ from cqlray.data.formats.minari_spaces import box
 from cqlray.data.source import Source
 from cqlray.errors import UserError
 
-# The oldest version that wrote this layout: newer Minari accepts it too.
+# The oldest version with this layout, which newer ones accept too.
 _MINARI_VERSION = "0.5.0"
 
 
@@ -75,11 +75,8 @@ def _place(target: str) -> tuple[Path, str]:
             f"{target}: Minari datasets are written to local disk; write there and copy"
         )
     directory = Path(target)
-    dataset_id = (
-        directory.name
-        if directory.name[-1:].isdigit() and "-v" in directory.name
-        else f"{directory.name}-v0"
-    )
+    has_version = directory.name[-1:].isdigit() and "-v" in directory.name
+    dataset_id = directory.name if has_version else f"{directory.name}-v0"
     if not DATASET_ID.fullmatch(dataset_id):
         raise UserError(
             f"{target}: {directory.name!r} is no name for a Minari dataset; letters, digits, - and"
@@ -89,7 +86,7 @@ def _place(target: str) -> tuple[Path, str]:
 
 
 def _write_episodes(source: Source, path: Path) -> tuple[int, int]:
-    """Write the file; the numbers of episodes and steps."""
+    """Write the file; returns the numbers of episodes and steps."""
     h5py = load_h5py()
     episodes = steps = 0
     with h5py.File(path, "w", track_order=True) as file:
@@ -114,24 +111,26 @@ def _write_episode(group: Any, episode: Episode, number: int, tier: str) -> None
     )
     for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         values = getattr(episode, name)
-        # Minari goes on with an episode by making these longer, so they must be able to grow.
+        # Minari continues an episode by making these longer, so they must be able to grow.
         group.create_dataset(
             name, data=values, chunks=values.shape, maxshape=(None, *values.shape[1:])
         )
 
 
 def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> dict[str, Any]:
-    said = source.environment
+    environment = source.environment
     provenance = source.provenance
     metadata: dict[str, Any] = {
         "dataset_id": dataset_id,
         "minari_version": _MINARI_VERSION,
         "data_format": "hdf5",
         "jpeg_encoding": False,
-        "observation_space": box(said["observation_dim"]),
-        "action_space": box(said["action_dim"], said.get("action_low"), said.get("action_high")),
+        "observation_space": box(environment["observation_dim"]),
+        "action_space": box(
+            environment["action_dim"], environment.get("action_low"), environment.get("action_high")
+        ),
     }
-    spec = environment_spec or _environment_spec(said)
+    spec = environment_spec or _environment_spec(environment)
     if spec is not None:
         metadata["env_spec"] = spec
     not_ours = ("dataset_id", "minari_version")
@@ -151,18 +150,16 @@ def _metadata(source: Source, dataset_id: str, environment_spec: str | None) -> 
     return metadata
 
 
-def _environment_spec(said: dict[str, Any]) -> str | None:
-    """What is known of the environment in the form of gymnasium's EnvSpec, without the place of its
-    code.
-    """
-    name = (said.get("id") or "none").rpartition(":")[2]
+def _environment_spec(environment: dict[str, Any]) -> str | None:
+    """The environment as gymnasium's EnvSpec in JSON, without an entry point."""
+    name = (environment.get("id") or "none").rpartition(":")[2]
     if name == "none":
         return None
     known: dict[str, Any] = {"id": name, "entry_point": None, "additional_wrappers": []}
     return json.dumps(
         {
             **known,
-            "max_episode_steps": said.get("max_episode_steps"),
-            "kwargs": said.get("kwargs") or {},
+            "max_episode_steps": environment.get("max_episode_steps"),
+            "kwargs": environment.get("kwargs") or {},
         }
     )

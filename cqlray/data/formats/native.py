@@ -1,4 +1,4 @@
-"""cqlray's own datasets, from local disk or a URI: shard by shard, each checked against its
+"""Datasets in cqlray's format, from local disk or a URI: shard by shard, each checked against its
 digest.
 """
 
@@ -20,7 +20,7 @@ def open_native(name: str, directory: DataPath) -> Source:
 
     Raises:
         UserError: dataset.json is damaged. Iterating raises it where a shard is missing, damaged or
-            another one.
+            not the one that dataset.json names.
     """
     file = directory / "dataset.json"
     with readable(file.name, "JSON file"):

@@ -1,4 +1,4 @@
-"""RLlib's recordings (new API stack), read without RLlib: a folder of Parquet files, one for each
+"""Read RLlib's recordings (new API stack) without RLlib: a folder of Parquet files, one for each
 call of its writer.
 
 With `output_write_episodes=True` (RLlib's default) each row is one SingleAgentEpisode, packed by
@@ -7,10 +7,10 @@ bytes, and only where they are plain numbers: what RLlib pickles (columns in
 `output_compress_columns`, arrays of objects) is refused, since unpickling runs code. msgpack comes
 with Ray.
 
-RLlib records a long episode in several parts; each part is an episode of its own here, with its own
-final observation, and without an end where the episode went on. Actions are those of RLlib's
-module: with `normalize_actions` (its default) in [-1, 1] and not in the environment's bounds, which
-the files do not tell; so their bounds are not known.
+RLlib records a long episode in several parts; each part is read as an episode, with a final
+observation of its own, and without an end where the episode went on. Actions are those of RLlib's
+module: with `normalize_actions` (its default) they are in [-1, 1] and not in the environment's
+bounds. The files do not say which, so their bounds are not known.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _episodes(files: list[DataPath]) -> Iterator[Episode]:
 
 
 def _episode(packed: bytes, place: str) -> Episode:
-    """The episode of a packed state.
+    """The episode in a packed state.
 
     Raises:
-        UserError: it is none, or holds what is no plain numbers.
+        UserError: it is not an episode, or holds something else than plain numbers.
     """
     try:
         import msgpack
@@ -122,12 +122,9 @@ def _episode(packed: bytes, place: str) -> Episode:
         ends = [bool(state["is_terminated"]), bool(state["is_truncated"])]
     steps = len(arrays["rewards"])
     if len(arrays["observations"]) != steps + 1 or len(arrays["actions"]) != steps or not steps:
-        found = (
-            f"{len(arrays['observations'])} observations, {len(arrays['actions'])} actions and"
-            f" {steps} rewards"
-        )
         raise UserError(
-            f"{place}: {found}; an episode of T steps, one at least, has T + 1, T and T"
+            f"{place}: {len(arrays['observations'])} observations, {len(arrays['actions'])} actions"
+            f" and {steps} rewards; an episode of T steps, one at least, has T + 1, T and T"
         )
     flags = np.zeros((2, steps), bool)
     flags[:, -1] = ends
