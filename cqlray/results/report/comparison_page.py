@@ -14,10 +14,10 @@ from cqlray.errors import UserError
 from cqlray.results.record import load_run
 from cqlray.results.report.formatting import environment_name, number, setting_name
 from cqlray.results.report.groups import Group, groups_of
-from cqlray.results.report.improvement import improvement_section
+from cqlray.results.report.improvement_section import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section, table
 from cqlray.results.report.plots import draw_curves
-from cqlray.results.report.profiles import profile_figure
+from cqlray.results.report.profile_figure import profile_figure
 from cqlray.results.report.results_section import aggregate_words
 from cqlray.results.report.style import legend_below, svg_figure
 from cqlray.results.statistics.reference_scores import ReferenceScores, reference_scores

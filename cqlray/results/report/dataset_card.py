@@ -9,7 +9,7 @@ from typing import Any
 from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
 from cqlray.results.report.formatting import normalized_by, number, percentages
-from cqlray.results.statistics.reference_scores import normalized, reference_scores
+from cqlray.results.statistics.reference_scores import reference_scores
 
 COLUMNS = 100
 INDENT = " " * 13
@@ -45,7 +45,7 @@ def references_line(description: dict[str, Any]) -> str:
     found = reference_scores(description)
     if found is None:
         return ""
-    score = normalized(description["returns"]["mean"], found.random, found.reference)
+    score = float(found.normalized(description["returns"]["mean"]))
     ends = normalized_by(found.random, found.reference, found.source)
     return f"normalised mean return {number(score)}, where {ends}"
 

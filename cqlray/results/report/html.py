@@ -21,9 +21,9 @@ from cqlray.results.report.formatting import (
     versions_in_words,
 )
 from cqlray.results.report.groups import groups_of
-from cqlray.results.report.improvement import improvement_section
+from cqlray.results.report.improvement_section import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section
-from cqlray.results.report.profiles import profile_figure
+from cqlray.results.report.profile_figure import profile_figure
 from cqlray.results.report.results_section import (
     aggregates_section,
     results_section,

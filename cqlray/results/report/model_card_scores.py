@@ -17,7 +17,7 @@ from cqlray.results.report.formatting import (
 )
 from cqlray.results.series import fqe_returns
 from cqlray.results.statistics.calibration import check_bounds
-from cqlray.results.statistics.reference_scores import normalized, reference_scores
+from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
 from cqlray.results.statistics.scores import (
     Aggregate,
@@ -204,7 +204,7 @@ def _references(run: RunRecord, member: MemberScores) -> Iterator[str]:
         yield f"- {sentence(tested_elsewhere(of_data))}"
     scores = None if run.dataset is None else reference_scores(run.dataset)
     if scores is not None:
-        share = normalized(member.last, scores.random, scores.reference)
+        share = float(scores.normalized(member.last))
         ends = normalized_by(scores.random, scores.reference, scores.source)
         yield f"- Normalised score at the last test: {number(share)}, where {ends}."
 

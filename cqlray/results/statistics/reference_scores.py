@@ -14,6 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cqlray.results.statistics.resampling import Floats
+
 _LOCOMOTION = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 _ADROIT = ("human", "cloned", "expert")
 _ANTMAZE = (
@@ -29,14 +34,18 @@ _KITCHEN = ("complete", "partial", "mixed")
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """What scores of a data set are normalised by."""
+    """The scale on which the scores of a data set are normalised."""
 
     random: float
-    """Mean return that counts as 0."""
+    """The mean return that counts as 0."""
     reference: float
-    """Mean return that counts as 100."""
+    """The mean return that counts as 100."""
     source: str
-    """Whose scores they are, in words."""
+    """Where the two are from, in words."""
+
+    def normalized(self, scores: ArrayLike) -> Floats:
+        """The scores on this scale."""
+        return normalized_scores(scores, self.random, self.reference)
 
 
 def _d4rl_table() -> dict[str, tuple[float, float]]:
@@ -99,9 +108,19 @@ def d4rl_reference(name: str) -> tuple[float, float] | None:
     return _D4RL.get(re.sub(r"\.(hdf5|h5)$", "", file).replace("_", "-").lower())
 
 
-def normalized(score: float, random: float, reference: float) -> float:
-    """The score where `random` is 0 and `reference` is 100; NaN where the two are the same."""
-    return 100.0 * (score - random) / (reference - random) if reference != random else float("nan")
+def normalized_scores(scores: ArrayLike, random: ArrayLike, reference: ArrayLike) -> Floats:
+    """Scores on a scale where `random` is 0 and `reference` is 100; NaN where the two are equal.
+
+    The map is affine and rising, so it may be applied to an IQM and the ends of its interval as
+    well as to the scores.
+
+    Args:
+        scores: of any shape; with several environments [members, environments].
+        random, reference: one for all scores, or [environments].
+    """
+    zero, hundred = np.asarray(random, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    span = np.where(hundred == zero, np.nan, hundred - zero)
+    return np.asarray(100.0 * (np.asarray(scores, dtype=np.float64) - zero) / span)
 
 
 def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:

@@ -54,9 +54,7 @@ def rank_correlation(
         estimates: [snapshots].
         returns: [snapshots], mean returns of the same snapshots' tests.
         members: [snapshots], whose snapshot it is.
-        generator: source of the resamples.
-        num_samples: resamples.
-        level: share of the resamples between the two ends.
+        generator, num_samples, level: of the interval, as for resampling.interval.
 
     Raises:
         ValueError: the three differ in length, or a number is not finite.
@@ -92,9 +90,7 @@ def rank_correlation_among_members(
         returns: [snapshots], mean returns of the same snapshots' tests.
         members: [snapshots], whose snapshot it is.
         updates: [snapshots], after how many updates; a member has one snapshot of each count.
-        generator: source of the resamples.
-        num_samples: resamples.
-        level: share of the resamples between the two ends.
+        generator, num_samples, level: of the interval, as for resampling.interval.
 
     Raises:
         ValueError: the four differ in length, or an estimate or return is not finite.

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.results.statistics.comparison import normalized_scores
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.resampling import (
     Floats,
@@ -283,13 +282,10 @@ def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed
     reference = None if run.dataset is None else reference_scores(run.dataset)
     normalised: Row | None = None
     if reference is not None and scores is not None:
-        ends = (reference.random, reference.reference)
-        normalised = {
-            name: float(normalized_scores(value, *ends)) for name, value in aggregate.items()
-        }
+        normalised = {name: float(reference.normalized(value)) for name, value in aggregate.items()}
         # The gap is no affine map of the scores, as the others are.
         normalised |= _aggregate(
-            normalized_scores(scores, *ends), {"optimality_gap": optimality_gap}, num_samples, seed
+            reference.normalized(scores), {"optimality_gap": optimality_gap}, num_samples, seed
         )
         normalised |= {
             "random": reference.random,

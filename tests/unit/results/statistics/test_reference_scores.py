@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cqlray.results.statistics.reference_scores import d4rl_reference, normalized, reference_scores
+from cqlray.results.statistics.reference_scores import (
+    ReferenceScores,
+    d4rl_reference,
+    normalized_scores,
+    reference_scores,
+)
+from cqlray.results.statistics.resampling import iqm
 
 
 @pytest.mark.parametrize(
@@ -58,15 +64,32 @@ def test_no_score_where_d4rl_has_none(name: str) -> None:
 
 
 def test_normalized_by_hand() -> None:
-    assert normalized(-280.178953, -280.178953, 12135.0) == 0.0
-    assert normalized(12135.0, -280.178953, 12135.0) == 100.0
-    assert normalized(3.0, 1.0, 5.0) == 50.0
-    assert math.isnan(normalized(3.0, 1.0, 1.0))
+    assert normalized_scores(-280.178953, -280.178953, 12135.0) == 0.0
+    assert normalized_scores(12135.0, -280.178953, 12135.0) == 100.0
+    assert normalized_scores(3.0, 1.0, 5.0) == 50.0
+    assert np.isnan(normalized_scores(3.0, 1.0, 1.0))
+    scores = normalized_scores(
+        [[-1000.0, 5.0], [-150.0, 7.0]], random=[-1000.0, 5.0], reference=[-150.0, 9.0]
+    )
+    np.testing.assert_allclose(scores, [[0.0, 0.0], [100.0, 50.0]])
+    assert normalized_scores(-575.0, -1000.0, -150.0) == 50.0
+    assert ReferenceScores(-1000.0, -150.0, "").normalized(-575.0) == 50.0
+    np.testing.assert_array_equal(
+        normalized_scores([1.0, 2.0], [3.0, 0.0], [3.0, 1.0]), [np.nan, 200.0]
+    )
+    assert normalized_scores([], 0.0, 1.0).shape == (0,)
+
+
+def test_normalising_may_come_after_the_iqm() -> None:
+    scores = np.random.default_rng(0).normal(size=(4, 9))
+    assert iqm(normalized_scores(scores, -3.0, 2.0)) == pytest.approx(
+        float(normalized_scores(iqm(scores), -3.0, 2.0))
+    )
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.floats(1.0, 1e6))
 def test_normalized_is_turned_back(score: float, random: float, span: float) -> None:
-    there = normalized(score, random, random + span)
+    there = normalized_scores(score, random, random + span)
     assert there / 100.0 * ((random + span) - random) + random == pytest.approx(
         score, rel=1e-6, abs=1e-6
     )

@@ -11,7 +11,7 @@ from cqlray import seeding
 from cqlray.results.report.formatting import NOTHING
 from cqlray.results.report.groups import Group
 from cqlray.results.report.page import paragraph, section, table
-from cqlray.results.statistics.comparison import probability_of_improvement
+from cqlray.results.statistics.improvement import probability_of_improvement
 
 MOST_COMPARED = 8  # groups
 FEWEST = 5  # members of each group; with fewer, too many resamples are alike for an interval

@@ -15,7 +15,7 @@ from cqlray.results.report.formatting import normalized_by, number
 from cqlray.results.report.groups import Group
 from cqlray.results.report.page import figure
 from cqlray.results.report.style import Look, draw_band, legend_below, looks, svg_figure
-from cqlray.results.statistics.comparison import normalized_scores, performance_profile
+from cqlray.results.statistics.profiles import performance_profile
 from cqlray.results.statistics.reference_scores import ReferenceScores
 from cqlray.results.statistics.resampling import Floats
 
@@ -66,11 +66,7 @@ def profile_figure(
 def _values(group: Group, scores: ReferenceScores | None) -> Floats:
     """[members, episodes]."""
     assert group.returns is not None
-    return (
-        normalized_scores(group.returns, scores.random, scores.reference)
-        if scores
-        else group.returns
-    )
+    return scores.normalized(group.returns) if scores else group.returns
 
 
 def _draw(
