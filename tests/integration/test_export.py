@@ -1,4 +1,4 @@
-"""Exported policies, loaded by programs that have no cqlray."""
+"""Policies of a real run, exported, and loaded by programs that have no cqlray."""
 
 from __future__ import annotations
 
@@ -14,96 +14,21 @@ import numpy as np
 import pytest
 
 from cqlray import load_policy
-from cqlray.algorithms.policy import Array, Policy
+from cqlray.algorithms.policy import Array
 from cqlray.cli import main as cli
-from cqlray.config.schema import EnvConfig, RunConfig
-from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.results import export as exporting
 from cqlray.results.export import Exported, export
 from cqlray.results.policies import LoadedPolicy
 from cqlray.results.policy_files import FORMATS, policy_arrays
-from cqlray.results.record import load_run
 from cqlray.results.report.formatting import number
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory
-from tests.unit.results.run_directories import make_run
+from tests.unit.results.test_export import observations_of
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-LOW, HIGH = np.array([-2.0, 0.0, -1.0], np.float32), np.array([3.0, 100.0, 1e-3], np.float32)
-
-
-def made_policy(sizes: list[int], layer_norm: bool = False, gain: float = 1.0) -> LoadedPolicy:
-    """A policy of random weights, with three actions of different bounds, and a normaliser far from
-    the identity.
-    """
-    rng = np.random.default_rng(sum(sizes))
-
-    def normal(*shape: int, scale: float = 1.0) -> Array:
-        return (rng.standard_normal(shape) * scale).astype(np.float32)
-
-    arrays = {
-        "observation_mean": normal(sizes[0], scale=5.0),
-        "observation_std": np.exp(normal(sizes[0])),
-    }
-    arrays["log_std_min"] = np.full(1, -5.0, np.float32)
-    for index, (rows, columns) in enumerate(zip(sizes, [*sizes[1:], 2 * len(LOW)], strict=True)):
-        arrays[f"policy.{index}.weight"] = normal(1, rows, columns, scale=gain / np.sqrt(rows))
-        arrays[f"policy.{index}.bias"] = normal(1, 1, columns, scale=0.3)
-        if layer_norm and index < len(sizes) - 1:
-            arrays[f"policy.{index}.norm_scale"] = normal(1, 1, columns)
-            arrays[f"policy.{index}.norm_shift"] = normal(1, 1, columns)
-    return LoadedPolicy(Policy(arrays), ActionScaling(LOW, HIGH), 0, 0)
-
-
-def observations_of(policy: LoadedPolicy, rows: int) -> Array:
-    mean, std = (policy.policy.arrays[name] for name in ("observation_mean", "observation_std"))
-    drawn: Array = (
-        np.random.default_rng(1).standard_normal((rows, len(mean)), np.float32) * std + mean
-    )
-    return drawn
-
-
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize(
-    ("sizes", "layer_norm"),
-    [
-        ([3, 64, 64], False),
-        ([1, 8], False),
-        ([5], False),
-        ([17, 256, 256], True),
-        ([376, 64], True),
-    ],
-)
-def test_networks_of_any_shape(format: str, sizes: list[int], layer_norm: bool) -> None:
-    policy = made_policy(sizes, layer_norm)
-    data, act = FORMATS[format][1](policy_arrays(policy), "{}")
-    observations = observations_of(policy, 50)
-    actions = act(observations)
-    assert actions.dtype == np.float32 and actions.shape == (50, 3)
-    np.testing.assert_allclose(
-        (actions - policy(observations)) / (HIGH - LOW), 0.0, rtol=0, atol=1e-6
-    )
-    assert (actions >= LOW).all() and (actions <= HIGH).all() and np.ptp(actions, axis=0).min() > 0
-    assert data, "bytes to be written"
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_rounding_of_sharp_networks_is_no_difference(format: str) -> None:
-    """Where float32 itself is coarser than 1e-6 of the range, a file that is as exact as the policy
-    is taken.
-    """
-    policy = made_policy([376, 1024, 1024, 1024], gain=2.5)
-    arrays = policy_arrays(policy)
-    observations = observations_of(policy, 300)
-    found = exporting._check(policy, FORMATS[format][1](arrays, "{}")[1], observations, format)
-    assert found < 1e-4
-    arrays["1.bias"] = arrays["1.bias"] + np.float32(1e-3)
-    with pytest.raises(UserError, match="differ from the policy's by"):
-        exporting._check(policy, FORMATS[format][1](arrays, "{}")[1], observations, format)
-
+pytestmark = pytest.mark.ray
 
 CODE_BEFORE = {
     "torchscript": "import torch\nobservations = torch.from_numpy(batch)",
@@ -132,7 +57,6 @@ assert not [name for name in sys.modules if name.startswith("cqlray")]
         return list(results.values())
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_cards_code_gives_the_policys_actions(
     finished_run: Path, tmp_path: Path, format: str
@@ -152,7 +76,6 @@ def test_the_cards_code_gives_the_policys_actions(
         )  # would broadcast to the right size, unseen
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_file_says_whose_policy_it_is(finished_run: Path, tmp_path: Path, format: str) -> None:
     import onnx
@@ -189,7 +112,6 @@ def with_nan(arrays: dict[str, Array]) -> None:
     arrays["1.bias"] = arrays["1.bias"] * np.float32("nan")
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("damage", [with_wrong_weight, with_nan])
 def test_a_file_that_differs_is_not_written(
@@ -218,7 +140,6 @@ def copied_run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
-@pytest.mark.ray
 def test_the_observations_are_the_datas_where_it_is_there(copied_run: Path) -> None:
     exported = export(copied_run)
     assert exported.path == copied_run / "export" / f"member-{load_policy(copied_run).member}.onnx"
@@ -245,7 +166,6 @@ def card_of(exported: Exported) -> str:
     return Path(exported.card).read_text()
 
 
-@pytest.mark.ray
 def test_the_best_of_a_run_under_way_is_the_snapshot_that_was_tested(copied_run: Path) -> None:
     lines = (copied_run / "evaluations.jsonl").read_text().splitlines(keepends=True)
     (copied_run / "evaluations.jsonl").write_text(
@@ -271,7 +191,6 @@ def test_the_best_of_a_run_under_way_is_the_snapshot_that_was_tested(copied_run:
     )
 
 
-@pytest.mark.ray
 def test_any_snapshot_can_be_exported_and_its_card_says_which(copied_run: Path) -> None:
     exported = export(copied_run, 1, "safetensors", updates=110)
     assert (
@@ -300,7 +219,6 @@ def test_any_snapshot_can_be_exported_and_its_card_says_which(copied_run: Path) 
     assert "It was chosen as the best of 3 members" in card_of(best)
 
 
-@pytest.mark.ray
 def test_a_snapshot_that_is_not_there_is_one_line(
     finished_run: Path, copied_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,19 +258,6 @@ def test_a_snapshot_that_is_not_there_is_one_line(
     assert said["updates"] == 220 and said["path"].endswith("member-1-updates-220.pt")
 
 
-def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
-    def layout(name: str, env_id: str) -> list[str] | None:
-        return exporting._layout(
-            load_run(make_run(tmp_path / name, config=RunConfig(env=EnvConfig(env_id))))
-        )
-
-    assert layout("vector", "Pendulum-v1") == []
-    flattened = layout("tuple", "tests.unit.envs.spaces:Seen-Tuple-v0")
-    assert flattened and flattened[1] == "numbers 3 to 4: observation[1], as it is"
-    assert layout("logged", "none") is layout("gone", "Gone-v0") is None
-
-
-@pytest.mark.ray
 def test_mistakes_are_one_line(
     finished_run: Path, copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,7 +291,6 @@ def test_mistakes_are_one_line(
             export(finished_run, 0, "torchscript", tmp_path / "file.pt")
 
 
-@pytest.mark.ray
 def test_from_an_object_store_to_an_object_store(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,7 +321,6 @@ def test_from_an_object_store_to_an_object_store(
         server.stop()
 
 
-@pytest.mark.ray
 def test_the_command(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

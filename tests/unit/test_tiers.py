@@ -16,6 +16,7 @@ TESTS = sorted(str(path.relative_to(UNIT)) for path in UNIT.rglob("test_*.py"))
 OF_SEVERAL_MODULES = {
     "test_layering.py": "who may import whom",
     "test_tiers.py": "where tests stand",
+    "algorithms/test_gradients.py": "each closed derivative against its equation",
     "algorithms/test_update.py": "a whole update against the reference",
     "algorithms/test_precision.py": "bf16 and float32, all algorithms",
     "data/test_fuzz.py": "damaged files, all formats",

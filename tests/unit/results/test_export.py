@@ -1,0 +1,105 @@
+"""Exported networks compute what the policy computes, in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cqlray.algorithms.policy import Array, Policy
+from cqlray.config.schema import EnvConfig, RunConfig
+from cqlray.envs.scaling import ActionScaling
+from cqlray.errors import UserError
+from cqlray.results import export as exporting
+from cqlray.results.policies import LoadedPolicy
+from cqlray.results.policy_files import FORMATS, policy_arrays
+from cqlray.results.record import load_run
+from tests.unit.results.run_directories import make_run
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+LOW, HIGH = np.array([-2.0, 0.0, -1.0], np.float32), np.array([3.0, 100.0, 1e-3], np.float32)
+
+
+def made_policy(sizes: list[int], layer_norm: bool = False, gain: float = 1.0) -> LoadedPolicy:
+    """A policy of random weights, with three actions of different bounds, and a normaliser far from
+    the identity.
+    """
+    rng = np.random.default_rng(sum(sizes))
+
+    def normal(*shape: int, scale: float = 1.0) -> Array:
+        return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    arrays = {
+        "observation_mean": normal(sizes[0], scale=5.0),
+        "observation_std": np.exp(normal(sizes[0])),
+    }
+    arrays["log_std_min"] = np.full(1, -5.0, np.float32)
+    for index, (rows, columns) in enumerate(zip(sizes, [*sizes[1:], 2 * len(LOW)], strict=True)):
+        arrays[f"policy.{index}.weight"] = normal(1, rows, columns, scale=gain / np.sqrt(rows))
+        arrays[f"policy.{index}.bias"] = normal(1, 1, columns, scale=0.3)
+        if layer_norm and index < len(sizes) - 1:
+            arrays[f"policy.{index}.norm_scale"] = normal(1, 1, columns)
+            arrays[f"policy.{index}.norm_shift"] = normal(1, 1, columns)
+    return LoadedPolicy(Policy(arrays), ActionScaling(LOW, HIGH), 0, 0)
+
+
+def observations_of(policy: LoadedPolicy, rows: int) -> Array:
+    mean, std = (policy.policy.arrays[name] for name in ("observation_mean", "observation_std"))
+    drawn: Array = (
+        np.random.default_rng(1).standard_normal((rows, len(mean)), np.float32) * std + mean
+    )
+    return drawn
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("sizes", "layer_norm"),
+    [
+        ([3, 64, 64], False),
+        ([1, 8], False),
+        ([5], False),
+        ([17, 256, 256], True),
+        ([376, 64], True),
+    ],
+)
+def test_networks_of_any_shape(format: str, sizes: list[int], layer_norm: bool) -> None:
+    policy = made_policy(sizes, layer_norm)
+    data, act = FORMATS[format][1](policy_arrays(policy), "{}")
+    observations = observations_of(policy, 50)
+    actions = act(observations)
+    assert actions.dtype == np.float32 and actions.shape == (50, 3)
+    np.testing.assert_allclose(
+        (actions - policy(observations)) / (HIGH - LOW), 0.0, rtol=0, atol=1e-6
+    )
+    assert (actions >= LOW).all() and (actions <= HIGH).all() and np.ptp(actions, axis=0).min() > 0
+    assert data, "bytes to be written"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rounding_of_sharp_networks_is_no_difference(format: str) -> None:
+    """Where float32 itself is coarser than 1e-6 of the range, a file that is as exact as the policy
+    is taken.
+    """
+    policy = made_policy([376, 1024, 1024, 1024], gain=2.5)
+    arrays = policy_arrays(policy)
+    observations = observations_of(policy, 300)
+    found = exporting._check(policy, FORMATS[format][1](arrays, "{}")[1], observations, format)
+    assert found < 1e-4
+    arrays["1.bias"] = arrays["1.bias"] + np.float32(1e-3)
+    with pytest.raises(UserError, match="differ from the policy's by"):
+        exporting._check(policy, FORMATS[format][1](arrays, "{}")[1], observations, format)
+
+
+def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
+    def layout(name: str, env_id: str) -> list[str] | None:
+        return exporting._layout(
+            load_run(make_run(tmp_path / name, config=RunConfig(env=EnvConfig(env_id))))
+        )
+
+    assert layout("vector", "Pendulum-v1") == []
+    flattened = layout("tuple", "tests.unit.envs.spaces:Seen-Tuple-v0")
+    assert flattened and flattened[1] == "numbers 3 to 4: observation[1], as it is"
+    assert layout("logged", "none") is layout("gone", "Gone-v0") is None
