@@ -1,9 +1,9 @@
-"""Normalised scores: 0 is a random policy, 100 the reference (an expert), as D4RL has them (Fu et
-al. 2020, arXiv 2004.07219).
+"""Normalised scores, where 0 is a random policy and 100 the reference (an expert), as in D4RL (Fu
+et al. 2020, arXiv 2004.07219).
 
-The figures are D4RL's own: REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (version 1.1), each
-compared with the ref_min_score and ref_max_score that d4rl registers the environment with, or (ant)
-with another project's copy of the table. What stands in one of them alone is left out: maze2d's v0
+The numbers are D4RL's: REF_MIN_SCORE and REF_MAX_SCORE of d4rl/infos.py (version 1.1), each
+compared with the ref_min_score and ref_max_score with which d4rl registers the environment or, for
+ant, with another project's copy of the table. What only one of the two has is left out: maze2d's v0
 and eval mazes, antmaze's v1, flow, PyBullet.
 """
 
@@ -84,7 +84,7 @@ def _d4rl_table() -> dict[str, tuple[float, float]]:
 
 
 _D4RL = _d4rl_table()
-# Minari's ports of the Adroit data are D4RL's v1 episodes, replayed; its other ports have other
+# Minari's Adroit data are D4RL's v1 episodes, replayed. Its other ports of D4RL's data have other
 # rewards or goals.
 _MINARI_ADROIT = re.compile(r"D4RL/(pen|hammer|door|relocate)/(human|cloned|expert)-v\d+")
 
@@ -96,8 +96,8 @@ def d4rl_reference(name: str) -> tuple[float, float] | None:
     Args:
         name: D4RL's name (halfcheetah-medium-v2), its file's name (halfcheetah_medium-v2.hdf5), a
             path or URI that ends in one, or the id of Minari's port of Adroit data
-            (D4RL/pen/human-v2, with or without `minari:`). Minari's mujoco/... data sets are of
-            other environments, with scores of their own in their metadata.
+            (D4RL/pen/human-v2, with or without `minari:`). Minari's mujoco/... data sets are from
+            other environments; their metadata has their reference scores.
     """
     ported = _MINARI_ADROIT.fullmatch(name.removeprefix("minari:"))
     if ported:
@@ -124,29 +124,28 @@ def normalized_scores(scores: ArrayLike, random: ArrayLike, reference: ArrayLike
 
 
 def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
-    """What a data set's scores are normalised by: its own reference scores, D4RL's where it is one
-    of D4RL's, or the means of the teacher and the random policy that cqlray tested when it
-    collected it; None where there is none of these.
+    """The scale for a data set's scores: by the reference scores in its description; by D4RL's,
+    where it is one of D4RL's data sets; or by the mean returns of the teacher and the random policy
+    that cqlray tested when it collected the data. None where there is none of these.
 
     Args:
-        description: what dataset.json holds.
+        description: the contents of dataset.json.
     """
-    own = description.get("reference_scores")
-    if isinstance(own, Mapping) and {"random", "expert"} <= set(own):
+    given = description.get("reference_scores")
+    if isinstance(given, Mapping) and {"random", "expert"} <= set(given):
         return ReferenceScores(
-            float(own["random"]), float(own["expert"]), "the data set's own reference scores"
+            float(given["random"]), float(given["expert"]), "the data set's own reference scores"
         )
     published = {_published(origin) for origin in _origins(description.get("provenance"))}
-    if (
-        len(published) == 1 and (scores := published.pop()) is not None
-    ):  # data joined from several sources must agree
+    # Data joined from several sources has a scale only where all of them have the same.
+    if len(published) == 1 and (scores := published.pop()) is not None:
         return ReferenceScores(*scores, "D4RL's published reference scores")
     tested = description.get("reference_returns")
     if isinstance(tested, Mapping) and tested.get("random") and tested.get("teacher"):
         random, teacher = (
             sum(tested[policy]) / len(tested[policy]) for policy in ("random", "teacher")
         )
-        if teacher > random:  # else a better policy would have a lower score
+        if teacher > random:  # otherwise better policies would score lower
             return ReferenceScores(
                 random, teacher, "the random policy and the teacher of this data set"
             )
@@ -154,7 +153,7 @@ def reference_scores(description: Mapping[str, Any]) -> ReferenceScores | None:
 
 
 def _origins(provenance: Any) -> Iterator[Mapping[str, Any]]:
-    """Where the data is from; for data that was a cqlray dataset before, where that was from."""
+    """The sources of the data; for a source that was a cqlray dataset, that dataset's sources."""
     for origin in provenance or ():
         if origin.get("sources"):
             yield from _origins(origin["sources"])
@@ -163,8 +162,8 @@ def _origins(provenance: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _published(origin: Mapping[str, Any]) -> tuple[float, float] | None:
-    """D4RL's scores of a source of the data, known by its Minari id or by the name of a file in
-    D4RL's format.
+    """D4RL's scores for a source of the data, recognised by its Minari id or by the name of a file
+    in D4RL's format.
     """
     minari_id, source = origin.get("minari_id"), origin.get("source")
     if isinstance(minari_id, str):

@@ -1,11 +1,11 @@
-"""What a run's few seeds can honestly say: the statistics of Agarwal et al. 2021 (arXiv 2108.13264)
-with bootstrap intervals.
+"""What a few seeds can honestly tell: the statistics of Agarwal et al. 2021 (arXiv 2108.13264) with
+bootstrap intervals.
 
 Scores are a matrix [members, columns]; members (trainings that differ in their seed) are the
-independent units. A column is an episode (`crossed` resamples) or an environment (`stratified`
-resamples). A statistic takes [..., members, columns] to [...]; a matrix with a NaN has NaN. A
-member's score in an environment is its mean over episodes: `of_members` makes a statistic of scores
-one of [members, episodes].
+independent units. A column is an episode (for `crossed` resamples) or an environment (for
+`stratified` ones). A statistic maps [..., members, columns] to [...], and a matrix with a NaN to
+NaN. A member's score in an environment is its mean over episodes: `of_members` turns a statistic of
+scores into one of [members, episodes].
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Statistic = Callable[[Floats], Floats]
 Resampling = Callable[[Floats, np.random.Generator, int], Floats]
 """(values [members, columns], generator, count) -> [count, members, columns]."""
 
-ELEMENTS_PER_CHUNK = 2**21  # of resampled scores held at once: 16 MiB
+ELEMENTS_PER_CHUNK = 2**21  # resampled scores in memory at once: 16 MiB
 
 
 class Interval(NamedTuple):
-    """A confidence interval, in the scores' own unit."""
+    """A confidence interval, in the same unit as the scores."""
 
     low: float
     high: float
@@ -36,8 +36,8 @@ def iqm(scores: ArrayLike) -> float:
     """Interquartile mean: the mean of the middle half of all entries, whatever their shape.
 
     A quarter of the entries, rounded down, is left out at each end, as
-    scipy.stats.trim_mean(scores, 0.25) does. It is less moved by one lucky seed than the mean, and
-    sees more of the data than the median. A NaN makes it NaN.
+    scipy.stats.trim_mean(scores, 0.25) does. One lucky seed moves it less than the mean, and it
+    uses more of the data than the median. A NaN makes it NaN.
 
     Raises:
         ValueError: there are no scores.
@@ -49,7 +49,7 @@ def iqm(scores: ArrayLike) -> float:
 
 
 def interquartile_mean(values: Floats) -> Floats:
-    """The statistic that `iqm` is of one matrix: over all entries, members and columns alike."""
+    """`iqm` as a statistic: over all entries of a matrix, members and columns alike."""
     return _middle_mean(_flattened(values))
 
 
@@ -59,18 +59,18 @@ def mean(values: Floats) -> Floats:
 
 
 def median(values: Floats) -> Floats:
-    """Median of all entries: of one environment's scores."""
+    """Median of all entries, for scores in one environment."""
     return np.asarray(np.median(_flattened(values), axis=-1))
 
 
 def median_of_environments(values: Floats) -> Floats:
-    """Median over environments of the members' mean: what papers on suites call the median."""
+    """Median over environments of the members' mean, which papers on suites call the median."""
     return np.asarray(np.median(values.mean(axis=-2), axis=-1))
 
 
 def optimality_gap(values: Floats, threshold: float = 100.0) -> Floats:
-    """How far the entries fall short of a threshold on average; what lies above it counts as just
-    reaching it.
+    """How far the entries fall short of a threshold on average; entries above it count as equal to
+    it.
 
     The default is for normalised scores, where 100 is the reference. Lower is better.
     """
@@ -78,18 +78,17 @@ def optimality_gap(values: Floats, threshold: float = 100.0) -> Floats:
 
 
 def of_members(statistic: Statistic) -> Statistic:
-    """A statistic of members' scores, taken of [..., members, episodes]: a score is the mean of a
-    member's episodes.
+    """The statistic of members' scores, applied to [..., members, episodes]: a member's score is
+    the mean over its episodes.
 
-    Were the middle half of all episodes taken instead, easy and hard first states would be left
-    out, not lucky and unlucky trainings, and what is left would be no mean return to set beside
-    another.
+    The middle half of all episodes would leave out easy and hard first states instead of lucky and
+    unlucky trainings, and would not be comparable with other mean returns.
     """
     return lambda values: statistic(values.mean(axis=-1, keepdims=True))
 
 
 def estimate(scores: ArrayLike, statistic: Statistic) -> float:
-    """The statistic of scores [members, columns] themselves.
+    """The statistic of the scores [members, columns], not of resamples.
 
     Raises:
         ValueError: scores are empty or not two-dimensional.
@@ -99,14 +98,14 @@ def estimate(scores: ArrayLike, statistic: Statistic) -> float:
 
 def crossed(values: Floats, generator: np.random.Generator, count: int) -> Floats:
     """Resamples of [members, episodes]: members with replacement, and episodes with replacement,
-    the same ones for each.
+    the same episodes for every member.
 
-    Both are samples: other seeds would have been trained otherwise, and other episodes would have
-    begun elsewhere. All members play the same episodes (a column has one seed), so an easy first
-    state is easy for each of them and does not average out over members; episodes drawn for each
-    member by itself would claim that it does, and give far too narrow an interval (Owen 2007, "The
-    pigeonhole bootstrap", on resampling rows and columns). With one member only episodes are
-    resampled: the interval is then about that one policy, not about training.
+    Both are samples: other seeds would have trained other policies, and other episodes would have
+    begun in other states. All members play the same episodes (a column has one seed), so an easy
+    first state is easy for all of them and does not average out over members. Episodes drawn
+    separately for each member would pretend that it does, and give far too narrow an interval (Owen
+    2007, "The pigeonhole bootstrap", on resampling rows and columns). With one member, only
+    episodes are resampled; the interval is then about that one policy, not about training.
     """
     members, episodes = values.shape
     drawn = generator.integers(members, size=(count, members, 1))
@@ -115,10 +114,11 @@ def crossed(values: Floats, generator: np.random.Generator, count: int) -> Float
 
 
 def crossed_means(values: Floats, generator: np.random.Generator, count: int) -> Floats:
-    """Each member's mean over its episodes in resamples of `crossed`, [count, members, 1]: the same
-    draws, and to the bit what `of_members` takes of them.
+    """Each member's mean over its episodes in the resamples of `crossed`, [count, members, 1]: the
+    same draws, and the same bits as the means that `of_members` takes.
 
-    Episodes are shared, so a resample needs each member's mean once, however often it is drawn.
+    As all members have the same episodes, a resample needs each member's mean only once, however
+    often the member is drawn.
     """
     members, episodes = values.shape
     drawn = generator.integers(members, size=(count, members, 1))
@@ -128,11 +128,11 @@ def crossed_means(values: Floats, generator: np.random.Generator, count: int) ->
 
 
 def stratified(values: Floats, generator: np.random.Generator, count: int) -> Floats:
-    """Resamples of [members, environments]: members with replacement within each environment,
-    environments kept.
+    """Resamples of [members, environments]: members with replacement within each environment; all
+    environments are kept.
 
-    Every environment was trained on afresh, so a row's entries are no more alike than those of
-    different rows. The environments are taken as the ones that matter, not as a sample of others.
+    Each environment had its own trainings, so the entries of a row are no more alike than those of
+    different rows. The environments are those that matter, not a sample from others.
     """
     members, environments = values.shape
     drawn = generator.integers(members, size=(count, members, environments))
@@ -154,9 +154,9 @@ def interval(
     Args:
         scores: [members, episodes] (returns) or, with `stratified`, [members, environments].
         statistic: `interquartile_mean`, `mean`, `median`, `optimality_gap`, ...
-        generator: source of the resamples.
-        num_samples: resamples.
-        level: share of the resamples between the two ends.
+        generator: the source of the resamples.
+        num_samples: how many resamples to draw.
+        level: the share of the resamples between the two ends.
         resample: `crossed`, `crossed_means` or `stratified`.
 
     Raises:
@@ -172,7 +172,7 @@ def interval(
 
 
 def iqm_of_members(scores: ArrayLike) -> float:
-    """IQM over members [members, episodes] of their mean returns.
+    """IQM of the members' mean returns; scores are [members, episodes].
 
     Raises:
         ValueError: scores are empty or not two-dimensional.
@@ -183,7 +183,7 @@ def iqm_of_members(scores: ArrayLike) -> float:
 def iqm_interval(
     scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95
 ) -> Interval:
-    """`interval` of `iqm_of_members`, members and episodes resampled."""
+    """The `interval` of `iqm_of_members`, with members and episodes resampled."""
     return interval(scores, interquartile_mean, generator, num_samples, level, crossed_means)
 
 
@@ -203,15 +203,15 @@ def score_matrix(scores: ArrayLike) -> Floats:
 
 
 def chunks(num_samples: int, elements: int) -> list[int]:
-    """Sizes that add up to the number of resamples, each small enough for its resamples of so many
-    elements to be held.
+    """Numbers of resamples that add up to `num_samples`, each small enough for memory; a resample
+    has `elements` numbers.
     """
     chunk = max(1, ELEMENTS_PER_CHUNK // elements)
     return [min(chunk, num_samples - done) for done in range(0, num_samples, chunk)]
 
 
 def percentiles(resampled: Floats, level: float) -> Floats:
-    """[2, ...]: the ends of the middle share `level` of the first axis."""
+    """[2, ...]: the two ends between which the middle share `level` of the first axis lies."""
     tail = (1.0 - level) / 2.0
     return np.asarray(np.quantile(resampled, [tail, 1.0 - tail], axis=0))
 
@@ -222,11 +222,9 @@ def _flattened(values: Floats) -> Floats:
 
 
 def _middle_mean(values: Floats) -> Floats:
-    """[..., n] -> [...]: mean of what is left of the last axis without its lowest and highest
-    quarter.
-    """
+    """[..., n] -> [...]: mean over the last axis without its lowest and its highest quarter."""
     size = values.shape[-1]
     cut = size // 4
     middle = np.partition(values, (cut, size - cut - 1), axis=-1)[..., cut : size - cut]
-    # partition puts NaN among the highest, which would drop it unseen
+    # Partition puts NaN among the highest, where it would be dropped unnoticed.
     return np.where(np.isnan(values).any(axis=-1), np.nan, middle.mean(axis=-1))

@@ -1,7 +1,7 @@
 """Last, best and mean-over-last-third scores of members and of settings, side by side.
 
-Papers report one or another of the three, and the choice alone can move a result by ten normalised
-points. They are never mixed here: each column is of one kind, taken at the same tests for all
+Papers report one or another of the three, and that choice alone can change a result by ten
+normalised points. They are never mixed here: each column has one kind, from the same tests for all
 members.
 """
 
@@ -19,22 +19,22 @@ from cqlray.results.statistics.summary import Row, RunRecord, common_updates, se
 
 @dataclass(frozen=True)
 class MemberScores:
-    """Mean returns of one member; a NaN among the returns makes those that saw it NaN."""
+    """Mean returns of one member; a NaN among the returns makes every mean over it NaN."""
 
     member: int
     updates: list[int]
-    """Update counts of the tests that were looked at, rising."""
+    """Update counts of the tests that were used, rising."""
     last: float
     """At the last test."""
     best: float
-    """At the test with the highest mean. Chosen by the returns that it is then measured by, so it
-    flatters, and the more tests there are the more; without the environment nobody could have
+    """At the test with the highest mean. It is chosen by the very returns that it then reports, so
+    it flatters, the more so the more tests there are; without the environment nobody could have
     chosen it.
     """
     best_updates: int | None
-    """Update count of that test, the first of equals; None where best is NaN."""
+    """Update count of that test, or of the first of several equal ones; None where best is NaN."""
     last_third: float
-    """Mean over the last third of the tests, rounded up."""
+    """Mean over the last third of the tests, whose number is rounded up."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class GroupScores:
     swept: Row
     members: list[int]
     updates: list[int]
-    """Update counts of the tests that were looked at, rising."""
+    """Update counts of the tests that were used, rising."""
     last: Aggregate
     best: Aggregate
-    """Each member at its own best test."""
+    """Each member at its best test."""
     last_third: Aggregate
     """Each episode's return averaged over the last third of the tests."""
 
 
 def member_scores(run: RunRecord) -> list[MemberScores]:
-    """The scores of each member of the run, at the tests that all members had: the best of more
-    tests would be no fair match. Where there are no such tests (a member was not tested yet) each
-    member stands with its own; one without any is left out.
+    """The scores of each member of the run, at the tests that all members had, as the best of more
+    tests would be an unfair comparison. Where there are no such tests (because a member was not
+    tested yet), each member is scored at its own; a member without any is left out.
     """
     shared = common_updates(run, _everyone(run))
     found = []
@@ -75,9 +75,9 @@ def member_scores(run: RunRecord) -> list[MemberScores]:
 
 
 def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScores]:
-    """The scores of each setting of the sweep (one without a sweep), at the tests that all members
-    of the run had; where there are none, at those that the setting's members had. A setting without
-    any is left out.
+    """The scores of each setting of the sweep (of all members, without a sweep), at the tests that
+    all members of the run had; where there are none, at those that the setting's members had. A
+    setting without any is left out.
 
     `last` is the IQM that `summarize` gives for the group.
 
@@ -119,12 +119,12 @@ def _returns(run: RunRecord, member: int, updates: Iterable[int]) -> Floats:
 
 
 def _best(returns: Floats) -> int:
-    """Index of the test with the highest mean, the first of equals; of a test with NaN if there is
-    one.
+    """Index of the test with the highest mean, or of the first of several equal ones.
+
+    A test with NaN comes before all others, since argmax takes NaN for the highest: an unknown
+    result is not ignored.
     """
-    return int(
-        np.argmax(returns.mean(axis=1))
-    )  # argmax takes NaN for the highest: what is unknown is not passed over
+    return int(np.argmax(returns.mean(axis=1)))
 
 
 def _last_third(returns: Floats) -> Floats:
@@ -147,7 +147,6 @@ def _of_member(member: int, updates: list[int], returns: Floats) -> MemberScores
 
 def _aggregate(rows: Sequence[Floats], num_samples: int, seed: int) -> Aggregate:
     scores = np.stack(rows)  # [members, episodes]
-    # The stream that summarize draws from: the same scores have the same interval wherever they are
-    # shown.
+    # The same stream as in summarize, so that the same scores have the same interval everywhere.
     generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
     return Aggregate(iqm_of_members(scores), iqm_interval(scores, generator, num_samples))

@@ -1,4 +1,4 @@
-"""How far estimates made without the environment choose as its tests would."""
+"""How far estimates made without the environment lead to the same choice as tests in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from cqlray.results.statistics.resampling import Floats, Interval, chunks, percentiles
 
 UNKNOWN = Interval(float("nan"), float("nan"))
-LEAST_MEMBERS = 3  # of which an order says something
+LEAST_MEMBERS = 3  # whose order means anything
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class RankCorrelation:
     """Spearman's rank correlation of estimates with true returns."""
 
     rho: float
-    """In [-1, 1]; NaN where it is not defined: fewer than two pairs, or one side all the same."""
+    """In [-1, 1]; NaN where it is not defined: fewer than two pairs, or one side all equal."""
     interval: Interval
     """95% bootstrap interval."""
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Spearman's rank correlation [n], [n], equals sharing their mean rank; NaN where it is not
-    defined.
+    """Spearman's rank correlation of [n] and [n], where equal numbers share their mean rank; NaN
+    where it is not defined.
     """
     one, other = rankdata(first), rankdata(second)
     one, other = one - one.mean(), other - other.mean()
@@ -43,17 +43,17 @@ def rank_correlation(
     num_samples: int = 2_000,
     level: float = 0.95,
 ) -> RankCorrelation:
-    """How alike estimates and true returns order the snapshots, with an interval by the percentile
-    method.
+    """How similarly estimates and true returns rank the snapshots, with an interval by the
+    percentile method.
 
-    Snapshots of one member are alike, for they share one training: members are resampled first,
-    then snapshots within each. With one member its snapshots alone. Resamples in which the
-    correlation is not defined are left out.
+    Snapshots of one member are alike, since they are from one training, so members are resampled
+    first and then snapshots within each (with one member, only its snapshots). Resamples in which
+    the correlation is not defined are left out.
 
     Args:
         estimates: [snapshots].
         returns: [snapshots], mean returns of the same snapshots' tests.
-        members: [snapshots], whose snapshot it is.
+        members: [snapshots], the member that each is of.
         generator, num_samples, level: of the interval, as for resampling.interval.
 
     Raises:
@@ -62,10 +62,9 @@ def rank_correlation(
     one, other, whose = _columns(estimates, returns, members)
     if len(one) < 2 or np.isnan(rho := spearman(one, other)):
         return RankCorrelation(float("nan"), UNKNOWN)
-    own = [np.flatnonzero(whose == member) for member in np.unique(whose)]
-    return _with_interval(
-        rho, np.array([_resampled(one, other, own, generator) for _ in range(num_samples)]), level
-    )
+    snapshots = [np.flatnonzero(whose == member) for member in np.unique(whose)]
+    resampled = [_resampled(one, other, snapshots, generator) for _ in range(num_samples)]
+    return _with_interval(rho, np.array(resampled), level)
 
 
 def rank_correlation_among_members(
@@ -77,18 +76,18 @@ def rank_correlation_among_members(
     num_samples: int = 2_000,
     level: float = 0.95,
 ) -> RankCorrelation:
-    """How alike estimates and true returns order members after equal updates, which is what a
-    choice of a member asks.
+    """How similarly estimates and true returns rank members after equal updates, which is what
+    matters for choosing a member.
 
-    Over all snapshots together the order is mostly that of training's progress: what rises with the
-    updates, whatever it is, agrees with returns that rise too. Here it is the mean of the rank
-    correlations at each update count that LEAST_MEMBERS members share, where it is defined. For the
-    interval members are resampled, each with all its snapshots.
+    The ranks of all snapshots together mostly follow training's progress: any number that rises
+    with the updates agrees with returns that rise, too. This is the mean of the rank correlations
+    at each update count that at least LEAST_MEMBERS members share, where one is defined. For the
+    interval, members are resampled, each with all its snapshots.
 
     Args:
         estimates: [snapshots].
         returns: [snapshots], mean returns of the same snapshots' tests.
-        members: [snapshots], whose snapshot it is.
+        members: [snapshots], the member that each is of.
         updates: [snapshots], after how many updates; a member has one snapshot of each count.
         generator, num_samples, level: of the interval, as for resampling.interval.
 
@@ -110,7 +109,7 @@ def rank_correlation_among_members(
 
 
 def _with_interval(rho: float, resampled: Floats, level: float) -> RankCorrelation:
-    """Resamples in which the correlation is not defined, NaN, are left out."""
+    """Resamples in which the correlation is not defined (NaN) are left out."""
     defined = resampled[~np.isnan(resampled)]
     low, high = percentiles(defined, level) if len(defined) else UNKNOWN
     return RankCorrelation(rho, Interval(float(low), float(high)))
@@ -119,8 +118,8 @@ def _with_interval(rho: float, resampled: Floats, level: float) -> RankCorrelati
 def mean_spearman_among_members(
     first: ArrayLike, second: ArrayLike, members: ArrayLike, updates: ArrayLike
 ) -> float:
-    """The correlation of `rank_correlation_among_members` without an interval, of any two numbers
-    of each snapshot.
+    """The correlation of `rank_correlation_among_members`, without an interval, between any two
+    numbers that each snapshot has.
     """
     return float(
         _mean_of_defined(
@@ -130,10 +129,10 @@ def mean_spearman_among_members(
 
 
 def _columns(*values: ArrayLike) -> list[Floats]:
-    """Estimates, returns and what else there is of the same snapshots, each [n].
+    """Estimates, returns and further columns about the same snapshots, each as float64 [n].
 
     Raises:
-        ValueError: see who calls this.
+        ValueError: their lengths differ, or an estimate or return is not finite.
     """
     columns = [np.asarray(column, dtype=np.float64) for column in values]
     shapes = [column.shape for column in columns]
@@ -148,7 +147,7 @@ def _columns(*values: ArrayLike) -> list[Floats]:
 
 
 def _grid(values: Floats, members: Floats, updates: Floats) -> Floats:
-    """[update counts, members]; NaN where there is no such snapshot."""
+    """The values as [update counts, members]; NaN where there is no such snapshot."""
     rows, columns = (np.unique(labels, return_inverse=True) for labels in (updates, members))
     grid = np.full((len(rows[0]), len(columns[0])), np.nan)
     grid[rows[1], columns[1]] = values
@@ -158,15 +157,15 @@ def _grid(values: Floats, members: Floats, updates: Floats) -> Floats:
 def _shared_counts(
     one: Floats, other: Floats, members: Floats, updates: Floats
 ) -> tuple[Floats, Floats]:
-    """[update counts, members] twice: the counts that LEAST_MEMBERS members share."""
+    """Both as [update counts, members], at the counts that LEAST_MEMBERS members or more share."""
     grids = _grid(one, members, updates), _grid(other, members, updates)
     shared = (~np.isnan(grids[0])).sum(axis=1) >= LEAST_MEMBERS
     return grids[0][shared], grids[1][shared]
 
 
 def _spearman_of_rows(first: Floats, second: Floats) -> Floats:
-    """Spearman's rank correlation of each row: [n, m], [n, m], NaN in the same places -> [n], NaN
-    where it is not defined.
+    """Spearman's rank correlation of each row: [n, m] and [n, m] with NaN in the same places ->
+    [n], NaN where it is not defined.
     """
     one, other = (rankdata(values, axis=1, nan_policy="omit") for values in (first, second))
     count = np.maximum(1, (~np.isnan(one)).sum(axis=1, keepdims=True))
@@ -178,7 +177,7 @@ def _spearman_of_rows(first: Floats, second: Floats) -> Floats:
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    """Mean over the last axis without NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     counts = known.sum(axis=-1)
     return np.where(
@@ -187,10 +186,12 @@ def _mean_of_defined(values: Floats) -> Floats:
 
 
 def _resampled(
-    one: Floats, other: Floats, own: Sequence[np.ndarray], generator: np.random.Generator
+    one: Floats, other: Floats, snapshots: Sequence[np.ndarray], generator: np.random.Generator
 ) -> float:
-    drawn = [own[index] for index in generator.integers(len(own), size=len(own))]
+    """The correlation in one resample; `snapshots` are the indices of each member's snapshots."""
+    members = len(snapshots)
+    drawn = [snapshots[index] for index in generator.integers(members, size=members)]
     chosen = np.concatenate(
-        [snapshots[generator.integers(len(snapshots), size=len(snapshots))] for snapshots in drawn]
+        [indices[generator.integers(len(indices), size=len(indices))] for indices in drawn]
     )
     return spearman(one[chosen], other[chosen])
