@@ -1,16 +1,15 @@
-"""Actions to and from [-1, 1].
+"""Scale actions to and from [-1, 1].
 
-Data and files hold the environment's own bounds, algorithms hold [-1, 1].
+Actions are in the environment's bounds in data and files, and in [-1, 1] in algorithms.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from cqlray.data.episode import Array
 
 
 @dataclass(frozen=True)

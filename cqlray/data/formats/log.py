@@ -59,7 +59,7 @@ Files = list[tuple[str, Callable[[], Batches]]]
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _LogRows:
     """n consecutive rows of a log."""
 
     files: tuple[str, ...]  # those that the rows are from
@@ -76,11 +76,11 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.rewards)
 
-    def split(self, at: int) -> tuple[_Rows, _Rows]:
+    def split(self, at: int) -> tuple[_LogRows, _LogRows]:
         """The rows before `at`, and those from there on."""
         return self._map(lambda values: values[:at]), self._map(lambda values: values[at:])
 
-    def _map(self, change: Callable[[Array], Array]) -> _Rows:
+    def _map(self, change: Callable[[Array], Array]) -> _LogRows:
         arrays = {
             name: change(value)
             for name, value in vars(self).items()
@@ -89,7 +89,7 @@ class _Rows:
         return dataclasses.replace(self, **cast(Any, arrays))
 
     @staticmethod
-    def joined(parts: list[_Rows]) -> _Rows:
+    def joined(parts: list[_LogRows]) -> _LogRows:
         if len(parts) == 1:
             return parts[0]
         names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
@@ -151,7 +151,7 @@ def _source(
     return Source(name, data_format, environment, pieces, {"columns": columns.described()})
 
 
-def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_Rows]:
+def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_LogRows]:
     """All rows, a batch at a time."""
     episodes = _Episodes(rejoining)
     for file, opened in files:
@@ -169,7 +169,7 @@ def _of_batch(
     episodes: _Episodes,
     file: str,
     row: int,
-) -> _Rows:
+) -> _LogRows:
     def vectors(names: tuple[str, ...]) -> Array:
         return log_values.matrix(batch, names, widths, file, row)
 
@@ -182,7 +182,7 @@ def _of_batch(
     if columns.step is not None:
         steps = log_values.step_numbers(batch.column(columns.step), columns.step, file)
         episodes.check_steps(steps, first, columns.step, file, row)
-    return _Rows(
+    return _LogRows(
         files=(file,),
         observations=vectors(columns.observation),
         actions=vectors(columns.action),
@@ -244,11 +244,11 @@ class _Episodes:
         self.step = float(steps[-1])
 
 
-def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
+def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
     """The same rows, cut where episodes begin, about PIECE_SIZE at a time; an episode that spans
     two files comes alone.
     """
-    held: list[_Rows] = []
+    held: list[_LogRows] = []
     for part in blocks:
         block = part
         starts = np.flatnonzero(block.first)
@@ -258,7 +258,7 @@ def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
             held = [rest]
             if len(starts):  # what began in the file before ends here
                 end, block = block.split(int(starts[0]))
-                yield _Rows.joined([rest, end] if len(end) else [rest])
+                yield _LogRows.joined([rest, end] if len(end) else [rest])
                 held = []
         held.append(block)
         if sum(map(len, held)) >= PIECE_SIZE and sum(int(rows.first.sum()) for rows in held) > 1:
@@ -266,17 +266,17 @@ def _whole_episodes(blocks: Iterator[_Rows]) -> Iterator[_Rows]:
             yield from whole
             held = [rest]
     if held:
-        yield _Rows.joined(held)
+        yield _LogRows.joined(held)
 
 
-def _cut_last(held: list[_Rows]) -> list[_Rows]:
+def _cut_last(held: list[_LogRows]) -> list[_LogRows]:
     """The whole episodes, if there are any, and the last one, which may continue."""
-    rows = _Rows.joined(held)
+    rows = _LogRows.joined(held)
     last = int(np.flatnonzero(rows.first)[-1])
     return list(rows.split(last)) if last else [rows]
 
 
-def _piece(rows: _Rows) -> Piece:
+def _piece(rows: _LogRows) -> Piece:
     """Whole episodes, their final observations found by the rules above."""
     lasts = np.append(np.flatnonzero(rows.first)[1:], len(rows)) - 1
     following = rows.next_observations
