@@ -1,6 +1,4 @@
-"""The Python API: what the commands `cqlray run`, `train` and `resume` do, called from a
-program.
-"""
+"""The Python API for runs: `cqlray run`, `train` and `resume` for programs and notebooks."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cqlray.api import session
+from cqlray.config.load import check
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import RunConfig
 from cqlray.errors import UserError
@@ -43,11 +42,11 @@ class RunResult:
 
     @property
     def members(self) -> pandas.DataFrame:
-        """A row for each member, `member` is the index: seed, what the sweep chose, and its last
-        test, mean_return, returns and updates. Where fitted Q evaluation judged the run also
-        fqe_return and fqe_updates, of the newest snapshot of the member that it judged.
+        """A row for each member, indexed by `member`: its seed, its values of the sweep, and
+        mean_return, returns and updates of its last test. After fitted Q evaluation also
+        fqe_return and fqe_updates, of its newest snapshot that has an estimate.
 
-        No rows before the students are begun, or of a data set that was collected alone.
+        There are no rows before the students begin, or after `cqlray collect`.
 
         Raises:
             UserError: pandas is not installed.
@@ -57,11 +56,11 @@ class RunResult:
         return _frame(rows, columns or MEMBER_COLUMNS).set_index("member")
 
     def curves(self) -> pandas.DataFrame:
-        """A row for each snapshot of a member that was judged: member, seed, what the sweep chose,
-        updates, mean_return of its test and, where fitted Q evaluation judged the run, fqe_return.
-        NaN stands for what there is not of a snapshot.
+        """A row for each snapshot of each member that has a test or an estimate: member, seed,
+        values of the sweep, updates, mean_return and, after fitted Q evaluation, fqe_return. NaN
+        where a snapshot lacks one of the two.
 
-        No rows before the first test or estimate.
+        There are no rows before the first test or estimate.
 
         Raises:
             UserError: pandas is not installed.
@@ -77,10 +76,10 @@ class RunResult:
             "mean_return",
             *["fqe_return"] * bool(estimates),
         ]
-        return _frame(list(_judged(record, estimates)), columns)
+        return _frame(list(_snapshot_rows(record, estimates)), columns)
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """The learning curves, as in the report, into `axes` or new ones; the axes are returned."""
+        """Draw the report's learning curves into `axes`, or into new ones; returns the axes."""
         import matplotlib.pyplot as plt
 
         from cqlray.results.report.plots import draw_learning_curves
@@ -90,13 +89,13 @@ class RunResult:
         draw_learning_curves(
             axes, record, record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
         )
-        if axes.get_legend_handles_labels()[1]:  # matplotlib warns of a legend of nothing
+        if axes.get_legend_handles_labels()[1]:  # matplotlib warns of an empty legend
             axes.legend(fontsize="small")
         return axes
 
 
 def load_run(run_dir: str | Path) -> RunResult:
-    """A run that is there: finished, under way or interrupted. Nothing is written.
+    """Open a run on disk: finished, under way or interrupted. Nothing is written.
 
     Raises:
         UserError: it is not a run directory, or one of its files is damaged.
@@ -105,14 +104,13 @@ def load_run(run_dir: str | Path) -> RunResult:
     return RunResult(directory.path, session.result(directory))
 
 
-def _judged(record: RunRecord, estimates: Estimates) -> Iterator[dict[str, Any]]:
+def _snapshot_rows(record: RunRecord, estimates: Estimates) -> Iterator[dict[str, Any]]:
+    """The rows of `RunResult.curves`."""
     for entry in record.members:
-        tests, own = student_rows(record, entry["member"]), estimates.get(entry["member"], {})
-        for updates in sorted(tests.keys() | own.keys()):
-            returns, estimate = (
-                tests[updates]["returns"] if updates in tests else [],
-                own.get(updates),
-            )
+        tests, fitted = student_rows(record, entry["member"]), estimates.get(entry["member"], {})
+        for updates in sorted(tests.keys() | fitted.keys()):
+            returns = tests[updates]["returns"] if updates in tests else []
+            estimate = fitted.get(updates)
             yield {
                 "member": entry["member"],
                 "seed": entry["seed"],
@@ -134,8 +132,8 @@ def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> pandas.DataFra
 
 
 def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResult:
-    """A whole run; with `config.dataset` set, training alone. Joins a running Ray or starts one for
-    the time.
+    """Make a whole run; with `config.dataset` set, training alone. Joins a Ray cluster that is
+    there, or starts one until the run ends.
 
     Raises:
         UserError: a mistake in the config, the environment or the dataset; nothing was written
@@ -144,7 +142,7 @@ def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResu
         EnvironmentFailure: the environment raised.
     """
     with ProgressDisplay(quiet) as progress:
-        return _finished(session.start(config, progress))
+        return _finished(session.start(check(config, "config"), progress))
 
 
 def resume(run_dir: str | Path, quiet: bool = False) -> RunResult:

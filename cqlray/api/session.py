@@ -45,14 +45,14 @@ PACKAGES = ("cqlray", "ray", "torch", "gymnasium", "numpy", "pyarrow")
 
 
 def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = False) -> RunDirectory:
-    """A new run: all its stages, or the dataset alone.
+    """Make a new run from a config that config/load has checked: all stages, or the dataset alone.
 
     Raises:
-        UserError: a mistake in the config, the environment, the dataset or the demands; nothing was
-            written then.
+        UserError: a mistake in the environment, the dataset or the demands; nothing was written
+            then.
         Interrupted: asked to stop; the directory can be resumed.
     """
-    config = _without_tests(validate.check(config, "config"))
+    config = _without_tests(config)
     if inside_job():
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))

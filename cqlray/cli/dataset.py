@@ -1,5 +1,5 @@
-"""`cqlray dataset info|validate|convert`: a data set from anywhere, looked at, checked, written as
-cqlray's own.
+"""`cqlray dataset info|validate|convert`: describe a data set from anywhere, check it, or
+write it in another format.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def dataset(words: list[str]) -> int:
 
 
 def _parser(command: str) -> CommandParser:
-    """What the three commands have in common: the data, and how to read it."""
+    """The arguments that all three commands have: the data, and how to read it."""
     parser = CommandParser(f"dataset {command}", _ABOUT[command])
     parser.add_argument(
         "data",
@@ -128,8 +128,8 @@ def _validate(words: list[str]) -> int:
     if options.json:
         findings = [dataclasses.asdict(finding) for finding in report.findings]
         counts = {"episodes": report.episodes, "transitions": report.transitions}
-        said = {**counts, "errors": report.num_errors, "findings": findings}
-        print(json.dumps(said | ({"columns": columns} if columns else {}), default=float))
+        found = {**counts, "errors": report.num_errors, "findings": findings}
+        print(json.dumps(found | ({"columns": columns} if columns else {}), default=float))
     else:
         for line in report.lines():
             print(line)
@@ -198,7 +198,7 @@ def _convert_parser() -> CommandParser:
 
 
 def _write(dataset: Dataset, options: argparse.Namespace) -> dict[str, Any]:
-    """Write the dataset; its description, where it is one of cqlray's own."""
+    """Write the dataset; returns its description, which only cqlray's format has."""
     from cqlray.data import formats
 
     if options.to == "cqlray":

@@ -43,7 +43,7 @@ def doctor(words: list[str]) -> int:
 
 
 def examine(env: EnvConfig, out: AnyPath) -> Iterator[tuple[str, bool, str]]:
-    """(what, whether it is well, what was found) for each thing that a run needs."""
+    """Yields name, whether all is well, and what was found, for each thing that a run needs."""
     checks: list[tuple[str, Callable[[], str]]] = [
         (
             "python",
@@ -106,7 +106,7 @@ def _environment(env: EnvConfig) -> str:
 
 
 def _storage(out: AnyPath) -> str:
-    """As a run will write and remove, and at no name that anybody else has."""
+    """Write, read and remove a file as a run does, under a name that nothing else has."""
     trial = Location.parse(out) / f".cqlray-doctor-{uuid.uuid4().hex}"
     trial.write(b"x")
     if trial.read_bytes() != b"x":

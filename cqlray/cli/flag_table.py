@@ -17,12 +17,13 @@ from typing import Any
 
 from cqlray.config.schema import RunConfig
 
-# What plays no part in a command: sections and fields of RunConfig.
+# Sections and fields of RunConfig that a command has no use for.
 HIDDEN = {
     "run": ("dataset", "columns"),
     "train": ("teacher", "collection"),
     "collect": ("dataset", "columns", "num_seeds", "baselines", "cql", "sweep", "evaluation"),
 }
+# Short names.
 ALIASES = {
     "run": {"--env": "--env.id"},
     "train": {"--env": "--env.id"},
@@ -36,7 +37,7 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line holds beside the config."""
+    """What the command line may say beside the config."""
 
     config: Path | None = None
     """YAML file to start from; flags go over it."""
@@ -55,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag: the field that it sets, and the type of its value."""
+    """The field that a flag sets, and the type of that field."""
 
     path: tuple[str, ...]
     hint: Any
@@ -71,7 +72,7 @@ class Flag:
 
     @property
     def placeholder(self) -> str:
-        """What stands for the flag's value."""
+        """What stands for the value in help and messages: INT, TEXT ..."""
         return _placeholder(self.hint)
 
 
@@ -88,19 +89,19 @@ def flags() -> dict[str, Flag]:
 
 
 def flags_of(command: str) -> list[str]:
-    """The names of the flags that a command has, short ones first."""
+    """The names of a command's flags, short ones first."""
     known = [name for name, flag in flags().items() if flag.path[0] not in HIDDEN[command]]
     return [*ALIASES[command], *known]
 
 
 def negated(name: str) -> str:
-    """The flag that turns a switch off."""
+    """The name of the flag that turns a switch off."""
     section, _, leaf = name.rpartition(".")
     return f"{section}.no-{leaf}"
 
 
 def _fields(cls: type, section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Path and type of each field of a dataclass, also of those in it."""
+    """Path and type of each field, those of nested dataclasses included."""
     hints = typing.get_type_hints(cls)
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[f.name]):

@@ -1,8 +1,8 @@
 """The command line of `cqlray run`, `train` and `collect`: flags over a YAML file over a preset.
 
-The words become plain values, as a YAML file has them; the two are merged and checked once, and
-only then put over the preset. Words that are no value of their flag's type stay text, so that the
-check says what is wrong with them.
+Words become plain values like those in a YAML file. Both are merged, checked once, and laid over
+the preset. A word that cannot be read as its flag's type stays text, and the check then says what
+is wrong with it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from cqlray.config.schema import ColumnsConfig, EnvConfig, RunConfig
 from cqlray.errors import UserError
 
 _SOURCE = "command line"
+# -inf and -nan are values.
 _FLAG = re.compile(r"--?(?!(?:inf|infinity|nan)$)[A-Za-z]", re.IGNORECASE)
 _BOOLS = {"true": True, "True": True, "false": False, "False": False}
-# What the help page's defaults depend on: the fields that choose a preset.
+# Flags that can decide which defaults hold, and so what the help page shows.
 _CHOOSING = ("config", "preset", "dataset", "columns", "env")
 
 
 def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[RunConfig, Options]:
     """The config and options of `cqlray COMMAND ARGV...`.
 
-    Without `look` the dataset is not looked at for its environment: it need not be on this machine.
+    Args:
+        look: open the dataset, for the environment that it was recorded in. Without it the dataset
+            may be on another machine.
 
-    Raises UserError with one line for each mistake, and SystemExit(0) after it printed the page for
-    --help.
+    Raises:
+        UserError: one line for each mistake.
+        SystemExit: status 0, after the help page was printed for --help.
     """
     if any(word in ("-h", "--help") for word in argv):
         print(help_text(command, _help_defaults(argv, command)))
@@ -52,7 +56,7 @@ def parse_config(argv: Sequence[str], command: str, look: bool = True) -> tuple[
 
 
 def _help_defaults(argv: Sequence[str], command: str) -> RunConfig | None:
-    """The defaults that the rest of the command line leads to, where it is in order."""
+    """The defaults that the rest of the command line leads to; None where it has mistakes."""
     try:
         given = _split([word for word in argv if word not in ("-h", "--help")], command)
         given = {n: words for n, words in given.items() if flags()[n].path[0] in _CHOOSING}
@@ -77,7 +81,7 @@ def _options(given: Mapping[str, Sequence[str]]) -> Options:
 
 
 def _layers(given: Mapping[str, Sequence[str]], options: Options) -> list[Layer]:
-    """The YAML file, if there is one, and the flags."""
+    """The YAML file's values, if there is one, and the flags' over them."""
     typed: dict[str, Any] = {}
     for name, words in given.items():
         path = flags()[name].path
@@ -88,7 +92,7 @@ def _layers(given: Mapping[str, Sequence[str]], options: Options) -> list[Layer]
 
 
 def _config(layers: Sequence[Layer], options: Options, command: str, look: bool) -> RunConfig:
-    """The layers over the environment that the dataset is from, over a preset."""
+    """The layers, over the environment that the dataset was recorded in, over a preset."""
     values = check_layers(layers)
     if values.get("dataset") is not None and "dataset" in HIDDEN[command]:
         raise UserError(f"{options.config}: dataset {_no_part('dataset', command)}")
@@ -99,9 +103,10 @@ def _config(layers: Sequence[Layer], options: Options, command: str, look: bool)
 
 
 def _recorded_env(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment that the dataset is from: training on a dataset needs no --env.
+    """The environment that the dataset was recorded in, so that training on it needs no --env.
 
-    Raises UserError where the dataset cannot be read, or names a module that the user did not name.
+    Raises UserError: the dataset cannot be read, or its environment is in a module that the user
+    did not name.
     """
     data, env = values.get("dataset"), values.get("env", {})
     if data is None:
@@ -119,8 +124,8 @@ def _recorded_env(values: Mapping[str, Any]) -> dict[str, Any]:
 def _split(argv: Sequence[str], command: str) -> dict[str, list[str]]:
     """The words that follow each flag, by the flag's full name.
 
-    Raises UserError for a word without a flag, an unknown or repeated flag, and too few or too many
-    words.
+    Raises UserError: a word before any flag, an unknown or repeated flag, too few or too many words
+    behind one.
     """
     given: dict[str, list[str]] = {}
     words: list[str] | None = None
@@ -141,8 +146,9 @@ def _split(argv: Sequence[str], command: str) -> dict[str, list[str]]:
 
 
 def _full_name(typed: str, command: str) -> str:
-    """The flag that was typed, by its full name; raises UserError where the command has none of
-    that name.
+    """The full name of the flag that was typed.
+
+    Raises UserError: the command has no such flag.
     """
     name = typed.replace("_", "-")
     name = ALIASES[command].get(name, name)
@@ -160,8 +166,8 @@ def _no_part(section: str, command: str) -> str:
 
 
 def _nearest_flags(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`: flags of the same name in other sections, or else the one that is
-    spelt most alike.
+    """`; did you mean ...?`, with the flags of that name in other sections, or else the flag with
+    the most similar spelling.
     """
     sweeps = name.startswith("--sweep.")
     outside = [flag for flag in known if not flag.startswith("--sweep.")]
@@ -194,7 +200,7 @@ def _check_count(name: str, words: Sequence[str]) -> None:
 
 
 def _value(flag: Flag, words: Sequence[str]) -> Any:
-    """The words behind a flag as a plain value."""
+    """The words behind a flag, as a YAML file would give them."""
     if flag.is_switch:
         return not flag.turns_off
     if typing.get_origin(flag.hint) is dict:
@@ -208,7 +214,9 @@ def _value(flag: Flag, words: Sequence[str]) -> Any:
 
 
 def _read(word: str, hint: Any) -> Any:
-    """A word as a value of a type, or else as it stands; true, false and null are YAML's."""
+    """A word as a value of this type, or unchanged where it is none; true, false and null as in
+    YAML.
+    """
     kinds = typing.get_args(hint) or (hint,)
     if types.NoneType in kinds and word in (("None",) if str in kinds else ("None", "null")):
         return None

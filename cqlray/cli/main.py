@@ -51,8 +51,8 @@ _MODULES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 2 a mistake (one line), 130 stopped, 1 a failure, 3
-    no run (--if-there).
+    """Run a command and return its exit status: 0 done, 1 a failure, 2 a mistake, 3 no run to
+    resume (--if-there), 130 stopped.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -76,12 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return complain(str(error), FAILURE)
     except (Interrupted, KeyboardInterrupt) as error:
-        before = (
-            error.__context__ if isinstance(error.__context__, Interrupted) else ""
-        )  # it knows how to go on
-        return complain(
-            str(error) or str(before) or "stopped before anything was written", INTERRUPTED
-        )
+        # A KeyboardInterrupt says nothing; an orderly stop before it says how to go on.
+        before = error.__context__ if isinstance(error.__context__, Interrupted) else ""
+        line = str(error) or str(before) or "stopped before anything was written"
+        return complain(line, INTERRUPTED)
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -93,9 +91,8 @@ def _command(name: str) -> Callable[[list[str]], int]:
         close = difflib.get_close_matches(name, _MODULES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(_MODULES)}"
         raise UserError(f"there is no command {name!r}; {hint}")
-    command: Callable[[list[str]], int] = getattr(
-        import_module(f"cqlray.cli.{_MODULES[name]}"), name
-    )
+    module = import_module(f"cqlray.cli.{_MODULES[name]}")
+    command: Callable[[list[str]], int] = getattr(module, name)
     return command
 
 

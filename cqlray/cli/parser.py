@@ -1,4 +1,4 @@
-"""The arguments of the commands that are no run: argparse, with mistakes in one line."""
+"""argparse for the commands that take no whole config, with mistakes in one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cqlray.storage.locations import any_path
 
 
 class OneLine(argparse.ArgumentParser):
-    """A mistake in the arguments is a line like any other."""
+    """A mistake in the arguments is a UserError like any other."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.removeprefix('cqlray ')}: {message}")
@@ -26,7 +26,7 @@ class CommandParser(OneLine):
         self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
 
     def with_output(self) -> CommandParser:
-        """Add the flags on what is printed."""
+        """Add --json and --quiet."""
         self.add_argument(
             "--json", action="store_true", help="print one JSON object, the last line of stdout"
         )
@@ -35,7 +35,7 @@ class CommandParser(OneLine):
 
 
 def family_page(command: str, about: dict[str, str]) -> str:
-    """What --help prints of a command that is a family: each of its commands in a line."""
+    """What --help prints for `dataset` and `benchmark`: their commands, each in one line."""
     width = max(map(len, about))
     rows = [f"  {name:<{width}}  {text}" for name, text in about.items()]
     usage = f"usage: cqlray {command} COMMAND ...   (cqlray {command} COMMAND --help: its options)"

@@ -1,4 +1,4 @@
-"""`cqlray evaluate`, `report`, `video` and `export`: what is done with a run that is there."""
+"""`cqlray evaluate`, `report`, `video` and `export`: what one does with a run on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(words: list[str]) -> int:
-    """Fresh tests, or what the data says of the policies."""
+    """`cqlray evaluate`: fresh tests of the policies, or fitted Q evaluation of them."""
     parser = CommandParser(
         "evaluate",
         "Test a run's last policies, its own teacher and the random policy on the same fresh"
@@ -51,7 +51,7 @@ def evaluate(words: list[str]) -> int:
 
 
 def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -> None:
-    """What fitted Q evaluation says of each member's newest snapshot."""
+    """Print fitted Q evaluation's estimate for each member's newest snapshot."""
     if as_json:
         print(json.dumps({"run_dir": str(path), "members": rows}))
         return
@@ -66,7 +66,7 @@ def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -
 
 
 def report(words: list[str]) -> int:
-    """The page of a run, or one that compares several."""
+    """`cqlray report`: the page of a run, or one that compares several."""
     about = (
         "Write report.html and TensorBoard files of a run, or --out alone; of several runs, one"
         " page that compares them."
@@ -114,7 +114,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def video(words: list[str]) -> int:
-    """An episode of each policy as moving pictures."""
+    """`cqlray video`: an episode of each policy, side by side."""
     parser = CommandParser(
         "video", "Write a GIF or MP4 of one episode of each policy, side by side.", "RUN"
     )
@@ -157,7 +157,7 @@ def _add_member(parser: argparse.ArgumentParser) -> None:
 
 
 def export(words: list[str]) -> int:
-    """A policy as a file."""
+    """`cqlray export`: a policy as a file that needs no cqlray."""
     parser = CommandParser(
         "export",
         "Write a student's policy as a file that needs no cqlray, with a model card beside it.",
@@ -193,6 +193,7 @@ def export(words: list[str]) -> int:
 
 
 def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> None:
+    """Print a run's summary as one JSON object, or as a table."""
     from rich.console import Console
 
     from cqlray.results.report.table import results_table
@@ -206,7 +207,7 @@ def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> N
 
 
 def write_report(run: AnyPath) -> AnyPath:
-    """The run's page, and its TensorBoard files; the page's path."""
+    """Write the run's page and TensorBoard files; returns the page's path."""
     from cqlray.results.report.html import write_report
     from cqlray.results.trackers.tensorboard import write_tensorboard
 
@@ -216,9 +217,7 @@ def write_report(run: AnyPath) -> AnyPath:
 
 
 def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
-    """The report somewhere else; nothing is written into the run directory, which one may only be
-    allowed to read.
-    """
+    """Write the page elsewhere, and nothing into the run directory, which may be read-only."""
     from cqlray.results.record import load_run
     from cqlray.results.report.html import render
     from cqlray.storage.run_directory import write_bytes

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 def run(words: list[str]) -> int:
-    """All stages."""
+    """`cqlray run`: teacher, dataset, students, evaluation and report."""
     return _start(words, "run")
 
 
 def train(words: list[str]) -> int:
-    """Students alone, from a dataset."""
+    """`cqlray train`: students alone, from a dataset."""
     return _start(words, "train")
 
 
 def collect(words: list[str]) -> int:
-    """Teacher and dataset alone."""
+    """`cqlray collect`: teacher and dataset alone."""
     return _start(words, "collect")
 
 
@@ -49,6 +49,7 @@ def _start(words: list[str], command: str) -> int:
 
 
 def resume(words: list[str]) -> int:
+    """`cqlray resume`: go on where a run stopped."""
     parser = CommandParser(
         "resume", "Go on with a run exactly where it stopped.", "RUN"
     ).with_output()

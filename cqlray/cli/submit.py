@@ -1,8 +1,8 @@
 """`cqlray submit`: a command of cqlray as a Ray job. It is checked here; Ray's job client packs,
 sends and follows it.
 
-Nothing of this process's environment goes along, and the machine it runs on is not needed once the
-job is there.
+The job gets none of this process's environment variables, and it needs this machine no more once
+it is submitted.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _ABOUT = (
 )
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some
-# Names of environment variables: what ends so is a secret, not the file it is in (…_PATH, …_FILE)
-# or how it is used (…_MODE).
+# Environment variables whose names end like this hold a secret; …_PATH and …_FILE name the file
+# that has it, and …_MODE says how it is used.
 SECRET = re.compile(
     r"(SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(API|ACCESS|PRIVATE)KEY|_PWD|(^|_)(PASS|KEY))(_ID)?$",
     re.IGNORECASE,
 )
-# USER:PASSWORD@ in an address, or a token alone before the @ of https://; not HOST:PORT/…@…, nor
-# ${NAME}, which pip fills in.
+# USER:PASSWORD@ in an address, or https://TOKEN@; but not HOST:PORT/…@…, nor ${NAME}, which pip
+# replaces.
 PASSWORD = re.compile(
     r'//[^/\s"@]*:(?!\d+/|\$\{\w+\}@)[^\s"@]+@|https?://(?!\$\{\w+\}@)[^/\s":@]+@'
 )
@@ -44,8 +44,8 @@ PASSWORD = re.compile(
 
 @dataclass(frozen=True)
 class Command:
-    """What is to be run: cqlray's words, the run directory they are about, and the --config file
-    that has to go along.
+    """The command line to run on the cluster, its run directory, and the --config file that has to
+    be sent with it.
     """
 
     words: list[str]
@@ -57,7 +57,7 @@ def submit(words: list[str]) -> int:
     """Run `cqlray submit WORDS`; the exit status: 0 SUCCEEDED, 1 FAILED, 130 STOPPED or not
     followed to its end.
 
-    A job that FAILED because cqlray ended with 2 or 130 there, a mistake or a stop, passes that on.
+    Where cqlray itself ended with 2 (a mistake) or 130 (a stop) on the cluster, the status is that.
 
     Raises:
         UserError: a mistake in the words, no cluster at the address, or one that refuses the token
@@ -121,15 +121,16 @@ def _parser() -> CommandParser:
 
 
 def _resume_parser() -> CommandParser:
-    """`cqlray resume`, whose RUN stays text here."""
+    """The arguments of `cqlray resume` on the cluster, where RUN may be a path of that machine."""
     parser = CommandParser("submit resume", "").with_output()
     parser.add_argument("run", metavar="RUN")
     return parser
 
 
 def _checked(words: Sequence[str]) -> Command:
-    """Raises UserError where the command would be refused on the cluster for reasons that can be
-    known here.
+    """The command to submit, checked as far as it can be without the cluster.
+
+    Raises UserError: the cluster would refuse it.
     """
     if not words or words[0] not in COMMANDS:
         typed = f" {words[0]}" if words else ""
@@ -144,18 +145,17 @@ def _checked(words: Sequence[str]) -> Command:
         return Command([*words], run)
     config, options = parse_config(rest, name, look=False)
     jobs.require_lasting("--out", config.out)
-    if (
-        config.dataset is not None and ":" not in config.dataset.partition("/")[0]
-    ):  # else minari:ID, s3://…
+    # minari:ID and s3://… are no paths.
+    if config.dataset is not None and ":" not in config.dataset.partition("/")[0]:
         jobs.require_lasting("--dataset", config.dataset)
     assert config.out is not None
     return Command([*words], config.out, options.config)
 
 
 def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
-    """What Ray is to set up for the job.
+    """Ray's runtime_env for the job.
 
-    Raises UserError where it is none, or would show a secret.
+    Raises UserError: it is not a valid one, or Ray's dashboard would show a secret in it.
     """
     if options.stop_wait < 1:
         raise UserError(f"submit: --stop-wait is {options.stop_wait}; it must be at least 1")
@@ -184,7 +184,7 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _refuse_passwords(where: str, shown: str) -> None:
-    """Raises UserError where an address has one in it."""
+    """Raises UserError: an address has a password or token in it."""
     if PASSWORD.search(shown):
         raise UserError(
             f"submit: {where} has an address with a password or token in it, which Ray's dashboard"
@@ -193,10 +193,9 @@ def _refuse_passwords(where: str, shown: str) -> None:
 
 
 def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[str]:
-    """The command's words as they hold in the job's working directory.
+    """The command's words with --config as a path in the job's working directory.
 
-    The --config file goes along there: alone, by way of the empty `folder`, where there is no
-    working directory.
+    Without a working directory the file is sent alone: in `folder`, which is empty.
 
     Raises:
         UserError: the file is not in the working directory.
@@ -220,9 +219,9 @@ def _pack(command: Command, runtime_env: dict[str, Any], folder: Path) -> list[s
 
 
 def _kept(options: argparse.Namespace) -> list[str]:
-    """The options of `submit` that hold for the job that resumes, too.
+    """The options of `submit` that a job which resumes this one needs, too.
 
-    The values of env_vars are not for a log to keep.
+    They go into a log, and so without the values of env_vars.
     """
     given = json.loads(options.runtime_env_json)
     if variables := given.get("env_vars"):
@@ -231,8 +230,7 @@ def _kept(options: argparse.Namespace) -> list[str]:
         "--address": options.address,
         "--working-dir": options.working_dir,
         "--stop-wait": options.stop_wait if options.stop_wait != STOP_WAIT else None,
-        # Without the quotes it is no JSON: typed as it stands, it is refused rather than taken for
-        # the values.
+        # Not JSON without the quotes, on purpose: pasted unchanged, it is refused.
         "--runtime-env-json": json.dumps(given).replace('"..."', "...") if given else None,
     }
     return [

@@ -1,8 +1,8 @@
 """Where a config enters: layers of plain values, merged, checked once and made a RunConfig.
 
-A layer is a YAML file, the command line, or a config made in Python; a mistake names the layer that
-it stands in. `models` checks names, types and bounds; the rules that join several fields stand
-here. `load_yaml` and `dump_yaml` carry a config from a file and to one without a changed bit.
+A layer is a YAML file, the command line, or a config made in Python; a message about a mistake
+names its layer. `models` checks names, types and bounds; rules that join several fields are here.
+`load_yaml` and `dump_yaml` read and write a config without changing a bit of it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Layer:
-    """Nested plain values, and where they are from, as messages name it."""
+    """Nested plain values, and the name of their source in messages."""
 
     source: str
     values: Mapping[str, Any]
 
     def at(self, path: Sequence[Any]) -> Any:
-        """The value there, or _MISSING."""
+        """The value at this path, or _MISSING."""
         value: Any = self.values
         for part in path:
             try:
@@ -45,10 +45,10 @@ class Layer:
 
 
 def validate(values: Mapping[str, Any], source: str) -> RunConfig:
-    """The config that nested plain values describe; what they leave out keeps its default.
+    """The config that nested plain values describe; what they leave out has its default.
 
-    Raises UserError with one line for each mistake: first the unknown names, types and bounds, in
-    the order of the values; where there is none of these, the rules that join several fields.
+    Raises UserError with one line for each mistake: unknown names, wrong types and values out of
+    bounds, in the order of the values; or, if there are none, broken rules between fields.
     """
     config = build(values, source)
     check_rules(config, [Layer(source, values)])
@@ -74,12 +74,12 @@ def build(values: Mapping[str, Any], source: str) -> RunConfig:
 
 
 def check_layers(layers: Sequence[Layer]) -> dict[str, Any]:
-    """What the layers give together, later ones over earlier ones, in the config's types.
+    """The layers merged, later ones over earlier ones, and checked: values in the config's types.
 
     A value that a later layer replaces is not checked.
 
-    Raises UserError with one line for each unknown name, wrong type and value out of its bounds,
-    layer by layer, in the order of their values.
+    Raises UserError with one line for each unknown name, wrong type and value out of bounds, layer
+    by layer, in the order of their values.
     """
     merged: dict[str, Any] = functools.reduce(merge, (layer.values for layer in layers), {})
     try:
@@ -91,7 +91,7 @@ def check_layers(layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def _index_of(mistake: Any, layers: Sequence[Layer]) -> int:
-    """Which layer a mistake stands in: the last one with this very value, or name, there."""
+    """The index of a mistake's layer: the last one that has this very value, or name, there."""
     path, wrong = [part for part in mistake["loc"] if part != "[key]"], mistake["input"]
     is_name = path[-1] == wrong
     for index in reversed(range(len(layers))):
@@ -102,7 +102,7 @@ def _index_of(mistake: Any, layers: Sequence[Layer]) -> int:
 
 
 def over(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
-    """The base with values that `check_layers` gave in place of its own."""
+    """base with values that `check_layers` returned in place of its own."""
     config: RunConfig = _made(RunConfig, merge(dataclasses.asdict(base), values))
     return config
 
@@ -118,10 +118,10 @@ def _made(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """base with the values of over in place of its own, section by section; neither argument
-    changes.
+    """A copy of base with the values of over in place of its own, section by section.
 
-    A value in base where over has a section stays, so that its mistake is found.
+    Where over has a section and base a plain value, that value stays: it is a mistake, and the
+    check is to find it.
     """
     merged = dict(base)
     for key, value in over.items():
@@ -137,22 +137,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_rules(config: RunConfig, layers: Sequence[Layer]) -> None:
-    """Let a config pass that keeps the rules between fields.
+    """Check the rules between fields.
 
-    Raises UserError with one line for each rule that it breaks, which names the last layer that
-    gives one of the rule's fields.
+    Raises UserError with one line for each broken rule. It names the last layer that sets one of
+    the rule's fields.
     """
     lines = []
     for line, *fields in _broken_rules(config):
         paths = [field.split(".") for field in fields]
-        givers = [la for la in layers if any(la.at(path) is not _MISSING for path in paths)]
-        lines.append(f"{[*layers[-1:], *givers][-1].source}: {line}")
+        setting = [la for la in layers if any(la.at(path) is not _MISSING for path in paths)]
+        lines.append(f"{(setting or layers)[-1].source}: {line}")
     if lines:
         raise UserError("\n".join(lines))
 
 
 def _broken_rules(config: RunConfig) -> Iterator[tuple[str, ...]]:
-    """For each rule that the config breaks a line, and the fields that the rule joins."""
+    """For each broken rule: its line, and the fields that it joins."""
     for line in _collection_mistakes(config):
         yield line, "collection.tiers", "collection.episodes"
     if config.teacher.warmup_rounds >= config.teacher.rounds:
@@ -189,7 +189,7 @@ def _collection_mistakes(config: RunConfig) -> Iterator[str]:
 
 
 def _choices(config: RunConfig, name: str) -> list[tuple[str, float]]:
-    """What a student's option will be: the values swept, or else the one that stands in cql."""
+    """The values that an option takes in a run: the swept ones, or else the one in cql."""
     swept = getattr(config.sweep, name)
     return [(f"sweep.{name}", value) for value in swept] or [
         (f"cql.{name}", getattr(config.cql, name))
@@ -200,7 +200,7 @@ def _choices(config: RunConfig, name: str) -> list[tuple[str, float]]:
 
 
 class TextFile(Protocol):
-    """A path, of this machine's file system or in an object store."""
+    """A path in the file system or in an object store."""
 
     def read_text(self, encoding: str = ...) -> str: ...
 
@@ -258,8 +258,8 @@ def dump_yaml(config: RunConfig) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 3e-4 is a number, 2024-01-01 is text, a key that stands twice is a
-    mistake.
+    """YAML as people write it: 3e-4 is a number, 2024-01-01 is text, and a key may not be
+    repeated.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -275,7 +275,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line; text that _Loader would read as a number in quotes."""
+    """Lists on one line, and quotes around text that _Loader would read as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

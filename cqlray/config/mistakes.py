@@ -1,4 +1,4 @@
-"""What is wrong with a config, in words: one line for each mistake."""
+"""Messages about mistakes in a config, one line each."""
 
 from __future__ import annotations
 
@@ -32,15 +32,13 @@ _REQUIREMENTS = {
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name most like this one, as `; did you mean NAME?`, or nothing where none is like
-    it.
-    """
+    """`; did you mean NAME?`, with the known name that is most similar; empty if none is."""
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def line_of(mistake: Any) -> str:
-    """One of the mistakes that pydantic found."""
+    """The message about one of the mistakes that pydantic found."""
     path, kind = mistake["loc"], mistake["type"]
     if kind in ("extra_forbidden", "invalid_key"):
         return f"unknown key {_dotted(path)}{_suggestion(tuple(map(str, path)))}"
@@ -55,8 +53,8 @@ def line_of(mistake: Any) -> str:
 
 
 def _suggestion(path: tuple[str, ...]) -> str:
-    """`; did you mean ...?` for an unknown key: the name elsewhere, then one like it here, then one
-    like it anywhere.
+    """`; did you mean ...?` for an unknown key: the same name in other sections, or else a similar
+    name in its section, or else a similar one anywhere.
     """
     *section, name = path
     names = [known for known in _names() if known[0] != "sweep" or section == ["sweep"]]
@@ -96,7 +94,7 @@ def _dotted(path: Sequence[Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, on one line."""
+    """A value as messages show it: short, on one line."""
     if value is None:
         return "empty"
     if isinstance(value, bool):
@@ -113,7 +111,7 @@ def on_one_line(text: str) -> str:
 
 
 def position(values: Any, path: Sequence[Any]) -> list[int]:
-    """Where a path stands among the values, so that mistakes come in their order."""
+    """A key that sorts mistakes in the order of the values."""
     places = []
     for part in path:
         keys = list(values) if isinstance(values, Mapping) else []

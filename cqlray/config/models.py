@@ -1,4 +1,4 @@
-"""The config's dataclasses as strict pydantic models: what is checked where values enter."""
+"""The config's dataclasses as strict pydantic models, which check values from outside."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ _BOUNDS = ("gt", "ge", "lt", "le", "min_length")
 
 
 def typed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested plain values of a RunConfig in its types: lists become tuples, and whole numbers
-    floats where it has floats. What the values leave out stays out.
+    """Nested plain values of a RunConfig, checked and in its types: lists become tuples, and whole
+    numbers become floats where a float is wanted. Defaults are not filled in.
 
-    Raises pydantic.ValidationError: unknown names, wrong types, values out of their bounds.
+    Raises pydantic.ValidationError: unknown names, wrong types, values out of bounds.
     """
     return _model(RunConfig).model_validate(dict(values)).model_dump(exclude_unset=True)
 
 
 @functools.cache
 def _model(cls: type) -> type[pydantic.BaseModel]:
-    """The model of one dataclass. It has none of the dataclass's defaults: `typed` leaves them
-    out.
-    """
+    """The model of one dataclass, without its defaults."""
     hints = typing.get_type_hints(cls)
     swept = {f.name: f.default for f in dataclasses.fields(CQLConfig)}
     definitions: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The presets: whole configs to start from, which YAML and flags go over."""
+"""The presets: complete configs to start from; a YAML file and flags change what they name."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ PRESETS: dict[str, RunConfig] = {
 
 
 def preset_for(env_id: str) -> str:
-    """The preset to start from for an environment, where none is named."""
+    """The preset for an environment, where the user names none."""
     return "pendulum" if env_id == "Pendulum-v1" else "general"

@@ -1,8 +1,7 @@
-"""What a run is made of: frozen dataclasses, standard library alone.
+"""Every option of a run: frozen dataclasses, with the standard library alone.
 
-A field's bounds stand in its metadata under pydantic's names (gt, ge, lt, le); `validate.py`
-enforces them where a config enters. Everything here is plain data: `to_dict` and YAML carry it into
-the run directory and back.
+The docstring below a field is its text on the help page. A field's bounds stand in its metadata
+under pydantic's names (gt, ge, lt, le); `models` enforces them where a config comes from outside.
 """
 
 from __future__ import annotations
