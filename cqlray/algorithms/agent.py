@@ -1,5 +1,5 @@
-"""AgentState, all that a checkpoint holds of a population, and the two steps that change it: Adam
-and Polyak.
+"""AgentState: everything about a population that a checkpoint holds, and the two steps that change
+it, Adam and Polyak averaging.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Scalars = dict[str, Tensor]
 
 
 class Batch(NamedTuple):
-    """A batch of transitions for each member; actions in [-1, 1], observations and rewards as
-    trained on.
+    """A batch of transitions for each member; actions in [-1, 1], observations normalised and
+    rewards scaled.
     """
 
     observations: Tensor  # [M, B, observation_dim]
@@ -31,13 +31,13 @@ class Batch(NamedTuple):
     rewards: Tensor  # [M, B]
     next_observations: Tensor  # [M, B, observation_dim]
     terminations: Tensor  # [M, B] float, 1 at a termination
-    data_returns: Tensor | None = None  # [M, B] discounted return from here in the data, for Cal-QL
+    data_returns: Tensor | None = None  # [M, B] discounted return of the data, for Cal-QL
 
 
 @dataclass
 class Adam:
-    """Moments of one flat parameter tensor [M, P] (Kingma & Ba 2015), each member with its own
-    learning rate.
+    """Adam's moments of one flat parameter tensor [M, P] (Kingma & Ba 2015, arXiv 1412.6980,
+    algorithm 1); learning rates differ between members.
     """
 
     first: Tensor
@@ -48,21 +48,21 @@ class Adam:
         return Adam(torch.zeros_like(parameters), torch.zeros_like(parameters))
 
     def step(self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor) -> None:
-        """Descend in place; parameters and gradient [M, P], rate [M]; `step` counts this step too
-        (float64, no dimensions).
+        """Descend in place: parameters and gradient [M, P], rate [M]. `step` is the number of steps
+        including this one (float64, no dimensions).
         """
         if parameters.device.type != "cpu":
             self.step_together(parameters, gradient, rate, step)
         else:
-            # a member at a time, so that none of its bits depend on the others, and in one pass
-            # over memory
-            gradient = gradient.contiguous()  # as the others are: it is read as it lies in memory
+            # One member after another, so that a member's bits do not depend on the others; and
+            # each in a single pass over memory, for which the gradient must lie as the rest does.
+            gradient = gradient.contiguous()
             rows = (
                 tensor.unbind() for tensor in (parameters, gradient, self.first, self.second, rate)
             )
-            for own, of_loss, first, second, lr in zip(*rows, strict=True):
+            for values, of_loss, first, second, lr in zip(*rows, strict=True):
                 torch._fused_adam_(
-                    [own],
+                    [values],
                     [of_loss],
                     [first],
                     [second],
@@ -80,7 +80,7 @@ class Adam:
     def step_together(
         self, parameters: Tensor, gradient: Tensor, rate: Tensor, step: Tensor
     ) -> None:
-        """`step` of all members at once: few kernels for a GPU."""
+        """`step` for all members at once: few kernels, for a GPU."""
         first_bias = (1.0 - ADAM_BETAS[0] ** step).reciprocal()
         second_bias = (1.0 - ADAM_BETAS[1] ** step).rsqrt()
         self.first.lerp_(gradient, 1.0 - ADAM_BETAS[0])
@@ -92,8 +92,8 @@ class Adam:
 
 @dataclass
 class AgentState:
-    """M members: policy, critics, target critics, temperature and Lagrange multiplier, with their
-    optimisers.
+    """M members: policies, critics, target critics, temperatures and Lagrange multipliers, with
+    their optimisers.
     """
 
     policy: Stack
@@ -105,10 +105,9 @@ class AgentState:
     critics_adam: Adam
     temperature_adam: Adam
     multiplier_adam: Adam
-    step: (
-        Tensor  # float64, no dimensions: updates begun, counted on the device by the update itself
-    )
-    # the same number, counted here by who runs the updates: nobody waits for the device to know it
+    # Updates begun, float64 without dimensions: counted on the device, by the update itself.
+    step: Tensor
+    # The same number, counted by whoever runs the updates, so that nobody waits for the device.
     updates: int = 0
 
     @property
@@ -116,8 +115,8 @@ class AgentState:
         return len(self.log_temperature)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that an update changes, by name; each tensor's first dimension counts members
-        (times critics).
+        """Everything that an update changes, by name; the first dimension of each tensor is M or
+        M * N.
         """
         named = {
             "policy": self.policy.flat,
@@ -133,24 +132,24 @@ class AgentState:
         return named
 
     def load(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Take over what `tensors` of an equal agent held.
+        """Copy what `tensors` gave of an agent with the same networks and members.
 
         Raises:
             ValueError: names or shapes differ.
         """
-        own = self.tensors()
-        if own.keys() != tensors.keys() or any(
-            own[name].shape != tensors[name].shape for name in own
+        mine = self.tensors()
+        if mine.keys() != tensors.keys() or any(
+            mine[name].shape != tensors[name].shape for name in mine
         ):
             raise ValueError(
                 "the checkpoint was made with other networks or another number of members"
             )
-        for name, tensor in own.items():
+        for name, tensor in mine.items():
             tensor.copy_(tensors[name])
         self.set_updates(updates)
 
     def set_updates(self, updates: int) -> None:
-        """Stand after so many updates."""
+        """Count from so many updates on."""
         self.updates = updates
         self.step.fill_(updates)
 
@@ -173,11 +172,11 @@ def initial_state(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> AgentState:
-    """Fresh members; `seeds` are their initialisation seeds, `configs` their settings of one
-    structure.
+    """Members before their first update: their settings, which have one structure, and the seeds of
+    their initial parameters.
 
-    `dtype` is that of the networks' matrix products, by default float32 as parameters and optimiser
-    are.
+    `dtype` is that of the networks' matrix products; by default it is float32, as that of
+    parameters and optimiser always is.
     """
     policy_shape, critic_shape = network_shapes(configs[0], observation_dim, action_dim)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -206,7 +205,7 @@ def initial_state(
 
 
 def member_scalars(configs: Sequence[SACConfig], action_dim: int, device: torch.device) -> Scalars:
-    """The numbers that members have for themselves, [M] each, under their config names."""
+    """The settings that may differ between members, [M] each, under their names in the config."""
     scalars = {}
     for field in dataclasses.fields(configs[0]):
         if "per_member" in field.metadata:
@@ -218,12 +217,16 @@ def member_scalars(configs: Sequence[SACConfig], action_dim: int, device: torch.
 
 
 def clip_gradient(gradient: Tensor, largest_norm: Tensor) -> Tensor:
-    """Scale each member's gradient [M, P] to at most its norm [M]."""
+    """Scale down a member's gradient, of [M, P], that is longer than its largest norm, of [M]
+    (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1).
+    """
     norm = gradient.norm(dim=1)
     return gradient * torch.clamp(largest_norm / (norm + 1e-12), max=1.0).unsqueeze(1)
 
 
 def polyak(targets: Stack, critics: Stack, rate: Tensor) -> None:
-    """target += rate * (critic - target), rate [M]."""
+    """target += rate * (critic - target), rate [M] (Lillicrap et al. 2016, arXiv 1509.02971,
+    algorithm 1).
+    """
     members = len(rate)
     targets.flat.view(members, -1).lerp_(critics.flat.view(members, -1), rate.unsqueeze(1))

@@ -1,13 +1,13 @@
-"""Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738, algorithm 3): what a fixed policy would
-earn, from data alone.
+"""Fitted Q evaluation (Le et al. 2019, arXiv 1903.08738, algorithm 3): estimates a fixed policy's
+return from data alone.
 
 Q_m of policy m is regressed on r + gamma (1 - d) Q'_m(s', pi_m(s')). The policies are fixed and
-deterministic, so what they would do after each transition is looked up, not computed again. Instead
-of K regressions to their end, each from the last one's values, the targets Q' follow the networks
-(Polyak), as in Paine et al. 2020 (arXiv 2007.09055).
+deterministic, so their actions after each transition are computed once. The paper solves K
+regressions one after another, each with targets from the last; here the targets Q' follow the
+networks by Polyak averaging, as in Paine et al. 2020 (arXiv 2007.09055).
 
-All policies' networks begin equal and see the same batches: what is random about a fit is then
-common to the policies, and falls out of their comparison.
+All policies' networks start from the same parameters and see the same batches. What is random about
+a fit is then the same for all policies and cancels when they are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cqlray.algorithms.forward_backward import outputs, regress
 from cqlray.algorithms.networks import Shape, Stack
 from cqlray.algorithms.population import NoiseStream, TransitionTable
 
-# Transitions that values are computed of at a time.
+# Transitions whose values are computed at a time.
 ROWS_AT_A_TIME = 2**12
 
 
@@ -41,8 +41,8 @@ class FQEConfig:
 
 @dataclass(frozen=True)
 class Units:
-    """Q = mean + std * (network's output), for networks learn best what is around 0 and 1; and
-    where a Q can lie at all.
+    """Q = mean + std * (network's output), since networks learn best what lies around 0 and 1; and
+    the bounds of any possible Q.
     """
 
     mean: float
@@ -87,8 +87,8 @@ class QFunctions:
             self._update((positions[0] * len(self.table.rows)).long())
 
     def _update(self, index: Tensor) -> None:
-        """One step of Adam on the mean squared error over the transitions `index` [B], then one of
-        the targets.
+        """One step of Adam on the mean squared error (losses.td_loss) over the transitions `index`
+        [B], then one of the targets.
         """
         target = (
             self._backup(self.table, self.next_actions, index) - self.units.mean
@@ -107,15 +107,16 @@ class QFunctions:
         polyak(self.targets, self.networks, ones * self.config.target_update_rate)
 
     def _rate_left(self) -> float:
-        """1 for the first half of the updates, then down to 0 along a cosine, so that the batches'
-        noise averages out.
+        """The learning rate's factor: 1 for the first half of the updates, then along a cosine to 0
+        (Loshchilov & Hutter 2017, arXiv 1608.03983, eq. 5), so that the batches' noise averages
+        out.
         """
         share = self.updates / self.config.num_updates
         return 0.5 * (1.0 + math.cos(math.pi * max(0.0, 2.0 * share - 1.0)))
 
     @torch.no_grad()
     def values(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Q_m(s, a), [M, n] in rewards' units: observations [n, observation_dim] as trained on,
+        """Q_m(s, a), [M, n] in the rewards' units: observations [n, observation_dim], normalised;
         actions [M, n, A].
         """
         blocks = [
@@ -129,8 +130,8 @@ class QFunctions:
 
     @torch.no_grad()
     def bellman_errors(self, table: TransitionTable, next_actions: Tensor) -> Tensor:
-        """Root mean squared difference of Q and what it is regressed on, over a table's
-        transitions: [M], rewards' units.
+        """Root mean squared difference between Q and what it is regressed on, over a table's
+        transitions: [M], in the rewards' units.
         """
         total = torch.zeros(len(next_actions), dtype=torch.float64, device=next_actions.device)
         for index in torch.split(

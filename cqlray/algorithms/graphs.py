@@ -1,6 +1,4 @@
-"""A piece of device work recorded once as a CUDA graph, then replayed: one launch in place of
-hundreds.
-"""
+"""GPU work recorded once as a CUDA graph and then replayed: one launch instead of hundreds."""
 
 from __future__ import annotations
 
@@ -10,16 +8,15 @@ from collections.abc import Callable
 
 import torch
 
-# Calls made as they are before the recording, on a stream of their own: libraries set themselves up
-# in them.
+# Calls before the recording, made directly on a side stream: in these, libraries initialise
+# themselves.
 WARM_UP = 3
 
 
 class GraphedWork:
-    """Calls of `work`, which reads and writes the same tensors each time and never waits for the
-    device.
+    """Calls `work`, which always reads and writes the same tensors and never waits for the device.
 
-    Where it cannot be recorded it is called as it is, after one warning.
+    If it cannot be recorded, there is one warning and it is called directly.
     """
 
     def __init__(self, work: Callable[[], None]) -> None:
@@ -29,17 +26,17 @@ class GraphedWork:
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self) -> None:
-        """One call, or the start of one: the device works on after this returns."""
+        """One call of `work`; the device may still be busy with it afterwards."""
         if self.graph is not None:
             self.graph.replay()
         elif self.plain_calls_left:
             self.plain_calls_left -= 1
-            self._aside(self.work)
+            self._on_side_stream(self.work)
         else:
             self._record()
             self()
 
-    def _aside(self, work: Callable[[], None]) -> None:
+    def _on_side_stream(self, work: Callable[[], None]) -> None:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             work()
@@ -48,8 +45,7 @@ class GraphedWork:
     def _record(self) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads, such as the one that sends batches ahead, go on with the device
-            # meanwhile.
+            # Other threads may use the device meanwhile, such as the one that prefetches batches.
             with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.work()
         except RuntimeError as error:

@@ -1,5 +1,5 @@
-"""What crosses to CPU workers: network parameters as numpy arrays, and the functions that act and
-judge with them.
+"""Policies in numpy, for the workers that play: network parameters as arrays, and the functions
+that act and estimate values with them.
 
 Importing this loads numpy alone, so a rollout worker or evaluator starts without torch.
 """
@@ -14,13 +14,13 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = dict[str, Array]
 
-LOG_STD_MAX = 2.0
+LOG_STD_MAX = 2.0  # in training, too: tanh_gaussian
 LAYER_NORM_EPSILON = 1e-5
 
 
 def _forward(arrays: Arrays, prefix: str, inputs: Array) -> Array:
     """E networks at once: [E, rows, in] -> [E, rows, out]; the counterpart of
-    forward_backward.outputs.
+    forward_backward.outputs in torch.
     """
     hidden = inputs
     last = sum(name.startswith(prefix) and name.endswith(".weight") for name in arrays) - 1
@@ -80,8 +80,8 @@ class Policy:
         return actions
 
     def value(self, observations: Array, actions: Array) -> Array:
-        """min_i Q_i in the rewards' trained units: [M, E, observation_dim], [M, E, A] in [-1, 1] ->
-        [M, E].
+        """min_i Q_i, in the units of the rewards as they were scaled for training:
+        [M, E, observation_dim], [M, E, A] in [-1, 1] -> [M, E].
         """
         critics = len(self.arrays["critics.0.weight"]) // self.num_members
         inputs = np.concatenate([self._normalized(observations), actions], axis=-1).astype(
@@ -93,7 +93,7 @@ class Policy:
 
 
 class DeterministicActor:
-    """Acts with tanh(mean), for rollout: n = M * E environments, member by member."""
+    """Acts with tanh(mean) in n = M * E environments, a member's environments in a row."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -106,8 +106,8 @@ class DeterministicActor:
 
 
 class StochasticActor:
-    """Acts with samples; each environment's noise comes from its own seed, whoever plays beside
-    it.
+    """Acts with sampled actions. Each environment has a seed for its noise, so that this does not
+    depend on the environments beside it.
     """
 
     def __init__(self, policy: Policy, seeds: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ class StochasticActor:
 
 
 class UniformActor:
-    """Acts uniformly on [-1, 1]; each environment's draws come from its own seed."""
+    """Acts uniformly on [-1, 1]; each environment has a seed for its draws."""
 
     def __init__(self, action_dim: int, seeds: Sequence[int]) -> None:
         self.action_dim = action_dim

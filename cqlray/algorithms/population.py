@@ -1,11 +1,10 @@
-"""How an update is run many times: noise and batches drawn ahead, metrics left on the device, bad
-members frozen.
+"""Running an update many times: noise and batches are drawn in blocks, metrics stay on the device,
+members that diverge are frozen.
 
-Random numbers: member m draws the noise of updates
-[b
-* BLOCK, (b + 1) * BLOCK) from a generator seeded by (its seed, b). So the number of updates made is
-  the whole position of its stream, a resumed run draws what an undisturbed one drew, and no
-  member's draws depend on which others are beside it.
+Random numbers: for block b, the updates b * BLOCK up to (b + 1) * BLOCK, a member draws from a
+generator seeded by its seed and b. So the number of updates is all that has to be known of a stream
+to continue it, a resumed run draws what an undisturbed one would have drawn, and a member's draws
+do not depend on the members beside it.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ class NoiseStream:
         return {name: values[:, row] for name, values in self.noise.items()}, self.positions[:, row]
 
     def at_step(self, step: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """What `at` gives, of the update that `step` counts on the device; its block must have been
+        """The same as `at` for the update whose number `step` is on the device; its block must be
         prepared.
         """
         row = step.remainder(BLOCK).long().reshape(1)
@@ -66,7 +65,7 @@ class NoiseStream:
         return noise, self.positions.index_select(1, row).squeeze(1)
 
     def prepare(self, update: int) -> None:
-        """Draw the block that holds this update, unless it is the one drawn last."""
+        """Draw the block of this update, unless it was the last one drawn."""
         block = update // BLOCK
         if block == self.block:
             return
@@ -82,8 +81,8 @@ class NoiseStream:
             self.on_block(block)
 
     def positions_of(self, block: int) -> Tensor:
-        """[M, BLOCK, B]: the batch positions of a block, ahead of its turn; may be called from
-        another thread.
+        """[M, BLOCK, B]: the batch positions of a block before its turn. Another thread may call
+        this.
         """
         positions = torch.empty_like(self.positions)
         for member, generator in enumerate(self._generators(block)):
@@ -91,7 +90,7 @@ class NoiseStream:
         return positions
 
     def _generators(self, block: int) -> Iterator[torch.Generator]:
-        """Each member's generator, at the start of the block."""
+        """Each member's generator, where it begins the block."""
         generator = torch.Generator(self.device)
         for seed in self.seeds:
             state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
@@ -100,23 +99,21 @@ class NoiseStream:
 
 @dataclass(frozen=True)
 class TransitionTable:
-    """A fixed dataset on the device; N transitions over R observation rows, an episode's final
-    observation included.
+    """A fixed dataset on the device: N transitions over R observations, of which an episode has one
+    more than transitions.
     """
 
-    observations: Tensor  # [R, observation_dim], as trained on
-    # [N] int64: the row of a transition's observation; the next observation stands one row further
+    observations: Tensor  # [R, observation_dim], normalised
+    # [N] int64: the row of a transition's observation; the next observation is in the row after it
     rows: Tensor
     actions: Tensor  # [N, A] in [-1, 1]
     rewards: Tensor  # [N], the environment's
     terminations: Tensor  # [N] float
-    data_returns: Tensor | None = (
-        None  # [M, N], each member's discounted return from here, for Cal-QL
-    )
+    data_returns: Tensor | None = None  # [M, N], each member's discounted return, for Cal-QL
 
     def gather(self, scalars: Scalars) -> Gather:
-        """A function from positions [M, B] in
-        [0, 1) to batches, rewards scaled as each member's numbers say.
+        """A function from positions [M, B] in [0, 1) to batches, with rewards scaled for each
+        member.
         """
         scale, shift = scalars["reward_scale"].unsqueeze(1), scalars["reward_shift"].unsqueeze(1)
 
@@ -137,12 +134,12 @@ class TransitionTable:
 
 
 class Population:
-    """An agent, its noise and its data: `advance` makes updates without a synchronisation among
+    """An agent and its noise: `advance` makes updates, and does not wait for the device between
     them.
 
-    On a GPU an update, its batch and its share of the metrics are one CUDA graph. All that changes
-    from one update to the next then lives on the device: the graph is recorded once for each
-    `gather` and knows no number of updates.
+    On a GPU one CUDA graph makes an update, its batch and its metrics' sums. Everything that
+    changes between updates is on the device, including the number of updates, so that the graph is
+    recorded only once for each `gather`.
     """
 
     def __init__(self, agent: AgentState, update: Update, noise: NoiseStream) -> None:
@@ -152,12 +149,12 @@ class Population:
         self.metric_names: list[str] = []
         self.metric_sums: Tensor | None = None  # [metrics, M]
         self.graphed: tuple[Gather, GraphedWork] | None = None
-        self.frozen: dict[int, int] = {}  # member's place -> updates at its last good state
+        self.frozen: dict[int, int] = {}  # member's position -> updates at its last good state
 
     def advance(self, num_updates: int, gather: Gather) -> dict[str, list[float]]:
-        """Make updates; the mean of each metric over them, by member.
+        """Make updates; returns the mean of each metric over them, by member.
 
-        Members that turn non-finite are frozen.
+        Members with numbers that are no longer finite are frozen as they were before the call.
         """
         before = {name: tensor.clone() for name, tensor in self.agent.tensors().items()}
         started_at = self.agent.updates
@@ -179,7 +176,7 @@ class Population:
         self._update(gather, *self.noise.at(self.agent.updates))
 
     def on_device(self, gather: Gather) -> None:
-        """One update that takes nothing from here: which one it is stands on the device."""
+        """One update that takes no number from the host, so that a CUDA graph can repeat it."""
         self._update(gather, *self.noise.at_step(self.agent.step))
 
     def _on_gpu(self, gather: Gather) -> GraphedWork:
@@ -195,8 +192,8 @@ class Population:
         self.metric_sums.add_(stacked)
 
     def _restore_bad_members(self, before: dict[str, Tensor], updates: int) -> None:
-        """Put back every member that is not finite, or that was frozen earlier, as it stood before
-        the call.
+        """Restore every member that is not finite or was frozen earlier to its state before the
+        call.
         """
         members = self.agent.num_members
         after = {name: tensor.view(members, -1) for name, tensor in self.agent.tensors().items()}

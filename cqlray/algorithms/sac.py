@@ -1,5 +1,5 @@
-"""SAC (Haarnoja et al. 2018, arXiv 1812.05905): the teacher's update, and the parts that CQL
-shares.
+"""SAC (Haarnoja et al. 2018, arXiv 1812.05905, algorithm 1): the teacher's update, and the parts
+that CQL shares with it.
 
 Order of an update: the gradients of critics, policy and temperature are all taken at the old
 parameters, then all are applied, then the targets move.
@@ -31,8 +31,8 @@ Noise = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """The policy at a batch of states: mean and log standard deviation [M, B, A]; the trunk runs
-    once for each state.
+    """The policy at a batch of states, whose network ran once for each state: mean and log standard
+    deviation, [M, B, A] each.
     """
 
     mean: Tensor
@@ -144,11 +144,13 @@ def apply_gradients(
     agent: AgentState,
     critic_gradient: Tensor,
     policy_gradient: Tensor,
-    temperature: Tensor,
+    temperature_gradient: Tensor,
     scalars: Scalars,
     clip: bool,
 ) -> None:
-    """One Adam step of everything by gradients [M * N, P], [M, P], [M], then the targets."""
+    """One Adam step of critics, policy and temperature by their gradients [M * N, P], [M, P], [M];
+    then the targets follow.
+    """
     members = agent.num_members
     agent.step.add_(1)
     critic_gradient = critic_gradient.view(members, -1)
@@ -166,7 +168,7 @@ def apply_gradients(
     )
     agent.temperature_adam.step(
         agent.log_temperature.unsqueeze(1),
-        temperature.unsqueeze(1),
+        temperature_gradient.unsqueeze(1),
         scalars["temperature_learning_rate"],
         agent.step,
     )

@@ -1,4 +1,6 @@
-"""From tensors to the arrays that cross to CPU workers (policy.Policy reads them)."""
+"""Snapshots: from an agent's tensors to the arrays that policy.Policy reads on workers without
+torch.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ _KEPT_SCALARS = ("log_std_min", "discount", "reward_scale", "reward_shift")
 
 
 def snapshot_arrays(agent: AgentState, scalars: Scalars, mean: Array, std: Array) -> Arrays:
-    """Policies, critics, normaliser and the members' numbers that acting and judging need, on the
-    CPU.
+    """Policies, critics, normaliser, and what else acting and estimating values need of the
+    members' settings, on the CPU.
     """
     arrays: Arrays = {"observation_mean": mean, "observation_std": std}
     for network, stack in (("policy", agent.policy), ("critics", agent.critics)):

@@ -1,4 +1,4 @@
-"""Fitted Q evaluation of snapshots: what their policies would earn, by the dataset alone."""
+"""Fitted Q evaluation of snapshots: estimates their policies' returns from the dataset alone."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import finite
 from cqlray.workers.files import StoredData
 
-# Each policy's Q is fitted so often, from other initial networks and other batches, and the mean is
-# taken: where the fits disagree on the order there is little in it. (That they agree is no
-# assurance.)
+# How often each policy's Q is fitted, each time with other initial networks and other batches; the
+# estimate is the mean. If the fits order the policies differently, the estimates tell little. (If
+# they agree, the estimates may still be wrong.)
 FITS = 2
 HELD_OUT_SHARE = 0.15
-# Of a larger dataset whole episodes are drawn, about so many transitions: not many fewer than the
-# updates look at.
+# From a larger dataset whole episodes are drawn, about so many transitions in all: not many fewer
+# than the updates use.
 MOST_TRANSITIONS = 500_000
-# Policies fitted side by side: beyond, updates no longer become cheaper for each, and what they
-# hold grows with them.
+# Policies fitted side by side: with more, an update costs no less for each policy, and the memory
+# grows.
 POLICIES_AT_ONCE = 16
 ROWS_AT_A_TIME = 2**13
 
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Subject:
-    """A policy to be judged: one member of one snapshot."""
+    """A policy to estimate the return of: one member of one snapshot."""
 
     member: int
     updates: int
@@ -51,8 +51,8 @@ class _Subject:
 
 
 class FittedQ:
-    """Holds the data in memory; keeps nothing from one call to the next, so any of several can take
-    any call.
+    """Holds the data in memory and keeps nothing from one call to the next, so that any of several
+    such workers can take any call.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class FittedQ:
         settings: fqe.FQEConfig,
         *data: Shard | StoredData,
     ) -> None:
-        """`data` are shards, or one StoredData. `discount` is that of the estimates, one for all
-        members.
+        """`data` are shards, or one StoredData. All members' returns are estimated with the same
+        `discount`.
 
         Raises:
             NotShared: this node does not have the directory.
@@ -74,18 +74,18 @@ class FittedQ:
         torch.set_num_threads(threads)
         self.discount, self.settings = discount, settings
         self.seeds = [seeding.integer_seed(run_seed, "fitted-q", fit) for fit in range(FITS)]
-        own = _columns(run_seed, data)
-        self.observations = own.observations
-        first_steps = np.flatnonzero(np.concatenate([[True], own.ends[:-1]]))
-        self.initial = own.rows[first_steps]
+        used = _columns(run_seed, data)
+        self.observations = used.observations
+        first_steps = np.flatnonzero(np.concatenate([[True], used.ends[:-1]]))
+        self.initial = used.rows[first_steps]
         self.held_out = _held_out(run_seed, len(self.initial))  # [E] bool
-        of_held_out = np.repeat(self.held_out, np.diff(first_steps, append=len(own.ends)))
-        mean, std = normalizer.fit([own.observations])
-        self.normalized = torch.from_numpy((own.observations - mean) / std)
-        self.fitted_on = self._table(own, scaling, ~of_held_out)
-        self.checked_on = self._table(own, scaling, of_held_out) if of_held_out.any() else None
-        self.terminates = bool(own.terminations.any())
-        self.units = _units(own, discount)
+        of_held_out = np.repeat(self.held_out, np.diff(first_steps, append=len(used.ends)))
+        mean, std = normalizer.fit([used.observations])
+        self.normalized = torch.from_numpy((used.observations - mean) / std)
+        self.fitted_on = self._table(used, scaling, ~of_held_out)
+        self.checked_on = self._table(used, scaling, of_held_out) if of_held_out.any() else None
+        self.terminates = bool(used.terminations.any())
+        self.units = _units(used, discount)
 
     def _table(self, data: Columns, scaling: ActionScaling, chosen: Array) -> TransitionTable:
         """The chosen transitions, [N] bool, over all observations."""
@@ -98,15 +98,16 @@ class FittedQ:
         )
 
     def evaluate(self, *snapshots: bytes) -> list[Row]:
-        """One row for each member of each snapshot, in their order. What is not finite is None.
+        """One row for each member of each snapshot, in their order. Numbers that are not finite are
+        None.
 
-        `member` and `updates` say which. `fqe_return` is the mean of Q at the first state of the
-        dataset's episodes: the discounted return, in the environment's rewards. `fqe_fits` is the
-        same by each of FITS fits, whose mean it is, and `fqe_return_held_out` over the episodes
-        that no Q was fitted on; `fqe_bellman_error` is the root mean squared error of Q there, in
-        rewards. `fqe_value` is `fqe_return` of the rewards as that member was trained on; None
-        where they are shifted and episodes terminate, for then it depends on how long they last.
-        `seconds` is each row's share of the time.
+        `member` and `updates` identify the policy. `fqe_return` is the mean of Q at the first state
+        of the dataset's episodes: the discounted return, in the environment's rewards. `fqe_fits`
+        has that of each of FITS fits, of which it is the mean. `fqe_return_held_out` is the same
+        over the episodes that no Q was fitted on, and `fqe_bellman_error` the root mean squared
+        error of Q on these, in rewards. `fqe_value` is `fqe_return` in the units of the rewards as
+        that member was trained on; it is None where those are shifted and episodes terminate, since
+        it would then depend on how long episodes last. `seconds` is the row's share of the time.
 
         Raises:
             UserError: not a snapshot.
@@ -121,15 +122,7 @@ class FittedQ:
     def _evaluate(self, subjects: Sequence[_Subject]) -> list[Row]:
         started = time.monotonic()
         policies = [Policy(subject.arrays) for subject in subjects]
-        following = self._actions(policies, self.fitted_on.rows.numpy() + 1)
-        fits = []
-        for seed in self.seeds:
-            fits.append(
-                fqe.QFunctions(
-                    self.fitted_on, following, self.discount, self.units, self.settings, seed
-                )
-            )
-            fits[-1].fit()
+        fits = self._fits(policies)
         first_actions = self._actions(policies, self.initial)
         values = np.stack(
             [
@@ -139,32 +132,45 @@ class FittedQ:
         )
         errors = self._errors(policies, fits)
         rows = []
-        for place, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
-            own = values[:, place]  # [FITS, E]
+        for policy, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
+            of_policy = values[:, policy]  # [FITS, E]
             numbers = {
-                "fqe_return": float(own.mean()),
-                "fqe_fits": own.mean(1).tolist(),
+                "fqe_return": float(of_policy.mean()),
+                "fqe_fits": of_policy.mean(1).tolist(),
                 "fqe_return_held_out": (
-                    float(own[:, self.held_out].mean()) if self.held_out.any() else None
+                    float(of_policy[:, self.held_out].mean()) if self.held_out.any() else None
                 ),
                 "fqe_bellman_error": error,
-                "fqe_value": self._as_trained_on(float(own.mean()), subject.arrays),
+                "fqe_value": self._as_trained_on(float(of_policy.mean()), subject.arrays),
             }
             rows.append({"member": subject.member, "updates": subject.updates, **finite(numbers)})
         seconds = (time.monotonic() - started) / len(rows)
         return [{**row, "seconds": seconds} for row in rows]
 
+    def _fits(self, policies: Sequence[Policy]) -> list[fqe.QFunctions]:
+        """The policies' Q functions, fitted once with each seed."""
+        next_actions = self._actions(policies, self.fitted_on.rows.numpy() + 1)
+        fits = [
+            fqe.QFunctions(
+                self.fitted_on, next_actions, self.discount, self.units, self.settings, seed
+            )
+            for seed in self.seeds
+        ]
+        for fit in fits:
+            fit.fit()
+        return fits
+
     def _errors(
         self, policies: Sequence[Policy], fits: Sequence[fqe.QFunctions]
     ) -> list[float | None]:
-        """Each policy's Bellman error on the held-out episodes, the mean of the fits'; None without
-        such episodes.
+        """Each policy's Bellman error on the held-out episodes, the mean over the fits; None where
+        there are no such episodes.
         """
         if self.checked_on is None:
             return [None] * len(policies)
-        following = self._actions(policies, self.checked_on.rows.numpy() + 1)
+        next_actions = self._actions(policies, self.checked_on.rows.numpy() + 1)
         errors: list[float | None] = (
-            torch.stack([f.bellman_errors(self.checked_on, following) for f in fits])
+            torch.stack([f.bellman_errors(self.checked_on, next_actions) for f in fits])
             .mean(0)
             .tolist()
         )
@@ -175,13 +181,14 @@ class FittedQ:
         observations = np.split(
             self.observations[rows], range(ROWS_AT_A_TIME, len(rows), ROWS_AT_A_TIME)
         )
-        acts = [
+        actions = [
             np.concatenate([policy.act(block[None])[0] for block in observations])
             for policy in policies
         ]
-        return torch.from_numpy(np.stack(acts))
+        return torch.from_numpy(np.stack(actions))
 
     def _as_trained_on(self, value: float, arrays: Arrays) -> float | None:
+        """A return in the units of the rewards that a member was trained on, where it has one."""
         scale, shift = float(arrays["reward_scale"][0]), float(arrays["reward_shift"][0])
         if shift and self.terminates:
             return None
@@ -190,16 +197,15 @@ class FittedQ:
 
 def _subjects(snapshot: bytes) -> list[_Subject]:
     arrays, metadata = checkpoint.decode(snapshot, "snapshot")
-    own = metadata["members"]
     return [
-        _Subject(member, metadata["updates"], select_members(arrays, [place]))
-        for place, member in enumerate(own)
+        _Subject(member, metadata["updates"], select_members(arrays, [position]))
+        for position, member in enumerate(metadata["members"])
     ]
 
 
 def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
-    """The episodes to use: all, or a draw of them that holds about MOST_TRANSITIONS; one shard more
-    is in memory.
+    """The episodes to use: all, or so many drawn ones that they have about MOST_TRANSITIONS. Memory
+    holds these and one shard.
     """
     shards: Iterable[Shard] = (shard for shard in data if isinstance(shard, Shard))
     total = sum(shard.num_transitions for shard in data if isinstance(shard, Shard))
@@ -213,7 +219,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
     kept: list[Shard] = []
     for shard in shards:
         drawn = generator.random(shard.num_episodes) * total < MOST_TRANSITIONS
-        drawn[0] |= not kept  # never none
+        drawn[0] |= not kept  # at least one
         episodes = [
             episode for episode, chosen in zip(shard.episodes(), drawn, strict=True) if chosen
         ]
@@ -222,7 +228,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
 
 
 def _held_out(run_seed: int, episodes: int) -> Array:
-    """[E] bool: episodes that no Q is fitted on; none of a single one."""
+    """[E] bool: episodes that no Q is fitted on; none where there is only one."""
     order = np.random.default_rng(seeding.stream(run_seed, "fitted-q-held-out")).permutation(
         episodes
     )
@@ -232,8 +238,8 @@ def _held_out(run_seed: int, episodes: int) -> Array:
 
 
 def _units(data: Columns, discount: float) -> fqe.Units:
-    """Mean and spread of the data's own discounted returns, and the returns of its worst and best
-    reward for ever.
+    """Mean and spread of the data's discounted returns, and as bounds the returns of its worst and
+    best reward for ever.
     """
     returns = discounted_returns(data.rewards, data.ends, discount)
     std = float(returns.std()) or 1.0

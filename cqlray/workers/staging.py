@@ -1,5 +1,5 @@
-"""Batches of data that is not on the device: gathered a block of updates ahead by a thread, and
-copied there at once.
+"""Batches of data that does not fit on the device: a thread gathers those of the next block of
+updates, and they are copied to the device together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COLUMNS = ("observations", "actions", "rewards", "next_observations", "terminati
 
 
 class Rows(Protocol):
-    """Data that transitions are looked up in, wherever it lies."""
+    """Data in which transitions can be looked up, wherever it is."""
 
     num_transitions: int
 
@@ -28,12 +28,12 @@ class Rows(Protocol):
 
 
 class StagedBatches:
-    """A block's batches on the device, in tensors that stay where they are, so that a CUDA graph
-    may read them.
+    """One block's batches on the device, in tensors that always stay at the same address, so that a
+    CUDA graph can read them.
 
-    The noise's positions of the block choose the transitions, as they do in a table on the device:
-    the batches are the same. Then they are overwritten by the places where those transitions now
-    lie.
+    The noise stream's positions choose the transitions just as they do in a table on the device, so
+    the batches are the same. Once a block's transitions are there, its positions in the stream are
+    overwritten with those of the transitions among the staged ones.
     """
 
     def __init__(self, noise: NoiseStream, rows: Rows, scalars: Scalars) -> None:
@@ -41,10 +41,10 @@ class StagedBatches:
         assert block == BLOCK
         self.noise, self.rows = noise, rows
         self.slots = members * block * batch
-        places = (
+        positions = (
             torch.arange(self.slots, dtype=torch.float64, device=noise.device) + 0.5
         ) / self.slots
-        self.places = places.view(members, block, batch)
+        self.staged_positions = positions.view(members, block, batch)
         self.staged: dict[str, torch.Tensor] = {}
         self.scale, self.shift = (
             scalars["reward_scale"].unsqueeze(1),
@@ -65,10 +65,10 @@ class StagedBatches:
             if name not in self.staged:
                 self.staged[name] = torch.empty_like(values, device=self.noise.device)
             self.staged[name].copy_(values)
-        self.noise.positions.copy_(self.places)
+        self.noise.positions.copy_(self.staged_positions)
 
     def gather(self, positions: torch.Tensor) -> Batch:
-        """The batch of an update; positions [M, B] as the noise now says them."""
+        """The batch of an update; `positions` [M, B] are the overwritten ones."""
         index = (positions * self.slots).long()
         observations, actions, rewards, next_observations, terminations = (
             self.staged[name][index] for name in COLUMNS

@@ -326,32 +326,6 @@ def test_calibration_bounds_policy_actions_and_leaves_uniform_ones() -> None:
     ]
 
 
-@pytest.mark.parametrize("clip", [None, (1.5, 2.5)])
-@pytest.mark.parametrize("part", [slice(0, 7), slice(2, 5)])
-def test_the_closed_gradient_is_autograds(part: slice, clip: tuple[float, float] | None) -> None:
-    """Of the whole batch, and of some of its states; three members and two critics with numbers of
-    their own.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((3, 2, 7, 6), (3, 7), (3, 7, 5))
-    q, target, log_density = (
-        torch.randn(shape, generator=generator, dtype=DOUBLE) for shape in shapes
-    )
-    weight, temperature = tensor([0.5, 0.0, 4.0]), tensor([1.0, 0.3, 5.0])
-    bounds = None if clip is None else (tensor([clip[0]] * 3), tensor([clip[1]] * 3))
-    q.requires_grad_()
-    q_data = q[..., 0]
-    gap = losses.conservative_gap(q[..., 1:], log_density, q_data, temperature)
-    if clip is not None:
-        assert 0 < int(((gap > clip[0]) & (gap < clip[1])).sum()) < gap.numel()
-    loss = losses.td_loss(q_data, target) + losses.conservative_loss(gap, weight, bounds)
-    (expected,) = torch.autograd.grad(loss.sum(), q)
-    gradient = losses.CriticLossGradient(log_density, target, weight, temperature, bounds)
-    for members in (slice(0, 3), slice(1, 2)):
-        found = gradient(q.detach()[members, :, part], members, part)
-        torch.testing.assert_close(found, expected[members, :, part], rtol=1e-12, atol=1e-14)
-
-
 # -- the multiplier --------------------------------------------------------------------------------
 
 
@@ -389,14 +363,6 @@ def test_multiplier_scales_the_penalty_and_is_capped() -> None:
         tensor([[4.0, 1.0], [2.0, 2.0]]), tensor([0.5, 1.0]), log_multiplier, tensor([2.0, 1.0])
     )
     assert loss.flatten().tolist() == pytest.approx([3.0, -1.5, 1e6, 1e6])
-    log_multiplier.requires_grad_()
-    gaps, weight, target = tensor([[4.0, 1.0], [2.0, 2.0]]), tensor([0.5, 1.0]), tensor([2.0, 1.0])
-    (ascent,) = torch.autograd.grad(
-        -losses.lagrange_loss(gaps, weight, log_multiplier, target).sum(), log_multiplier
-    )
-    torch.testing.assert_close(
-        losses.multiplier_loss_gradient(gaps, weight, log_multiplier.detach(), target), ascent
-    )
 
 
 # -- who reaches whom ------------------------------------------------------------------------------
@@ -509,49 +475,6 @@ def test_cloning_scores_the_data_and_not_a_sample() -> None:
 def test_policy_loss_by_hand() -> None:
     loss = losses.policy_loss(tensor([[1.0, 3.0]]), tensor([[5.0, -1.0]]), tensor([0.5]))
     assert loss.tolist() == [-1.0]
-
-
-def by_autograd(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, leaves)
-
-
-def test_the_policys_gradient_is_autograds() -> None:
-    """Through sampled actions and their density, with values that are any function of the actions;
-    and through the data's.
-    """
-    generator = torch.Generator().manual_seed(0)
-    mean, log_std, noise, slope, data = torch.randn(
-        5, 2, 7, 3, generator=generator, dtype=DOUBLE
-    ).unbind()
-    mean.requires_grad_(), log_std.requires_grad_()
-    temperature, data = tensor([0.3, 2.0]), torch.tanh(data)
-    actions, density = tanh_gaussian.sample_tanh_gaussian(mean, log_std, noise)
-    values = (slope * actions.square()).sum(-1)
-    expected = by_autograd(losses.policy_loss(density, values, temperature).sum(), mean, log_std)
-    drawn = actions.detach()
-    found = losses.policy_loss_gradient(
-        log_std.detach(), noise, drawn, 2.0 * slope * drawn, temperature
-    )
-    torch.testing.assert_close(found, expected)
-    expected = by_autograd(
-        tanh_gaussian.tanh_gaussian_log_density(mean, log_std, data).sum(), mean, log_std
-    )
-    torch.testing.assert_close(
-        tanh_gaussian.tanh_gaussian_log_density_gradient(mean.detach(), log_std.detach(), data),
-        expected,
-    )
-
-
-def test_beyond_its_bounds_the_log_std_has_no_gradient() -> None:
-    output = 4.0 * torch.randn(2, 50, 6, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    output.requires_grad_()
-    lowest = tensor([-5.0, -1.0])
-    mean, log_std = tanh_gaussian.policy_distribution(output, lowest)
-    weights = torch.randn(2, 2, 50, 3, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
-    (expected,) = by_autograd((mean * weights[0] + log_std * weights[1]).sum(), output)
-    found = tanh_gaussian.policy_distribution_gradient(log_std.detach(), lowest, *weights)
-    torch.testing.assert_close(found, expected)
-    assert bool((found == 0.0).any()) and bool((found[..., :3] != 0.0).all())
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
