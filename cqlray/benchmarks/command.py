@@ -13,7 +13,7 @@ from typing import Any
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, positive: Sequence[str]
 ) -> argparse.Namespace:
-    """The options of a command, `json` among them; those named in `positive` are checked to be so,
+    """The options of a command, to which it adds --json; those named in `positive` must be positive
     where they are given.
     """
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -27,11 +27,11 @@ def parse(
 
 
 def show(result: dict[str, Any], text: Callable[[dict[str, Any]], str], as_json: bool) -> int:
-    """Print a result, for programs or by `text` for people; the command's exit status."""
+    """Print a result as JSON or by `text`; returns the command's exit status."""
     print(json.dumps(result) if as_json else text(result))
     return 0
 
 
 def say(line: str) -> None:
-    """Say what happens meanwhile, beside the result."""
+    """Print a line on what happens, which is not part of the result."""
     print(line, file=sys.stderr)

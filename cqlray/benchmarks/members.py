@@ -42,7 +42,7 @@ class Updates:
         )
 
     def turn(self, updates: int) -> Turn:
-        """Make so many updates of every member; the turn's work is in updates."""
+        """Update every member so many times; the turn's work counts those updates once."""
 
         def work() -> int:
             self.population.advance(updates, self.gather)

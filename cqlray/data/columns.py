@@ -19,7 +19,7 @@ from cqlray.errors import UserError
 
 @dataclass(frozen=True)
 class Columns:
-    """The transitions of several shards, one behind the other: N of them, over R rows of
+    """The transitions of several shards, one after another: N of them, over R rows of
     observations, each episode's final one included.
     """
 
@@ -57,10 +57,10 @@ def fill_columns(
     step = episode = 0
     for shard in shards:
         check_dimensions(shard, observation_dim, action_dim)
-        behind = step + shard.num_transitions
-        if behind <= transitions and episode + shard.num_episodes <= episodes:
+        after = step + shard.num_transitions
+        if after <= transitions and episode + shard.num_episodes <= episodes:
             _fill(data, shard, step, episode)
-        step, episode = behind, episode + shard.num_episodes
+        step, episode = after, episode + shard.num_episodes
         del shard  # before the next one is made
     if (step, episode) != (transitions, episodes):
         raise UserError(
@@ -89,7 +89,7 @@ def _unfilled_columns(
 
 
 def _fill(data: Columns, shard: Shard, step: int, episode: int) -> None:
-    """Copy a shard into the columns, behind `step` transitions in `episode` episodes."""
+    """Copy a shard into the columns, after `step` transitions in `episode` episodes."""
     first, steps = step + episode, slice(step, step + shard.num_transitions)
     data.observations[first : first + len(shard.observations)] = shard.observations
     np.add(shard.step_rows, first, out=data.rows[steps])

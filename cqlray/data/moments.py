@@ -1,5 +1,5 @@
-"""Statistics of columns that arrive in blocks: extremes, mean, variance, and a median of
-magnitudes.
+"""Statistics of columns that arrive in blocks: extremes, mean, standard deviation, and a median of
+absolute values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ _DROPPED_BITS = 20
 
 
 def blocks(values: Array) -> Iterator[tuple[int, Array]]:
-    """(first row, rows) of [N, ...] in blocks, so that what is computed from them stays small."""
+    """Cut [N, ...] into blocks, (first row, rows) each, so that what is computed from one stays
+    small.
+    """
     for start in range(0, len(values), BLOCK_ROWS):
         yield start, values[start : start + BLOCK_ROWS]
 
 
 def fits(values: Array) -> Array:
-    """True where a value is a finite float32: no NaN, no infinity, nothing that overflows; the
-    shape of `values`.
+    """Where a value is a finite float32, as bool of the shape of `values`: false for NaN, infinity
+    and what overflows.
     """
     if values.dtype.kind in "iu":
         return np.ones(values.shape, bool)

@@ -13,8 +13,8 @@ Gather = Callable[[Array], dict[str, Array]]
 
 
 class Prefetcher:
-    """Block b is gather(draw(b)), whichever blocks were asked for before; the `depth` blocks behind
-    it are made meanwhile.
+    """Block b is gather(draw(b)), whichever blocks were asked for before; the next `depth` blocks
+    are made meanwhile.
 
     `draw` and `gather` are called in a background thread, one block after the other. It ends with
     `close`, or when the prefetcher is garbage. One caller at a time.

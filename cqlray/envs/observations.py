@@ -1,6 +1,6 @@
-"""Observations of any supported space as flat vectors of numbers, by gymnasium's own functions.
+"""Flatten observations of any supported space to vectors of numbers, with gymnasium's functions.
 
-The parts of a Dict (in the space's order) and of a Tuple stand one behind the other, Discrete and
+The parts of a Dict (in the space's order) and of a Tuple stand one after another, Discrete and
 MultiDiscrete are one-hot, arrays are laid out row by row. `cqlray.data.formats.minari_spaces`
 flattens recorded observations the same way.
 """

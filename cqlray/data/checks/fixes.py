@@ -107,7 +107,7 @@ def _without_bad_episodes(piece: Piece, codes: set[str], done: Counter[str]) -> 
 
 
 def _not_finite_episodes(shard: Shard) -> Array:
-    """[E] bool: episodes with a value that is no finite float32."""
+    """[E] bool: episodes with a value that is not a finite float32."""
     step_episode = np.repeat(np.arange(shard.num_episodes), shard.lengths)
     row_episode = np.repeat(np.arange(shard.num_episodes), shard.lengths + 1)
     bad = np.zeros(shard.num_episodes, bool)

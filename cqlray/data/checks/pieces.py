@@ -49,7 +49,7 @@ def action_bounds(environment: dict[str, Any]) -> tuple[Array, Array] | None:
 
 
 def rounding_of(low: Array, high: Array) -> Array:
-    """[A] float32: by how much an action may be outside for no other reason than rounding."""
+    """[A] float32: by how much rounding may put an action outside its bounds."""
     allowed: Array = np.float32(ROUNDING) * np.maximum(
         high - low, np.maximum(np.abs(low), np.abs(high))
     )
@@ -57,7 +57,7 @@ def rounding_of(low: Array, high: Array) -> Array:
 
 
 def episode_hashes(shard: Shard) -> Iterator[bytes]:
-    """A hash of each episode's bytes, the seed left out: equal for equal episodes."""
+    """A hash of each episode's bytes without the seed: equal for equal episodes."""
     for episode in shard.episodes():
         hasher = hashlib.blake2b(str(len(episode)).encode(), digest_size=16)
         for name in (*VALUES, *FLAGS):
@@ -66,8 +66,8 @@ def episode_hashes(shard: Shard) -> Iterator[bytes]:
 
 
 def is_whole(shard: Shard) -> bool:
-    """Whether lengths, shapes and kinds of dtype belong together, so that episodes can be taken
-    from the shard.
+    """Whether lengths, shapes and dtypes fit together, so that the shard can be cut into
+    episodes.
     """
     return not any(shape_mistakes(shard)) and not any(dtype_mistakes(shard))
 
@@ -146,7 +146,7 @@ class Steps:
 
 
 def check_finite(steps: Steps, tally: Tally) -> None:
-    """Values that are no finite float32, by column."""
+    """Values that are not finite as float32, by column."""
     for name in VALUES:
         values = getattr(steps.shard, name)
         at = steps.observation_place if name == "observations" else steps.place
@@ -200,7 +200,7 @@ def check_ends(steps: Steps, tally: Tally) -> None:
 
 
 def check_next_observations(steps: Steps, tally: Tally) -> None:
-    """Next observations, where the file has them, against the observation of the following step."""
+    """Where the file has next observations: whether they are those of the following step."""
     shard, following = steps.shard, steps.piece.next_observations
     if following is None:
         return
@@ -224,7 +224,7 @@ def check_next_observations(steps: Steps, tally: Tally) -> None:
 
 
 def _differs(found: Array, expected: Array) -> Array:
-    """Where the values differ by more than rounding; the shape of both.
+    """Where two arrays of one shape differ by more than rounding.
 
     Two NaN are equal: check_finite reports them.
     """

@@ -164,15 +164,15 @@ def _at_limit(terminals: Array, limit: int) -> Array:
 
 
 def _groups(ends: Array) -> Iterator[tuple[int, int]]:
-    """(first row, row behind the last) of whole episodes, about PIECE_SIZE rows together."""
-    behind = np.flatnonzero(ends) + 1
-    if not len(behind) or behind[-1] != len(ends):
-        behind = np.append(behind, len(ends))
+    """(first row, row after the last) of whole episodes, about PIECE_SIZE rows together."""
+    after = np.flatnonzero(ends) + 1
+    if not len(after) or after[-1] != len(ends):
+        after = np.append(after, len(ends))
     start = 0
     while start < len(ends):
-        index = min(int(np.searchsorted(behind, start + PIECE_SIZE)), len(behind) - 1)
-        yield start, int(behind[index])
-        start = int(behind[index])
+        index = min(int(np.searchsorted(after, start + PIECE_SIZE)), len(after) - 1)
+        yield start, int(after[index])
+        start = int(after[index])
 
 
 def _piece(arrays: Any, first: int, last: int, layout: _Layout, file: str) -> Piece:

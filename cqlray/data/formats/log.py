@@ -152,7 +152,7 @@ def _source(
 
 
 def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_LogRows]:
-    """All rows, a batch at a time."""
+    """All rows of the files, a batch at a time."""
     episodes = _Episodes(rejoining)
     for file, opened in files:
         row = 0
@@ -197,7 +197,7 @@ def _of_batch(
 
 
 class _Episodes:
-    """Where episodes begin, from batch to batch."""
+    """Finds where episodes begin, batch after batch."""
 
     def __init__(self, rejoining: bool) -> None:
         self.rejoining = rejoining

@@ -51,14 +51,14 @@ class LogColumns:
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Those that hold numbers or vectors."""
+        """The columns that hold numbers or vectors."""
         return tuple(
             dict.fromkeys((*self.observation, *self.action, self.reward, *self.next_observation))
         )
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """All, each once."""
+        """All columns, each once."""
         others = (self.episode, self.step, self.terminated, self.truncated)
         return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
 
@@ -146,8 +146,8 @@ def _several(
 def _flags(
     names: ColumnNames, available: Sequence[str], file: str
 ) -> tuple[str | None, str | None]:
-    """The columns of terminated and truncated: as named, or else what is called so, if there is
-    such a column.
+    """The columns of terminated and truncated: as named, or columns of that name if there are
+    any.
     """
     named = (names.terminated, names.truncated)
     free = [name for name in available if name not in named]

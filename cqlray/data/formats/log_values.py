@@ -133,7 +133,7 @@ def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
 
 
 def no_value(batch: pa.RecordBatch, columns: Sequence[str]) -> Array:
-    """[n] bool: every one of the columns is null in that row."""
+    """[n] bool: all of the columns are null in that row."""
     empty = np.ones(batch.num_rows, bool)
     for name in columns:
         empty &= batch.column(name).is_null().to_numpy(zero_copy_only=False)
@@ -141,7 +141,7 @@ def no_value(batch: pa.RecordBatch, columns: Sequence[str]) -> Array:
 
 
 def runs(values: pa.Array, file: str, row: int) -> tuple[Array, list[Any]]:
-    """Rows where a run of equal values begins, and those values.
+    """The rows at which runs of equal values begin, and those values.
 
     Raises:
         UserError: one is null.

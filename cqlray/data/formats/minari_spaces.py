@@ -1,7 +1,7 @@
 """Minari's spaces, from the JSON in metadata.json, and values in them as flat vectors.
 
 Flattened as gymnasium.spaces.flatten does it: the parts of a Dict (in the order that metadata.json
-has them) and of a Tuple one behind the other, Discrete and MultiDiscrete one-hot. Images and texts
+has them) and of a Tuple one after another, Discrete and MultiDiscrete one-hot. Images and texts
 are refused.
 """
 
@@ -22,10 +22,10 @@ Part = Callable[[Any, str], Any]  # (values of a Dict or Tuple, key of a part) -
 
 
 def parse(text: Any, what: str) -> dict[str, Any]:
-    """The space that a string of metadata.json describes.
+    """The space that a string in metadata.json describes.
 
     Raises:
-        UserError: it describes none, or one that cqlray does not support.
+        UserError: it is no description of a space, or of one that cqlray does not support.
     """
     try:
         space = json.loads(text)
@@ -44,7 +44,7 @@ def parse(text: Any, what: str) -> dict[str, Any]:
 
 
 def width(space: dict[str, Any], what: str) -> int:
-    """Numbers in a flat value.
+    """How many numbers a flat value of the space has.
 
     Raises:
         UserError: images, texts and other spaces that cqlray does not support.
@@ -73,8 +73,8 @@ def width(space: dict[str, Any], what: str) -> int:
 
 
 def flatten(space: dict[str, Any], values: Any, rows: int, part: Part) -> Array:
-    """[rows, width] of so many values of a space; NaN and values out of range stay as they are, or
-    become NaN.
+    """[rows, width]: so many values of a space, flattened. Values that are not in the space stay as
+    they are, or become NaN where they would be one-hot.
     """
     kind = space["type"]
     if kind in ("Dict", "Tuple"):

@@ -11,7 +11,7 @@ from cqlray.data.episode import Array, Shard
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as a recorder wrote them, whole episodes one behind the other; n rows, E episodes."""
+    """Rows as a recorder wrote them, whole episodes one after another; n rows, E episodes."""
 
     observations: Array  # [n, observation_dim]
     actions: Array  # [n, action_dim]
@@ -27,7 +27,7 @@ class Rows:
         is_step = np.ones(len(self.rewards), bool)
         is_step[self.lasts[self.dropped]] = False
         lengths = np.diff(self.lasts, prepend=-1) - self.dropped
-        # Flags of a dropped row go to the step before it; where there is none, with it.
+        # Flags of a dropped row move to the step before it, if there is one.
         carried = self.lasts[self.dropped & (lengths > 0)]
         terminations, truncations = self.terminations.copy(), self.truncations.copy()
         terminations[carried - 1] |= terminations[carried]
