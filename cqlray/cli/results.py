@@ -208,11 +208,13 @@ def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> N
 
 def write_report(run: AnyPath) -> AnyPath:
     """Write the run's page and TensorBoard files; returns the page's path."""
+    from cqlray.results.record import load_run
     from cqlray.results.report.html import write_report
     from cqlray.results.trackers.tensorboard import write_tensorboard
 
-    path = write_report(run)
-    write_tensorboard(run)
+    record = load_run(run)
+    path = write_report(run, record)
+    write_tensorboard(run, record)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -45,7 +44,7 @@ def load_run(directory: AnyPath) -> RunRecord:
         teacher=_json(directory / TEACHER),
         dataset=_json(directory / DATASET / DESCRIPTION),
         members=_json(directory / MEMBERS) or [],
-        metrics=cast(list[MetricsRow], _latest(map(_compact, run.each_row(METRICS)))),
+        metrics=cast(list[MetricsRow], _latest(run.each_row(METRICS))),
         evaluations=cast(list[EvaluationRow], _latest(map(_tested, run.each_row(EVALUATIONS)))),
         running=run.in_use(),
     )
@@ -53,7 +52,7 @@ def load_run(directory: AnyPath) -> RunRecord:
 
 def lines(run: RunRecord, name: str) -> list[Row]:
     """The rows of one of the run's files of JSON lines; none where there is no such file."""
-    return list(map(_compact, RunDirectory(run.directory).each_row(name)))
+    return RunDirectory(run.directory).rows(name)
 
 
 def _config(path: AnyPath) -> dict[str, Any]:
@@ -79,19 +78,10 @@ def _json(path: AnyPath) -> Any:
         raise UserError(f"{path}: not readable JSON ({error})") from None
 
 
-def _compact(row: Row) -> Row:
-    """The same row; its keys, and words such as "student", are in memory once for all rows."""
-    return {
-        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
-        for key, value in row.items()
-    }
-
-
 def _tested(row: Row) -> Row:
     """An evaluation row whose numbers of episodes are arrays: half a million rows of lists would
     fill the memory. A null becomes NaN.
     """
-    row = _compact(row)
     if row["policy"] == "student":
         row = {key: value for key, value in row.items() if key not in NOT_KEPT}
     for name in ("returns", "excesses"):

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.results.record import lines
+from cqlray.results.statistics.calibration import observed_return
 from cqlray.results.statistics.summary import (
     RunRecord,
     conservative_weight,
     curve,
     is_cql,
-    observed_return,
+    mean_returns,
     student_rows,
     summarize,
 )
@@ -131,7 +130,9 @@ def curves(
     for entry in run.members:
         number = entry["member"]
         scalars = [s for row in run.training.get(number, ()) for s in _training(row)]
-        scalars += [s for row in student_rows(run, number).values() for s in _test(row)]
+        tests = student_rows(run, number).values()
+        for row, mean in zip(tests, mean_returns(tests), strict=True):
+            scalars += _test(row, mean)
         judged = estimates.get(number, {}).items()
         scalars += [
             ("eval/fqe_return", value, updates) for updates, value in judged if value is not None
@@ -146,9 +147,9 @@ def _training(row: MetricsRow) -> Iterator[Scalar]:
             yield f"train/{name}", value, row["updates"]
 
 
-def _test(row: StudentTest) -> Iterator[Scalar]:
+def _test(row: StudentTest, mean: float) -> Iterator[Scalar]:
     """The numbers of a test."""
-    yield "eval/return_mean", float(np.mean(row["returns"])), row["updates"]
+    yield "eval/return_mean", mean, row["updates"]
     for tag, value in (
         ("eval/value", row.get("value")),
         ("eval/observed_return", observed_return(row)),

@@ -40,14 +40,15 @@ from cqlray.storage.run_directory import EVENTS, FITTED_Q, REPORT, VIDEO, write_
 LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens slowly
 
 
-def write_report(directory: AnyPath) -> AnyPath:
-    """Write DIRECTORY/report.html from the run directory as it is now, finished or not.
+def write_report(directory: AnyPath, run: RunRecord | None = None) -> AnyPath:
+    """Write DIRECTORY/report.html from the run directory as it is now, finished or not. `run` is
+    its record, where that was read already.
 
     Raises:
         UserError: as load_run.
     """
     path = directory / REPORT
-    write_bytes(path, render(load_run(directory)).encode())
+    write_bytes(path, render(run or load_run(directory)).encode())
     return path
 
 
@@ -162,10 +163,7 @@ def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> 
     """Learning curves and performance profiles."""
     if not run.members or all(row["policy"] != "student" for row in run.evaluations):
         return ""
-    words = (
-        f"Return over updates: {len(run.members)} members (thin), IQM (bold) and 95% interval"
-        " (band)."
-    )
+    words = f"Return over updates: {_thin_lines(run)} (thin), IQM (bold) and 95% interval (band)."
     if len(run.members) == 1:
         words = "Return over updates: the member's mean and its 95% interval (band)."
     last = best_group(result) or result
@@ -184,6 +182,13 @@ def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> 
             profile_figure(groups_of(run), scores, samples, seed),
         ),
     )
+
+
+def _thin_lines(run: RunRecord) -> str:
+    """How many members the learning curves show."""
+    if len(run.members) <= plots.MOST_LINES:
+        return f"{len(run.members)} members"
+    return f"{plots.MOST_LINES} of {len(run.members):,} members"
 
 
 def _teacher(run: RunRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -20,16 +20,27 @@ from cqlray.results.report.style import (
     looks,
     svg_figure,
 )
+from cqlray.results.statistics.calibration import observed_return
 from cqlray.results.statistics.summary import (
     RunRecord,
+    common_updates,
     conservative_weight,
     curve,
     dataset_return,
-    observed_return,
+    mean_returns,
     reference_return,
     references_of_data,
     student_rows,
 )
+from cqlray.storage.rows import MemberEntry
+
+# Of more, some are drawn, evenly spread: a page of half a million points takes minutes to make and
+# to open, and nobody could see more in it.
+MOST_LINES = 200  # of members
+MOST_TESTS = 100  # along a curve
+MOST_POINTS = 4_000  # of value_calibration, or one for each member
+
+T = TypeVar("T")
 
 REFERENCES = {"teacher": "--", "dataset mean": MEAN_STYLE, "random": ":"}
 
@@ -49,13 +60,14 @@ def draw_learning_curves(axes: Any, run: RunRecord, num_samples: int, seed: int)
     """Draw what learning_curves shows into any matplotlib axes."""
     groups = groups_of(run)
     draw_curves(axes, groups, num_samples, seed)
+    drawn = set(spread([member for group in groups for member in group.members], MOST_LINES))
     for group, look in zip(groups, looks(groups), strict=True):
-        for member in group.members:
+        for member in filter(drawn.__contains__, group.members):
             rows = student_rows(run, member)
-            means = [np.mean(row["returns"]) for row in rows.values()]
+            updates = spread(list(rows), MOST_TESTS)
             axes.plot(
-                list(rows),
-                means,
+                updates,
+                mean_returns([rows[count] for count in updates]),
                 look.style,
                 color=look.colour,
                 alpha=0.45 if look.named else 0.2,
@@ -77,8 +89,9 @@ def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int)
     """The IQM with its 95% interval over updates, a curve for each group."""
     axes.set(xlabel="updates", ylabel="return")
     for group, look in zip(groups, looks(groups), strict=True):
-        points = curve(group.run, group.members, num_samples if look.named else 1, seed)
-        updates = [p["updates"] for p in points]
+        updates = spread(common_updates(group.run, group.members), MOST_TESTS)
+        samples = num_samples if look.named else 1
+        points = curve(group.run, group.members, samples, seed, updates)
         width = 2.2 if look.named else 0.9
         label = look.label if points else "_"
         axes.plot(
@@ -97,8 +110,10 @@ def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int)
 
 def value_calibration(run: RunRecord) -> str:
     """The critics' value of the first state against the return observed in the same episodes: a
-    point for each test of a member.
+    point for each test of a member, or for some of its tests that are evenly spread.
     """
+    most = max(1, MOST_POINTS // max(1, len(run.members)))
+    compared = {entry["member"]: _compared_tests(run, entry) for entry in run.members}
     with svg_figure() as (figure, svg):
         axes = figure.add_subplot(
             xlabel="observed discounted return", ylabel="critics' value of the first state"
@@ -106,9 +121,7 @@ def value_calibration(run: RunRecord) -> str:
         ends: list[float] = []
         groups = groups_of(run)
         for group, look in zip(groups, looks(groups), strict=True):
-            points = [
-                point for member in group.members for point in _calibration_points(run, member)
-            ]
+            points = [p for member in group.members for p in spread(compared[member], most)]
             if points:
                 label = "a test of a member (darker: later, outlined: last)"
                 _draw_points(axes, points, look.colour, look.label if len(groups) > 1 else label)
@@ -145,6 +158,14 @@ def _draw_diagonal(axes: Any, low: float, high: float) -> None:
     axes.set(xlim=limits, ylim=limits)
     title = "above the line: overestimation; below: underestimation"
     axes.set_title(title, loc="left", fontsize=9, style="italic")
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spread, with the first and the last; of one the last."""
+    if len(items) <= most:
+        return list(items)
+    places = np.linspace(len(items) - 1, 0, most).round().astype(int)[::-1]
+    return [items[place] for place in places]
 
 
 def dataset_returns(run: RunRecord) -> str:
@@ -184,18 +205,19 @@ def teacher_curve(run: RunRecord) -> str:
 
 def comparable_tests(run: RunRecord) -> bool:
     """Whether value_calibration has any point to draw."""
-    return any(_calibration_points(run, entry["member"]) for entry in run.members)
+    return any(_compared_tests(run, entry) for entry in run.members)
 
 
-def _calibration_points(run: RunRecord, member: int) -> list[tuple[float, float, float]]:
+def _compared_tests(run: RunRecord, entry: MemberEntry) -> list[tuple[float, float, float]]:
     """(observed, value, progress in (0, 1]) of each test that has both numbers; none for a member
     trained by behaviour cloning.
     """
-    entry = next(entry for entry in run.members if entry["member"] == member)
-    rows = student_rows(run, member) if conservative_weight(run, entry) is not None else {}
-    points = []
+    if conservative_weight(run, entry) is None:
+        return []
+    rows = student_rows(run, entry["member"])
+    last, points = max(rows, default=0), []
     for updates, row in rows.items():
         observed, value = observed_return(row), row.get("value")
         if observed is not None and value is not None:
-            points.append((observed, value, updates / max(rows)))
+            points.append((observed, value, updates / last))
     return points

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from cqlray.results.report import plots
 from cqlray.results.report.formatting import number
 from cqlray.results.report.page import figure, figures, folded, paragraph, section
-from cqlray.results.statistics.calibration import BoundCheck, check_bounds
-from cqlray.results.statistics.summary import Calibration, RunRecord, calibrations
+from cqlray.results.statistics.calibration import (
+    BoundCheck,
+    Calibration,
+    calibrations,
+    check_bounds,
+)
+from cqlray.results.statistics.summary import RunRecord
 
 MOST_WEIGHTS = 4  # whose sentences are shown at once
 

@@ -23,10 +23,9 @@ from cqlray.results.statistics.resampling import Floats, Interval, interval, mea
 from cqlray.results.statistics.summary import (
     RunRecord,
     conservative_weight,
-    observed_return,
     student_rows,
 )
-from cqlray.storage.rows import StudentTest
+from cqlray.storage.rows import EvaluationRow, StudentTest
 
 MIN_RESAMPLED = (
     5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
@@ -35,6 +34,60 @@ MIN_RESAMPLED = (
 # themselves
 CUT_SHORT = 0.5
 NOTHING = Interval(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The critics' value of the first state against what the episodes brought, for one conservative
+    weight.
+    """
+
+    conservative_weight: float
+    tests: int
+    """Tests of a member that have both numbers."""
+    below: int
+    """Of these, the tests whose value was at or below what was observed."""
+    last_excess: float
+    """Value minus observed at each member's last such test, mean over members, in rewards as
+    trained on.
+    """
+
+
+def observed_return(row: EvaluationRow) -> float | None:
+    """Mean discounted return of a test as the critics count it: to the time limit, and their own
+    value beyond it.
+    """
+    seen, tail = row.get("discounted_return"), row.get("tail_value")
+    return None if seen is None or tail is None else float(seen + tail)
+
+
+def calibrations(run: RunRecord) -> list[Calibration]:
+    """One for each conservative weight of the run, rising; weights without a test that can be
+    compared are left out.
+    """
+    excesses: dict[
+        float, list[list[float]]
+    ] = {}  # weight -> for each member, the excess at each test
+    for entry in run.members:
+        weight = conservative_weight(run, entry)
+        if weight is None:
+            continue
+        excess = []
+        for row in student_rows(run, entry["member"]).values():
+            value, observed = row.get("value"), observed_return(row)
+            if value is not None and observed is not None:
+                excess.append(value - observed)
+        if excess:
+            excesses.setdefault(weight, []).append(excess)
+    return [
+        Calibration(
+            conservative_weight=weight,
+            tests=sum(len(own) for own in found),
+            below=sum(value <= 0 for own in found for value in own),
+            last_excess=float(np.mean([own[-1] for own in found])),
+        )
+        for weight, found in sorted(excesses.items())
+    ]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -73,6 +73,15 @@ class RunRecord:
 def student_rows(run: RunRecord, member: int) -> dict[int, StudentTest]:
     """A member's evaluation rows by update count, earliest first."""
     return run.tests.get(member, {})
+
+
+def mean_returns(rows: Collection[StudentTest]) -> list[float]:
+    """The mean return of each test."""
+    returns = [row["returns"] for row in rows]
+    if len(set(map(len, returns))) == 1:  # one call for all takes a tenth of the time
+        means: list[float] = np.array(returns, dtype=np.float64).mean(axis=1).tolist()
+        return means
+    return [float(np.mean(own)) for own in returns]
 
 
 def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
@@ -217,60 +226,6 @@ def curve(
         means = scores.mean(axis=1).tolist()
         points.append({"updates": updates, **aggregate, "member_means": means})
     return points
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The critics' value of the first state against what the episodes brought, for one conservative
-    weight.
-    """
-
-    conservative_weight: float
-    tests: int
-    """Tests of a member that have both numbers."""
-    below: int
-    """Of these, the tests whose value was at or below what was observed."""
-    last_excess: float
-    """Value minus observed at each member's last such test, mean over members, in rewards as
-    trained on.
-    """
-
-
-def observed_return(row: EvaluationRow) -> float | None:
-    """Mean discounted return of a test as the critics count it: to the time limit, and their own
-    value beyond it.
-    """
-    parts = (row.get("discounted_return"), row.get("tail_value"))
-    return None if None in parts else float(sum(part for part in parts if part is not None))
-
-
-def calibrations(run: RunRecord) -> list[Calibration]:
-    """One for each conservative weight of the run, rising; weights without a test that can be
-    compared are left out.
-    """
-    excesses: dict[
-        float, list[list[float]]
-    ] = {}  # weight -> for each member, the excess at each test
-    for entry in run.members:
-        weight = conservative_weight(run, entry)
-        if weight is None:
-            continue
-        excess = []
-        for row in student_rows(run, entry["member"]).values():
-            value, observed = row.get("value"), observed_return(row)
-            if value is not None and observed is not None:
-                excess.append(value - observed)
-        if excess:
-            excesses.setdefault(weight, []).append(excess)
-    return [
-        Calibration(
-            conservative_weight=weight,
-            tests=sum(len(own) for own in found),
-            below=sum(value <= 0 for own in found for value in own),
-            last_excess=float(np.mean([own[-1] for own in found])),
-        )
-        for weight, found in sorted(excesses.items())
-    ]
 
 
 def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed: int) -> Row:

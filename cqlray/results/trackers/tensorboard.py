@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.series import Scalar, TrackedRun, curves
+from cqlray.results.series import TrackedRun, curves
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.results.trackers.event_files import event_file
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.run_directory import TENSORBOARD
 
@@ -24,9 +30,9 @@ def send(tracked: TrackedRun) -> str:
     return f"tensorboard --logdir {tracked.directory / TENSORBOARD}"
 
 
-def write_tensorboard(directory: AnyPath) -> bool:
-    """Write DIRECTORY/tensorboard from the run directory, replacing what was there: a folder for
-    each member and one for the teacher.
+def write_tensorboard(directory: AnyPath, run: RunRecord | None = None) -> bool:
+    """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for
+    the teacher. `run` is its record, where that was read already.
 
     Returns:
         False, with nothing written, where the `tensorboard` package is not installed.
@@ -36,24 +42,19 @@ def write_tensorboard(directory: AnyPath) -> bool:
     """
     if importlib.util.find_spec("tensorboard") is None:
         return False
-    run = load_run(directory)
+    files = _files(run or load_run(directory))
     if isinstance(directory, Location):
-        with tempfile.TemporaryDirectory() as temporary:
-            for name, scalars in curves(run):
-                _write(Path(temporary, name), scalars)
-            (directory / TENSORBOARD).remove()
-            for file in (path for path in Path(temporary).rglob("*") if path.is_file()):
-                (directory / TENSORBOARD / str(file.relative_to(temporary))).write(
-                    file.read_bytes()
-                )
+        (directory / TENSORBOARD).remove()
+        for name, data in files:
+            (directory / TENSORBOARD / name).write(data)
         return True
-    # Written elsewhere and moved into place whole, so that all of it comes from one reading of the
-    # run.
+    # Built aside and moved in whole: what stands there is always from one reading of the run.
     fresh = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=directory))
     try:
         fresh.chmod(0o755)
-        for name, scalars in curves(run):
-            _write(fresh / name, scalars)
+        for name, data in files:
+            (fresh / name).parent.mkdir()
+            (fresh / name).write_bytes(data)
         shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
         fresh.rename(directory / TENSORBOARD)
     finally:
@@ -61,9 +62,9 @@ def write_tensorboard(directory: AnyPath) -> bool:
     return True
 
 
-def _write(folder: Path, scalars: list[Scalar]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for tag, value, step in scalars:
-            writer.add_scalar(tag, value, step)
+def _files(run: RunRecord) -> Iterator[tuple[str, bytes]]:
+    """Names below tensorboard/ and contents."""
+    now = time.time()
+    file = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.0"
+    for name, scalars in curves(run):
+        yield f"{name}/{file}", event_file(scalars, now)

@@ -12,9 +12,15 @@ import pytest
 import scipy.stats
 
 from cqlray.results.record import load_run
-from cqlray.results.statistics.calibration import BoundCheck, Excess, check_bounds, member_excess
+from cqlray.results.statistics.calibration import (
+    BoundCheck,
+    Excess,
+    calibrations,
+    check_bounds,
+    member_excess,
+)
 from cqlray.results.statistics.resampling import Interval
-from cqlray.results.statistics.summary import RunRecord, calibrations
+from cqlray.results.statistics.summary import RunRecord
 from tests.unit.results.run_directories import make_run, student
 
 SWEEP = [{"conservative_weight": 5.0}, {"conservative_weight": 0.0}]
@@ -106,7 +112,7 @@ def test_members_that_disagree_leave_it_open(tmp_path: Path) -> None:
 
 
 def test_means_are_the_summarys(tmp_path: Path) -> None:
-    """The mean excess is the one that summary.calibrations gives, with the episodes kept or
+    """The mean excess is the one that calibrations gives, with the episodes kept or
     without.
     """
     for keep in (True, False):

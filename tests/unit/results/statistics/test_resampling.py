@@ -20,6 +20,7 @@ from cqlray.results.statistics import resampling as statistics
 from cqlray.results.statistics.resampling import (
     Statistic,
     crossed,
+    crossed_means,
     estimate,
     interquartile_mean,
     interval,
@@ -319,3 +320,11 @@ def test_intervals_refuse_and_pass_on_what_iqms_does() -> None:
         ).all()
         with pytest.raises(ValueError, match="scores have shape"):
             interval(np.ones((0, 3)), median, generator(), resample=resample)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 4), (5, 1), (8, 10), (3, 130), (300, 20)])
+def test_means_taken_once_for_each_member_are_the_same_to_the_bit(shape: tuple[int, int]) -> None:
+    scores = np.random.default_rng(0).normal(-500.0, 80.0, shape)
+    one, other = (np.random.default_rng(5) for _ in range(2))
+    whole = crossed(scores, one, 200).mean(axis=-1, keepdims=True)
+    np.testing.assert_array_equal(crossed_means(scores, other, 200), whole)

@@ -12,12 +12,11 @@ import pytest
 from cqlray import seeding
 from cqlray.config.schema import RunConfig, members, to_dict
 from cqlray.results.record import load_run
-from cqlray.results.statistics.calibration import check_bounds
+from cqlray.results.statistics.calibration import calibrations, check_bounds
 from cqlray.results.statistics.resampling import iqm_interval
 from cqlray.results.statistics.summary import (
     RunRecord,
     best_group,
-    calibrations,
     common_updates,
     curve,
     final_rows,
