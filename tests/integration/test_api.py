@@ -11,7 +11,7 @@ import pytest
 
 import cqlray
 from cqlray.storage.run_directory import RunDirectory
-from tests.unit.results.run_directories import Row, make_run, reference, student, write_lines
+from tests.unit.results.run_directories import estimate, make_run, reference, student, write_lines
 
 pytestmark = pytest.mark.ray
 
@@ -79,16 +79,6 @@ def test_a_figure_of_nothing_warns_of_nothing(tmp_path: Path) -> None:
     write_lines(run / "evaluations.jsonl", [reference("teacher", [-150.0])])
     (text,) = cqlray.load_run(run).plot().get_legend().get_texts()
     assert text.get_text() == "teacher -150.0"
-
-
-def estimate(member: int, updates: int, value: float | None) -> Row:
-    return {
-        "member": member,
-        "updates": updates,
-        "fqe_value": -9.0,
-        "fqe_return": value,
-        "seconds": 0.5,
-    }
 
 
 def test_what_fitted_q_says_stands_beside_the_tests(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from cqlray.results.export import Exported, export
 from cqlray.results.policies import LoadedPolicy
 from cqlray.results.policy_files import FORMATS, policy_arrays
 from cqlray.results.report.formatting import number
-from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory
+from tests.object_store import s3_bucket
 from tests.unit.results.test_export import observations_of
 
 pytest.importorskip("onnx")
@@ -294,19 +294,8 @@ def test_mistakes_are_one_line(
 def test_from_an_object_store_to_an_object_store(
     finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
-    )
-    server.start()
-    try:
-        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
-        host, port = server.get_host_and_port()
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            monkeypatch.setenv(name, value)
-        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(
-            Bucket="exports"
-        )
-        run = Location.parse("s3://exports/run")
+    with s3_bucket(monkeypatch, "exports") as bucket:
+        run = bucket / "run"
         for path in finished_run.rglob("*"):
             if path.is_file():
                 (run / str(path.relative_to(finished_run))).write(path.read_bytes())
@@ -317,8 +306,6 @@ def test_from_an_object_store_to_an_object_store(
             "and the same run gives the same bytes"
         )
         assert "observations of its data" in exported.card.read_text()
-    finally:
-        server.stop()
 
 
 def test_the_command(

@@ -41,6 +41,12 @@ def reference(policy: str, returns: Sequence[float]) -> Row:
     }
 
 
+def estimate(member: int, updates: int, value: float | None, **changes: Any) -> Row:
+    """A row of fitted Q evaluation."""
+    row = {"member": member, "updates": updates, "fqe_value": -9.0, "fqe_return": value}
+    return {**row, "seconds": 0.5, **changes}
+
+
 def write_lines(path: Path, rows: Sequence[Row]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

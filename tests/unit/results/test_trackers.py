@@ -25,7 +25,7 @@ from cqlray.results.series import EVERYONE, tracked_run
 from cqlray.results.statistics.summary import summarize
 from cqlray.results.trackers.send import send_to
 from cqlray.storage.run_directory import RunDirectory
-from tests.unit.results.run_directories import make_run, reference, student, write_lines
+from tests.unit.results.run_directories import estimate, make_run, reference, student, write_lines
 from tests.unit.results.wandb_server import Runs, wandb_server
 
 TESTS = [
@@ -305,16 +305,6 @@ def test_wandb_disabled_is_said(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert send_to(run, ["wandb"]) == {"wandb": "WANDB_MODE is disabled: nothing was sent"}
-
-
-def estimate(member: int, updates: int, value: float | None) -> dict[str, Any]:
-    return {
-        "member": member,
-        "updates": updates,
-        "fqe_value": -9.0,
-        "fqe_return": value,
-        "seconds": 0.5,
-    }
 
 
 def test_estimates_of_fitted_q_are_a_curve_beside_the_tests(

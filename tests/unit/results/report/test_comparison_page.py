@@ -14,7 +14,7 @@ from cqlray.results.record import load_run
 from cqlray.results.report.comparison_page import run_names, write_comparison
 from cqlray.results.report.formatting import number
 from cqlray.results.report.html import write_report
-from cqlray.storage.locations import Location
+from tests.object_store import s3_bucket
 from tests.unit.results.report.test_html import HOSTILE, SWEEP, Page
 from tests.unit.results.run_directories import Row, events, make_run, student, write_lines
 
@@ -177,19 +177,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_reports_of_runs_in_an_object_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
-    )
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_REGION": "us-east-1"}
-        for name, value in {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-            monkeypatch.setenv(name, value)
-        pytest.importorskip("boto3").client("s3", region_name="us-east-1").create_bucket(
-            Bucket="reports"
-        )
-        store = Location.parse("s3://reports")
+    with s3_bucket(monkeypatch, "reports") as store:
         for run in two_runs(tmp_path):
             write_lines(run / "events.jsonl", events())
             for path in run.rglob("*"):
@@ -206,5 +194,3 @@ def test_reports_of_runs_in_an_object_store(
                 write_comparison([store / "low", store / "high"], store / "both.html").read_text()
             ).text
         )
-    finally:
-        server.stop()

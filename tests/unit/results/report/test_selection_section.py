@@ -29,7 +29,7 @@ from cqlray.results.statistics.selection import (
     spearman,
 )
 from tests.unit.results.report.test_html import page
-from tests.unit.results.run_directories import Row, events, make_run, student, write_lines
+from tests.unit.results.run_directories import Row, estimate, events, make_run, student, write_lines
 
 SNAPSHOTS = [(member, updates) for member in range(4) for updates in (100, 200, 300)]
 
@@ -42,25 +42,19 @@ def judged_run(directory: Path, sign: float = 1.0, **changes: object) -> Path:
     run = make_run(directory, seeds=4, evaluations=rows)
     write_lines(
         run / "fqe.jsonl",
-        [estimate(m, u, sign * (10.0 * m + u) / 3.0, **changes) for m, u in SNAPSHOTS],
+        [fitted_estimate(m, u, sign * (10.0 * m + u) / 3.0, **changes) for m, u in SNAPSHOTS],
     )
     return run
 
 
-def estimate(member: int, updates: int, value: float, **changes: object) -> Row:
-    row = {
-        "member": member,
-        "updates": updates,
-        "fqe_value": -1.0,
-        "fqe_return": value,
-        "seconds": 0.5,
-    }
+def fitted_estimate(member: int, updates: int, value: float, **changes: object) -> Row:
+    """An estimate that also has what each of two fits, and the held-out episodes, gave."""
     fits = {
         "fqe_fits": [value - 0.25, value + 0.25],
         "fqe_return_held_out": value,
         "fqe_bellman_error": 0.5,
     }
-    return {**row, **fits, **changes}
+    return estimate(member, updates, value, **{"fqe_value": -1.0, **fits, **changes})
 
 
 # -- rank correlation ------------------------------------------------------------------------------
@@ -423,15 +417,17 @@ def test_rows_without_a_number_are_left_out(tmp_path: Path) -> None:
     record = load_run(run)
     assert {
         s.estimate
-        for s in judged_snapshots(record, [estimate(0, 100, 0.0, fqe_return=None, fqe_value=2.5)])
+        for s in judged_snapshots(
+            record, [fitted_estimate(0, 100, 0.0, fqe_return=None, fqe_value=2.5)]
+        )
     } == {2.5}
     mixed = [
-        estimate(0, 100, 7.0),
-        estimate(1, 100, 0.0, fqe_return=None),
-        estimate(0, 100, 8.0),
-        estimate(0, 200, 1.0),
+        fitted_estimate(0, 100, 7.0),
+        fitted_estimate(1, 100, 0.0, fqe_return=None),
+        fitted_estimate(0, 100, 8.0),
+        fitted_estimate(0, 200, 1.0),
     ]
-    mixed.append(estimate(0, 200, 1.0, fqe_return=None, fqe_fits=[None, 1.0]))
+    mixed.append(fitted_estimate(0, 200, 1.0, fqe_return=None, fqe_fits=[None, 1.0]))
     assert judged_snapshots(record, mixed) == [
         Judged(0, 100, 8.0, 101.0, (7.75, 8.25), 8.0, 0.5)
     ], "the last written counts"
