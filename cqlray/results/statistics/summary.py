@@ -1,4 +1,4 @@
-"""From the rows of a run to its results: pure functions of what a run directory holds."""
+"""From a run's rows to its results: pure functions of the run's record."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ AGGREGATES: dict[str, Statistic] = {"iqm": interquartile_mean, "median": median,
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a run directory says, read once. What the run has not come to yet is empty or None.
+    """The contents of a run directory, read once. What the run has not come to yet is empty or
+    None.
 
-    Rows are as the files have them: metrics sorted by (stage, member, updates), evaluations by
-    (policy, member, updates). A return or mean that was not finite is NaN or None.
+    Rows are as in the files: metrics sorted by (stage, member, updates), evaluations by (policy,
+    member, updates). A return or mean that was not finite is NaN or None.
     """
 
     directory: AnyPath
@@ -47,22 +48,22 @@ class RunRecord:
     members: list[MemberEntry]
     metrics: list[MetricsRow]
     evaluations: list[EvaluationRow]
-    running: bool = False  # a process was at work on it when it was read
+    running: bool = False  # whether a process was working on the run when it was read
 
     @cached_property
     def tests(self) -> dict[int, dict[int, StudentTest]]:
-        """Every member's tests by update count, earliest first. Made once: whoever looked for a
-        member's rows among all would look for as long as there are members.
+        """Every member's tests by update count, earliest first. Made once, since searching all rows
+        for each member takes time quadratic in the members.
         """
         found: dict[int, dict[int, StudentTest]] = {}
         for row in self.evaluations:
             if row["policy"] == "student":
                 found.setdefault(row["member"], {})[row["updates"]] = row
-        return {member: dict(sorted(own.items())) for member, own in found.items()}
+        return {member: dict(sorted(rows.items())) for member, rows in found.items()}
 
     @cached_property
     def training(self) -> dict[int, list[StudentMetrics]]:
-        """Every member's metrics, in the rows' order."""
+        """Every member's metrics, in the order of the rows."""
         found: dict[int, list[StudentMetrics]] = {}
         for row in self.metrics:
             if row["stage"] == "students":
@@ -81,32 +82,32 @@ def mean_returns(rows: Collection[StudentTest]) -> list[float]:
     if len(set(map(len, returns))) == 1:  # one call for all takes a tenth of the time
         means: list[float] = np.array(returns, dtype=np.float64).mean(axis=1).tolist()
         return means
-    return [float(np.mean(own)) for own in returns]
+    return [float(np.mean(episodes)) for episodes in returns]
 
 
 def common_updates(run: RunRecord, members: Iterable[int]) -> list[int]:
-    """Update counts at which every one of the members was tested, rising. No members have none."""
+    """Update counts at which all of the members were tested, rising; empty for no members."""
     tested = [student_rows(run, member).keys() for member in members]
     return sorted(set(tested[0]).intersection(*tested[1:])) if tested else []
 
 
 def final_rows(run: RunRecord, members: Sequence[int]) -> dict[int, StudentTest]:
-    """Each member's row at the last update count that all of them were tested at; empty if there is
-    no such count.
+    """Each member's row at the last update count at which all of them were tested; empty if there
+    is none.
     """
     shared = common_updates(run, members)
     return {member: student_rows(run, member)[shared[-1]] for member in members} if shared else {}
 
 
 def reference_return(run: RunRecord, policy: str) -> float | None:
-    """Mean return of the test of "teacher" or "random", or None if it was not tested."""
+    """Mean return of "teacher" or "random" in its test; None if it was not tested."""
     returns = [row["returns"] for row in run.evaluations if row["policy"] == policy]
     return float(np.mean(returns[-1])) if returns else None
 
 
 def references_of_data(run: RunRecord) -> list[str]:
-    """Which of "teacher" and "random" this run did not test itself: a data's description has
-    returns of theirs, no lengths.
+    """Which of "teacher" and "random" have returns from the data's description instead of a test by
+    this run; such rows have no lengths.
     """
     last = {row["policy"]: row for row in run.evaluations}
     return [
@@ -117,13 +118,13 @@ def references_of_data(run: RunRecord) -> list[str]:
 
 
 def dataset_return(run: RunRecord) -> float | None:
-    """Mean return of the dataset's episodes, or None without a dataset."""
+    """Mean return of the dataset's episodes; None without a dataset."""
     return None if run.dataset is None else float(run.dataset["returns"]["mean"])
 
 
 def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
-    """What the sweep chose and the members that have it, in the members' order; one setting without
-    a sweep.
+    """Each setting of the sweep and the members that have it, in the members' order; without a
+    sweep, one setting.
     """
     found: list[tuple[Row, list[int]]] = []
     for entry in run.members:
@@ -136,12 +137,12 @@ def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
 
 
 def is_cql(entry: Mapping[str, Any]) -> bool:
-    """Whether a member is CQL's, and not a baseline."""
+    """Whether a member was trained with CQL and is not a baseline."""
     return bool(entry["swept"].get("algorithm", "cql") == "cql")
 
 
 def conservative_weight(run: RunRecord, entry: MemberEntry) -> float | None:
-    """A member's; None of behaviour cloning, whose policy no critic made."""
+    """A member's conservative weight; None for behaviour cloning, which uses no critic."""
     if entry["swept"].get("algorithm") == "bc":
         return None
     if entry["swept"].get("algorithm") == "sac":
@@ -154,16 +155,18 @@ def conservative_weight(run: RunRecord, entry: MemberEntry) -> float | None:
 def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     """The results of a run, as `--json` prints them.
 
-    Aggregates are over members' mean returns at the last update count that all members were tested
-    at (that all of CQL's were, where a baseline was not): IQM, median and mean, each with the ends
-    of its interval, and the worst member's. Without such a count (no tests, or a member that was
-    not tested yet) they are None, and each member stands with its own last test. Baselines are no
-    part of the aggregate. `groups` holds the same for each setting of a sweep and each baseline,
-    over its own members; where a sweep has several settings the aggregate of all is of a mixture,
-    and the groups are what to look at. `normalized` holds the aggregate, and the optimality gap,
-    where the data's random policy is 0 and its reference 100. `references_of_data` names those of
-    teacher and random policy that were tested when the data was collected, so perhaps on other
-    episodes than the students.
+    The aggregates are IQM, median and mean, each with the ends of its interval, and the worst
+    member's mean. They are over members' mean returns at the last update count at which all members
+    were tested (or all of CQL's members, where a baseline was not). Without such a count, because
+    there are no tests or a member was not tested yet, they are None, and each member's line is
+    about its last test. Baselines are not part of the aggregates.
+
+    `groups` has the same for the members of each setting of a sweep and of each baseline. Where a
+    sweep has several settings, look at the groups: the aggregate over all members is of a mixture.
+    `normalized` has the aggregates, and the optimality gap, on the scale where the data's random
+    policy is 0 and its reference 100. `references_of_data` names those of teacher and random policy
+    that were tested when the data was collected, and so perhaps on other episodes than the
+    students.
 
     Args:
         run: the record.
@@ -173,15 +176,6 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     everyone = [entry["member"] for entry in run.members]
     cql = [entry["member"] for entry in run.members if is_cql(entry)]
     final = final_rows(run, everyone) or final_rows(run, cql)
-    groups = [
-        {
-            "swept": swept,
-            "members": own,
-            **_result(run, _narrowed(final, own) or final_rows(run, own), num_samples, seed),
-        }
-        for swept, own in settings(run)
-        if swept
-    ]
     return {
         **_result(run, _narrowed(final, cql), num_samples, seed),
         "members": [_member_result(run, entry, final) for entry in run.members],
@@ -189,13 +183,17 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
         "dataset": dataset_return(run),
         "random": reference_return(run, "random"),
         "references_of_data": references_of_data(run),
-        "groups": groups,
+        "groups": [
+            _group_result(run, swept, members, final, num_samples, seed)
+            for swept, members in settings(run)
+            if swept
+        ],
     }
 
 
 def best_group(result: dict[str, Any]) -> Row | None:
-    """Of a summary of several settings of CQL the one with the highest IQM; None where there is
-    one, or none was tested.
+    """Of several settings of CQL in a summary, the one with the highest IQM; None where there is
+    only one setting, or none was tested.
     """
     cql = cql_groups(result)
     known = [group for group in cql if group["iqm"] is not None and not np.isnan(group["iqm"])]
@@ -203,7 +201,7 @@ def best_group(result: dict[str, Any]) -> Row | None:
 
 
 def cql_groups(result: dict[str, Any]) -> list[Row]:
-    """Of a summary the settings of CQL, without the baselines."""
+    """The groups of a summary that are settings of CQL, without the baselines."""
     return [group for group in result["groups"] if is_cql(group)]
 
 
@@ -214,10 +212,11 @@ def curve(
     seed: int,
     counts: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """The aggregate of some members at the given update counts; by default at every one that all of
-    them were tested at.
+    """The aggregate of some members at the given update counts, by default at every count at which
+    all of them were tested.
 
-    Each point: updates, iqm, iqm_low, iqm_high, member_means (mean returns in the members' order).
+    Each point has updates, iqm, iqm_low, iqm_high, and member_means (mean returns in the members'
+    order).
     """
     points = []
     for updates in common_updates(run, members) if counts is None else counts:
@@ -229,7 +228,7 @@ def curve(
 
 
 def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed: int) -> Row:
-    """The aggregates over one row of each member, with the worst member's mean, as they are and
+    """The aggregates over one row of each member and the worst member's mean, and the aggregates
     normalised.
     """
     scores = _scores(rows.values()) if rows else None
@@ -238,7 +237,7 @@ def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed
     normalised: Row | None = None
     if reference is not None and scores is not None:
         normalised = {name: float(reference.normalized(value)) for name, value in aggregate.items()}
-        # The gap is no affine map of the scores, as the others are.
+        # The gap is not an affine map of the scores, so it cannot be normalised afterwards.
         normalised |= _aggregate(
             reference.normalized(scores), {"optimality_gap": optimality_gap}, num_samples, seed
         )
@@ -254,6 +253,18 @@ def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed
     }
 
 
+def _group_result(
+    run: RunRecord,
+    swept: Row,
+    members: list[int],
+    final: dict[int, StudentTest],
+    num_samples: int,
+    seed: int,
+) -> Row:
+    rows = _narrowed(final, members) or final_rows(run, members)
+    return {"swept": swept, "members": members, **_result(run, rows, num_samples, seed)}
+
+
 def _narrowed(rows: dict[int, StudentTest], members: Iterable[int]) -> dict[int, StudentTest]:
     kept = set(members)
     return {member: row for member, row in rows.items() if member in kept}
@@ -267,15 +278,15 @@ def _scores(rows: Iterable[StudentTest]) -> Floats:
 def _aggregate(
     scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int
 ) -> Row:
-    """Statistics of members' scores [members, episodes] and their intervals, by name; None for each
-    without scores.
+    """Statistics of members' scores [members, episodes] and the ends of their intervals, by name;
+    all None without scores.
     """
     found: Row = {}
     for name, statistic in statistics.items():
         value, low, high = (None, None, None)
         if scores is not None:
-            # One stream for every interval: the same scores have the same interval in the table and
-            # in the figure.
+            # The same stream for every interval, so that the same scores have the same interval in
+            # the table and in the figure.
             generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
             value = estimate(scores, of_members(statistic))
             low, high = interval(scores, statistic, generator, num_samples, resample=crossed_means)
@@ -284,11 +295,9 @@ def _aggregate(
 
 
 def _member_result(run: RunRecord, entry: MemberEntry, final: dict[int, StudentTest]) -> Row:
-    """A member's line: at the common last test, or at its own last one where there is no common
-    test.
-    """
-    own = list(student_rows(run, entry["member"]).values())
-    row = final.get(entry["member"]) or (own[-1] if own else None)
+    """A member's line, about the last test that all had or, where there is none, its last test."""
+    tests = list(student_rows(run, entry["member"]).values())
+    row = final.get(entry["member"]) or (tests[-1] if tests else None)
     return {
         "member": entry["member"],
         "seed": entry["seed"],
