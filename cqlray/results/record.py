@@ -1,4 +1,4 @@
-"""A run directory, finished or not, read into one record."""
+"""Reads a run directory, of a finished run or not, into one record."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from cqlray.storage.run_directory import (
     RunDirectory,
 )
 
-SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, that reports look into
+SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, which reports need
 ROW_KEY = ("stage", "policy", "member", "updates", "round")
-NOT_KEPT = ("lengths", "seconds")  # of a student's test: no result is made of them
+NOT_KEPT = ("lengths", "seconds")  # of a student's test, as no result uses them
 
 
 def load_run(directory: AnyPath) -> RunRecord:
-    """Read a run directory. It may be running or interrupted: what is not there yet is empty or
-    None in the record.
+    """Read a run directory. The run may be under way or interrupted; what is not there yet is empty
+    or None in the record.
 
     Raises:
         UserError: it is not a run directory, or one of its files is damaged.
@@ -51,7 +51,7 @@ def load_run(directory: AnyPath) -> RunRecord:
 
 
 def lines(run: RunRecord, name: str) -> list[Row]:
-    """The rows of one of the run's files of JSON lines; none where there is no such file."""
+    """The rows of one of the run's files of JSON lines; empty where there is no such file."""
     return RunDirectory(run.directory).rows(name)
 
 
@@ -69,7 +69,7 @@ def _config(path: AnyPath) -> dict[str, Any]:
 
 
 def _json(path: AnyPath) -> Any:
-    """A JSON file's value; None where the run has not come to it yet."""
+    """A JSON file's value; None where the run has not written it yet."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -79,8 +79,8 @@ def _json(path: AnyPath) -> Any:
 
 
 def _tested(row: Row) -> Row:
-    """An evaluation row whose numbers of episodes are arrays: half a million rows of lists would
-    fill the memory. A null becomes NaN.
+    """An evaluation row with arrays in place of lists of episodes' numbers, since half a million
+    rows of lists would fill the memory. A null becomes NaN.
     """
     if row["policy"] == "student":
         row = {key: value for key, value in row.items() if key not in NOT_KEPT}
@@ -91,14 +91,14 @@ def _tested(row: Row) -> Row:
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
-    """Rows sorted by what they are about; of rows about the same thing, the last written."""
+    """Rows sorted by what they are about; of several rows about the same thing, the one written
+    last.
+    """
     keyed = {_key(row): row for row in rows}
     return [keyed[key] for key in sorted(keyed)]
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    """What a row is about. What it does not have, or has as null, comes before all that others
-    have.
-    """
+    """What a row is about, to sort by. A missing or null entry comes before all others."""
     stage, policy, *numbers = map(row.get, ROW_KEY)
     return (stage or "", policy or "", *(-1 if value is None else value for value in numbers))

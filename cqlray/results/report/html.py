@@ -42,7 +42,7 @@ LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens sl
 
 def write_report(directory: AnyPath, run: RunRecord | None = None) -> AnyPath:
     """Write DIRECTORY/report.html from the run directory as it is now, finished or not. `run` is
-    its record, where that was read already.
+    the run's record, if it was read already.
 
     Raises:
         UserError: as load_run.
@@ -185,7 +185,7 @@ def _curves(run: RunRecord, result: dict[str, Any], samples: int, seed: int) -> 
 
 
 def _thin_lines(run: RunRecord) -> str:
-    """How many members the learning curves show."""
+    """How many members' curves are drawn."""
     if len(run.members) <= plots.MOST_LINES:
         return f"{len(run.members)} members"
     return f"{plots.MOST_LINES} of {len(run.members):,} members"

@@ -34,11 +34,11 @@ from cqlray.results.statistics.summary import (
 )
 from cqlray.storage.rows import MemberEntry
 
-# Of more, some are drawn, evenly spread: a page of half a million points takes minutes to make and
-# to open, and nobody could see more in it.
+# Where there are more, only some are drawn, evenly spread. A page of half a million points takes
+# minutes to make and to open, and shows no more.
 MOST_LINES = 200  # of members
 MOST_TESTS = 100  # along a curve
-MOST_POINTS = 4_000  # of value_calibration, or one for each member
+MOST_POINTS = 4_000  # in value_calibration, unless there are more members
 
 T = TypeVar("T")
 
@@ -161,7 +161,9 @@ def _draw_diagonal(axes: Any, low: float, high: float) -> None:
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of the items, evenly spread, with the first and the last; of one the last."""
+    """At most so many of the items, evenly spread from the first to the last (just the last, where
+    `most` is 1).
+    """
     if len(items) <= most:
         return list(items)
     places = np.linspace(len(items) - 1, 0, most).round().astype(int)[::-1]

@@ -1,11 +1,12 @@
 """Values against returns: did the critics' lower bound hold?
 
-CQL means its critics to understate what the policy earns from the first state on. The excess of an
-episode is min_i Q_i(s_0, pi(s_0)) minus what it then brought, the discounted sum of its rewards as
-trained on and, where the time limit cut it off, the critics' own discounted value of the rest. That
-last part shares the critics' error: where the error is the same everywhere, an excess is that error
-times 1 - discount^length. Where the error grows along an episode the excess may even have the other
-sign, so that nothing is said of episodes that are cut short while the rest still counts for much.
+CQL's critics should underestimate what the policy earns from the first state on. The excess of an
+episode is min_i Q_i(s_0, pi(s_0)) minus the return that was then observed: the discounted sum of
+the rewards as trained on and, where the time limit cut the episode off, the critics' discounted
+value of the rest. That last part has the critics' error, too. Where the error is the same
+everywhere, an excess is that error times 1 - discount^length. Where the error grows along an
+episode, the excess may even have the opposite sign. So there is no verdict on episodes that are cut
+short while the rest still has much weight.
 """
 
 from __future__ import annotations
@@ -27,47 +28,46 @@ from cqlray.results.statistics.summary import (
 )
 from cqlray.storage.rows import EvaluationRow, StudentTest
 
-MIN_RESAMPLED = (
-    5  # a bootstrap of fewer numbers of one sign has an interval of that sign, which says too much
-)
-# mean discount of what the time limit hid: beyond it, critics would mostly be compared with
-# themselves
+# A bootstrap of fewer numbers that all have one sign gives an interval of that sign, which claims
+# too much.
+MIN_RESAMPLED = 5
+# Mean discount of the part beyond the time limit. Above this, critics would mostly be compared with
+# themselves.
 CUT_SHORT = 0.5
 NOTHING = Interval(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The critics' value of the first state against what the episodes brought, for one conservative
-    weight.
+    """The critics' value of the first state compared with the observed returns, for one
+    conservative weight.
     """
 
     conservative_weight: float
     tests: int
-    """Tests of a member that have both numbers."""
+    """Tests of any member that have both numbers."""
     below: int
-    """Of these, the tests whose value was at or below what was observed."""
+    """How many of these had a value at or below the observed return."""
     last_excess: float
-    """Value minus observed at each member's last such test, mean over members, in rewards as
-    trained on.
+    """Value minus observed return at each member's last such test, averaged over members, in
+    rewards as trained on.
     """
 
 
 def observed_return(row: EvaluationRow) -> float | None:
-    """Mean discounted return of a test as the critics count it: to the time limit, and their own
-    value beyond it.
+    """Mean discounted return of a test as the critics define it: the rewards up to the time limit,
+    and the critics' value of what comes after it.
     """
     seen, tail = row.get("discounted_return"), row.get("tail_value")
     return None if seen is None or tail is None else float(seen + tail)
 
 
 def calibrations(run: RunRecord) -> list[Calibration]:
-    """One for each conservative weight of the run, rising; weights without a test that can be
-    compared are left out.
+    """One for each conservative weight of the run, rising; weights without a comparable test are
+    left out.
     """
-    excesses: dict[
-        float, list[list[float]]
-    ] = {}  # weight -> for each member, the excess at each test
+    # By weight: for each member, the excess at each of its tests.
+    excesses: dict[float, list[list[float]]] = {}
     for entry in run.members:
         weight = conservative_weight(run, entry)
         if weight is None:
@@ -82,30 +82,30 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     return [
         Calibration(
             conservative_weight=weight,
-            tests=sum(len(own) for own in found),
-            below=sum(value <= 0 for own in found for value in own),
-            last_excess=float(np.mean([own[-1] for own in found])),
+            tests=sum(map(len, members)),
+            below=sum(value <= 0 for member in members for value in member),
+            last_excess=float(np.mean([member[-1] for member in members])),
         )
-        for weight, found in sorted(excesses.items())
+        for weight, members in sorted(excesses.items())
     ]
 
 
 @dataclass(frozen=True)
 class Excess:
-    """Mean of value minus observed return, in rewards as trained on, and what can be said of its
-    sign.
+    """The mean of value minus observed return, in rewards as trained on, and what is known about
+    its sign.
     """
 
     mean: float
     interval: Interval
-    """95%."""
+    """The 95% interval of the mean."""
     episodes: int
     cut_short: bool = False
-    """Whether the time limit hides so much that the critics would be compared with themselves."""
+    """Whether so much lies beyond the time limit that critics would be compared with themselves."""
 
     @property
     def held(self) -> bool | None:
-        """Whether the lower bound held; None where that cannot be told."""
+        """Whether the lower bound held; None where that is not known."""
         if self.cut_short or not np.isfinite(self.interval).all():
             return None
         if self.interval.high <= 0.0:
@@ -114,7 +114,7 @@ class Excess:
 
     @property
     def verdict(self) -> str:
-        """In plain words."""
+        """`held` in words."""
         if self.cut_short:
             return (
                 "cannot be told: the time limit ends episodes so early that most of what follows is"
@@ -128,29 +128,29 @@ class Excess:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """The lower bound of one conservative weight, at the last test of each of its members."""
+    """Whether the lower bound held for one conservative weight, at its members' last tests."""
 
     conservative_weight: float
     overall: Excess
-    """Mean over members; the interval resamples members and episodes, so members that disagree
-    leave it open. Two or three members that agree settle it: the verdict is then about these
-    members more than about training. With one member it is that member's own.
+    """The mean over members. The interval is from resampled members and episodes, so members that
+    disagree make it wide. Two or three members that agree make it narrow: the verdict is then about
+    these members more than about training. With one member, it is that member's excess.
     """
     members: dict[int, Excess]
-    """Of each member that has been tested. Its interval is about this one policy and critic."""
+    """The excess of each tested member. Its interval is about this one policy and its critics."""
 
     def count(self, held: bool | None) -> int:
-        """Members whose bound held (True), did not hold (False), or of which it cannot be told
+        """How many members' bound held (True), did not hold (False), or is not known to have held
         (None).
         """
         return sum(excess.held is held for excess in self.members.values())
 
 
 def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck]:
-    """One for each conservative weight of the run, rising; weights without a test that can be
-    compared are left out.
+    """One for each conservative weight of the run, rising; weights without a comparable test are
+    left out.
 
-    A value that was not finite is not passed over: of its member and weight nothing can be told.
+    A value that was not finite is not ignored: nothing is known then about its member and weight.
 
     Args:
         run: the record.
@@ -201,15 +201,15 @@ def _check(
     scores = _matrix(list(rows.values()))
     enough = scores.size >= MIN_RESAMPLED and np.isfinite(scores).all()
     ends = interval(scores, mean, generator, num_samples) if enough else NOTHING
-    episodes, cut_short = (
-        sum(e.episodes for e in members.values()),
-        any(e.cut_short for e in members.values()),
-    )
+    episodes = sum(excess.episodes for excess in members.values())
+    cut_short = any(excess.cut_short for excess in members.values())
     return BoundCheck(weight, Excess(float(scores.mean()), ends, episodes, cut_short), members)
 
 
 def _of_row(row: StudentTest) -> Excess:
-    """A row without `excesses` has only their mean, whose error cannot be told."""
+    """The excess in one test. A row without `excesses` has only their mean, whose error is not
+    known.
+    """
     excesses = _excesses(row)
     if excesses is None:
         return Excess(_mean_excess(row), NOTHING, len(row["returns"]))
@@ -218,8 +218,8 @@ def _of_row(row: StudentTest) -> Excess:
 
 
 def _matrix(rows: Sequence[StudentTest]) -> Floats:
-    """[members, episodes]; [members, 1], each member's mean, where episodes were not kept or differ
-    in number.
+    """The excesses [members, episodes]; each member's mean, [members, 1], where episodes were not
+    kept or differ in number.
     """
     excesses = [_excesses(row) for row in rows]
     kept = [values for values in excesses if values is not None]
@@ -229,7 +229,7 @@ def _matrix(rows: Sequence[StudentTest]) -> Floats:
 
 
 def _excesses(row: StudentTest) -> Floats | None:
-    """[episodes] as the row has them, null as NaN; None where it has none."""
+    """The excesses [episodes] of a row, with NaN for null; None where it has none."""
     values = row.get("excesses")
     if values is None or len(values) == 0:
         return None

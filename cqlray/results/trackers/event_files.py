@@ -1,8 +1,8 @@
-"""TensorBoard's event files, all of one file's scalars at once.
+"""TensorBoard's event files, made all scalars at once.
 
-A file is a sequence of records: length (8 bytes), its checksum (4), an Event in protobuf, its
-checksum (4). TensorBoard's own writer makes them one by one, in Python, at about 20,000 a second; a
-run of a thousand members has millions.
+A file is a sequence of records: length (8 bytes), checksum of the length (4), an Event in protobuf,
+checksum of the Event (4). TensorBoard's writer makes them one by one in Python, about 20,000 per
+second, and a run of a thousand members has millions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _HEADER, _FOOTER = 12, 4
 
 
 def event_file(scalars: Sequence[tuple[str, float, int]], wall_time: float) -> bytes:
-    """A file of scalars, each (tag, value, step), in their order; steps are not negative."""
+    """The bytes of a file of scalars, each (tag, value, step), in this order; no step is
+    negative.
+    """
     version = b"\x1a\x0d" + b"brain.Event:2"
     events = [_bytes(b"\x09" + np.float64(wall_time).tobytes() + version)[None]]
     indices = [np.zeros(1, np.int64)]
@@ -31,18 +33,18 @@ def event_file(scalars: Sequence[tuple[str, float, int]], wall_time: float) -> b
     steps = np.array([step for _, _, step in scalars], np.int64)
     sizes = _varint_sizes(steps)
     for tag, of_tag in places.items():
-        own = np.array(of_tag)
-        for size in np.unique(sizes[own]):  # events of one size are a matrix
-            alike = own[sizes[own] == size]
+        indices_of_tag = np.array(of_tag)
+        for size in np.unique(sizes[indices_of_tag]):  # events of one size form a matrix
+            alike = indices_of_tag[sizes[indices_of_tag] == size]
             events.append(_events(tag, values[alike], _varints(steps[alike], size), wall_time))
             indices.append(alike + 1)
     return _records(events, indices)
 
 
 def _events(tag: str, values: NDArray[np.float64], steps: Bytes, wall_time: float) -> Bytes:
-    """[n, bytes]: an Event of each value and step; steps are varints, [n, bytes]."""
+    """[n, bytes]: an Event for each value and step; steps are varints, [n, bytes]."""
     name = tag.encode()
-    with np.errstate(over="ignore"):  # too large for a float32 is infinite there
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite
         numbers = values.astype("<f4").view(np.uint8).reshape(-1, 4)
     value = _field(0x0A, name) + b"\x15"
     summary = b"\x0a" + _varint(len(value) + 4) + value
@@ -60,10 +62,12 @@ def _events(tag: str, values: NDArray[np.float64], steps: Bytes, wall_time: floa
 
 
 def _records(events: Sequence[Bytes], indices: Sequence[NDArray[np.int64]]) -> bytes:
-    """Records of events, each [n, bytes] and with the places that its rows have in the file."""
+    """The file's records, from matrices of events [n, bytes] and the position in the file of each
+    of their rows.
+    """
     count, longest = sum(map(len, events)), max(event.shape[1] for event in events)
     lengths = np.zeros(count, np.int64)
-    aligned = np.zeros((count, longest), np.uint8)  # to the right, for the checksums
+    aligned = np.zeros((count, longest), np.uint8)  # at the right edge, for the checksums
     for event, places in zip(events, indices, strict=True):
         lengths[places] = event.shape[1]
         aligned[places, longest - event.shape[1] :] = event
@@ -80,10 +84,11 @@ def _records(events: Sequence[Bytes], indices: Sequence[NDArray[np.int64]]) -> b
 
 
 def _checksums(aligned: Bytes, lengths: NDArray[np.int64]) -> Bytes:
-    """[n, 4]: the masked CRC-32C of rows that end at the right edge, zeros before them.
+    """[n, 4]: the masked CRC-32C of rows that end at the right edge, with zeros before them.
 
-    A checksum begins with all bits set, which is the same as to begin with none and have the first
-    four bytes inverted; then the zeros before a row change nothing, and all rows go together.
+    CRC-32C starts with all bits set. Starting with no bit set and the first four bytes inverted
+    gives the same result; then the zeros before a row change nothing, and all rows can be computed
+    together.
     """
     rows, width = aligned.shape
     inverted = aligned.copy()
@@ -117,13 +122,13 @@ def _varint(number: int) -> bytes:
 
 
 def _varint_sizes(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bytes that each takes in protobuf's form, seven bits in a byte."""
+    """How many bytes each number takes as a varint, which has seven bits in a byte."""
     limits = 1 << (7 * np.arange(1, 9, dtype=np.int64))
     return np.searchsorted(limits, numbers, side="right") + 1
 
 
 def _varints(numbers: NDArray[np.int64], size: int) -> Bytes:
-    """[n, size]; all of them take so many bytes."""
+    """Numbers that all take `size` bytes, as varints [n, size]."""
     parts = (numbers[:, None] >> (7 * np.arange(size))) & 0x7F
     parts[:, : size - 1] |= 0x80
     return parts.astype(np.uint8)

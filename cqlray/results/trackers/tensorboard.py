@@ -31,8 +31,8 @@ def send(tracked: TrackedRun) -> str:
 
 
 def write_tensorboard(directory: AnyPath, run: RunRecord | None = None) -> bool:
-    """Write DIRECTORY/tensorboard anew from the run directory: a folder for each member and one for
-    the teacher. `run` is its record, where that was read already.
+    """Write DIRECTORY/tensorboard from the run directory, replacing what was there: a folder for
+    each member and one for the teacher. `run` is the run's record, if it was read already.
 
     Returns:
         False, with nothing written, where the `tensorboard` package is not installed.
@@ -48,7 +48,8 @@ def write_tensorboard(directory: AnyPath, run: RunRecord | None = None) -> bool:
         for name, data in files:
             (directory / TENSORBOARD / name).write(data)
         return True
-    # Built aside and moved in whole: what stands there is always from one reading of the run.
+    # Written elsewhere and moved into place whole, so that all of it comes from one reading of the
+    # run.
     fresh = Path(tempfile.mkdtemp(prefix=".tensorboard-", dir=directory))
     try:
         fresh.chmod(0o755)
@@ -63,7 +64,7 @@ def write_tensorboard(directory: AnyPath, run: RunRecord | None = None) -> bool:
 
 
 def _files(run: RunRecord) -> Iterator[tuple[str, bytes]]:
-    """Names below tensorboard/ and contents."""
+    """Each file's name below tensorboard/ and its content."""
     now = time.time()
     file = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}.0"
     for name, scalars in curves(run):
