@@ -23,6 +23,7 @@ OF_SEVERAL_MODULES = {
     "data/formats/test_foreign.py": "files that other libraries wrote",
     "data/formats/test_round_trips.py": "from each format to each",
     "envs/test_envs.py": "make, rollout and scaling",
+    "results/test_scale.py": "how the cost of a report grows",
     "workers/test_workers.py": "rollout worker, teacher, learner and evaluator, without Ray",
 }
 
