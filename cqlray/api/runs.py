@@ -13,9 +13,9 @@ from cqlray.config.load import check
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import RunConfig
 from cqlray.errors import UserError
+from cqlray.results.record import Estimates, fqe_returns
 from cqlray.results.record import load_run as load_run_record
 from cqlray.results.report.html import write_report
-from cqlray.results.series import Estimates, fqe_returns
 from cqlray.results.statistics.summary import RunRecord, student_rows
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path

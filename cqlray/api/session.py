@@ -28,8 +28,7 @@ from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
 from cqlray.results.policies import newest_rows, require_snapshots
-from cqlray.results.record import load_run
-from cqlray.results.series import fqe_returns
+from cqlray.results.record import fqe_returns, load_run
 from cqlray.results.statistics.summary import RunRecord, references_of_data, summarize
 from cqlray.runtime.jobs import inside_job, require_lasting
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan

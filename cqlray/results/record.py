@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from cqlray.storage.run_directory import (
     CONFIG,
     DATASET,
     EVALUATIONS,
+    FITTED_Q,
     MEMBERS,
     METRICS,
     TEACHER,
@@ -27,6 +28,9 @@ from cqlray.storage.run_directory import (
 SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, which reports need
 ROW_KEY = ("stage", "policy", "member", "updates", "round")
 NOT_KEPT = ("lengths", "seconds")  # of a student's test, as no result uses them
+
+Estimates = Mapping[int, Mapping[int, float | None]]
+"""Of fitted Q evaluation, by member and updates; None where an estimate is not finite."""
 
 
 def load_run(directory: AnyPath) -> RunRecord:
@@ -48,6 +52,18 @@ def load_run(directory: AnyPath) -> RunRecord:
         evaluations=cast(list[EvaluationRow], _latest(map(_tested, run.each_row(EVALUATIONS)))),
         running=run.in_use(),
     )
+
+
+def fqe_returns(run: RunRecord) -> Estimates:
+    """What fitted Q evaluation estimates of each member's snapshots, in rising order of updates;
+    empty where it judged none.
+
+    Where a snapshot was judged twice, the last estimate counts.
+    """
+    found: dict[int, dict[int, float | None]] = {}
+    for row in lines(run, FITTED_Q):
+        found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
+    return {member: dict(sorted(returns.items())) for member, returns in found.items()}
 
 
 def lines(run: RunRecord, name: str) -> list[Row]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cqlray import seeding
+from cqlray.results.record import fqe_returns
 from cqlray.results.report.formatting import (
     NOTHING,
     normalized_by,
@@ -15,7 +16,6 @@ from cqlray.results.report.formatting import (
     sentence,
     tested_elsewhere,
 )
-from cqlray.results.series import fqe_returns
 from cqlray.results.statistics.calibration import check_bounds
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean

@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from cqlray.errors import UserError
-from cqlray.results.series import EVERYONE, Series, TrackedRun
+from cqlray.results.trackers.series import EVERYONE, Series, TrackedRun
 
 STATUS = {"finished": "FINISHED", "running": "RUNNING", "interrupted": "KILLED"}
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH = 1000, 100  # what MLflow's servers accept

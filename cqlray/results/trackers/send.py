@@ -16,7 +16,7 @@ from importlib import import_module
 
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.series import TrackedRun, tracked_run
+from cqlray.results.trackers.series import TrackedRun, tracked_run
 from cqlray.storage.locations import AnyPath
 
 Sender = Callable[[TrackedRun], str]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.series import TrackedRun, curves
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.results.trackers.event_files import event_file
+from cqlray.results.trackers.series import TrackedRun, curves
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.run_directory import TENSORBOARD
 

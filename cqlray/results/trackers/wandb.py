@@ -16,7 +16,7 @@ import wandb
 from wandb import Settings
 
 from cqlray.errors import UserError
-from cqlray.results.series import Series, TrackedRun
+from cqlray.results.trackers.series import Series, TrackedRun
 
 NEXT_STEP = "cqlray-next-step"  # in an offline run's folder: the step after the last one in it
 

@@ -15,8 +15,8 @@ import pytest
 from cqlray.results.record import load_run
 from cqlray.results.report import plots
 from cqlray.results.report.html import render
-from cqlray.results.series import curves, tracked_run
 from cqlray.results.statistics.summary import RunRecord, summarize
+from cqlray.results.trackers.series import curves, tracked_run
 from tests.unit.results.run_directories import large_run
 
 SETTINGS = [{"conservative_weight": weight} for weight in (1.0, 5.0)]

@@ -21,9 +21,9 @@ import pytest
 from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, EvaluationConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.series import EVERYONE, tracked_run
 from cqlray.results.statistics.summary import summarize
 from cqlray.results.trackers.send import send_to
+from cqlray.results.trackers.series import EVERYONE, tracked_run
 from cqlray.storage.run_directory import RunDirectory
 from tests.unit.results.run_directories import estimate, make_run, reference, student, write_lines
 from tests.unit.results.wandb_server import Runs, wandb_server

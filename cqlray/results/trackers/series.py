@@ -7,13 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.record import lines
+from cqlray.results.record import Estimates, fqe_returns
 from cqlray.results.statistics.calibration import observed_return
 from cqlray.results.statistics.summary import (
     RunRecord,
@@ -26,15 +26,11 @@ from cqlray.results.statistics.summary import (
 )
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.rows import MemberEntry, MetricsRow, StudentTest
-from cqlray.storage.run_directory import FITTED_Q
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"
 
 Scalar = tuple[str, float, int]  # name, value, step in updates
-Estimates = Mapping[
-    int, Mapping[int, float | None]
-]  # of fitted Q evaluation, by member and updates; None is not finite
 
 
 @dataclass(frozen=True)
@@ -95,18 +91,6 @@ def tracked_run(run: RunRecord) -> TrackedRun:
         seconds=float(sum(manifest.get("stages", {}).values())),
         series=[_everyone(run, estimates), *_singles(run, estimates)],
     )
-
-
-def fqe_returns(run: RunRecord) -> Estimates:
-    """What fitted Q evaluation estimates of each member's snapshots, in rising order of updates;
-    empty where it judged none.
-
-    Where a snapshot was judged twice, the last estimate counts.
-    """
-    found: dict[int, dict[int, float | None]] = {}
-    for row in lines(run, FITTED_Q):
-        found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
-    return {member: dict(sorted(returns.items())) for member, returns in found.items()}
 
 
 def curves(
