@@ -94,7 +94,7 @@ def report(words: list[str]) -> int:
     from cqlray.results.trackers.send import send_to
 
     (run,) = options.runs
-    path = write_report(run) if options.out is None else _write_page(run, options.out)
+    path = write_report(run, options.out)
     sent = send_to(run, options.to) if options.to else {}
     if options.json:
         print(json.dumps({"report": str(path), **sent}))
@@ -206,23 +206,17 @@ def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> N
         Console().print(results_table(result, record))
 
 
-def write_report(run: AnyPath) -> AnyPath:
-    """Write the run's page and TensorBoard files; returns the page's path."""
+def write_report(run: AnyPath, page: AnyPath | None = None) -> AnyPath:
+    """Write the run's page and TensorBoard files; returns the page's path.
+
+    With `page`, only the page is written, there, since the run directory may be read-only.
+    """
     from cqlray.results.record import load_run
     from cqlray.results.report.html import write_report
     from cqlray.results.trackers.tensorboard import write_tensorboard
 
     record = load_run(run)
-    path = write_report(run, record)
-    write_tensorboard(run, record)
-    return path
-
-
-def _write_page(run: AnyPath, path: AnyPath) -> AnyPath:
-    """Write the page elsewhere, and nothing into the run directory, which may be read-only."""
-    from cqlray.results.record import load_run
-    from cqlray.results.report.html import render
-    from cqlray.storage.run_directory import write_bytes
-
-    write_bytes(path, render(load_run(run)).encode())
+    path = write_report(run, record, page)
+    if page is None:
+        write_tensorboard(run, record)
     return path

@@ -1,4 +1,4 @@
-"""Reads a run directory, of a finished run or not, into one record."""
+"""Reads the directory of a run, finished or not, into one record."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ FRAMES_PER_SECOND = 30  # where the environment does not say
 CAPTION = 18  # pixels
 # GIFs time frames in hundredths of a second, and viewers slow down frames shorter than two of them.
 SHORTEST_FRAME = 20  # milliseconds
-# A GIF of a longer episode has every second, fourth, ... frame, since it compresses each by itself.
+# A GIF of a longer episode has every second, fourth, ... frame, since GIF compresses frames badly.
 MOST_GIF_FRAMES = 300
 MOST_STEPS = 1_000  # where the environment has no time limit, as its episodes may never end
 LONGEST_REASON = 200  # characters

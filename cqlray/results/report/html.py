@@ -40,14 +40,20 @@ from cqlray.storage.run_directory import EVENTS, FITTED_Q, REPORT, VIDEO, write_
 LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens slowly
 
 
-def write_report(directory: AnyPath, run: RunRecord | None = None) -> AnyPath:
-    """Write DIRECTORY/report.html from the run directory as it is now, finished or not. `run` is
-    the run's record, if it was read already.
+def write_report(
+    directory: AnyPath, run: RunRecord | None = None, path: AnyPath | None = None
+) -> AnyPath:
+    """Write the report of the run directory as it is now, finished or not; returns its path.
+
+    Args:
+        directory: the run directory.
+        run: its record, if it was read already.
+        path: where to write, by default DIRECTORY/report.html.
 
     Raises:
         UserError: as load_run.
     """
-    path = directory / REPORT
+    path = directory / REPORT if path is None else path
     write_bytes(path, render(run or load_run(directory)).encode())
     return path
 
