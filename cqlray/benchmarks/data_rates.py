@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data import loading
 from cqlray.data.columns import fill_columns
-from cqlray.data.dataset import Description
+from cqlray.data.dataset import DESCRIPTION, Description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.prefetch import Prefetcher
 from cqlray.data.shards import to_parquet
@@ -81,7 +81,7 @@ def write_shards(sizes: Sizes, directory: Path) -> dict[str, Any]:
     for shard in sizes.shards():
         (directory / description.add(shard)).write_bytes(to_parquet(shard))
     written = description.finish()
-    (directory / "dataset.json").write_text(json.dumps(written))
+    (directory / DESCRIPTION).write_text(json.dumps(written))
     return written
 
 

@@ -148,12 +148,13 @@ def _counted(number: int, noun: str) -> str:
 
 def _convert(words: list[str]) -> int:
     from cqlray.data.checks.findings import require_valid
+    from cqlray.data.dataset import DESCRIPTION
     from cqlray.data.source import columns_in_words
 
     options = _convert_parser().parse_args(words)
     if options.append and options.to != "cqlray":
         raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
-    if (Path(options.out) / "dataset.json").exists() and not options.append:
+    if (Path(options.out) / DESCRIPTION).exists() and not options.append:
         raise UserError(f"{options.out} holds a dataset already; --append adds to it")
     dataset = _open(options)
     done: list[str] = []

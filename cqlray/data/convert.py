@@ -70,7 +70,7 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         UserError: the directory holds a dataset and `append` is not set, or one that the new
             episodes do not belong to; the source cannot be read or holds no episode.
     """
-    there = (directory / "dataset.json").exists()
+    there = (directory / datasets.DESCRIPTION).exists()
     if there and not append:
         raise UserError(f"{directory} holds a dataset already; --append adds to it")
     description = datasets.Description(source.environment)
@@ -94,7 +94,7 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
     if there:
         origin.pop("columns", None)  # they are not those of the episodes before
     written = {**origin, **before, **description.finish(), "provenance": provenance}
-    write_json(directory / "dataset.json", written)
+    write_json(directory / datasets.DESCRIPTION, written)
     return written
 
 

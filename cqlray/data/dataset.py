@@ -155,7 +155,7 @@ def dataset_directory(path: AnyPath) -> AnyPath:
 
 
 def _find(path: AnyPath) -> AnyPath | None:
-    return next((d for d in (path, path / "dataset") if (d / "dataset.json").is_file()), None)
+    return next((d for d in (path, path / "dataset") if (d / DESCRIPTION).is_file()), None)
 
 
 def absolute_name(data: str) -> str:
@@ -171,7 +171,7 @@ def read_description(path: AnyPath) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    file = dataset_directory(path) / "dataset.json"
+    file = dataset_directory(path) / DESCRIPTION
     try:
         description = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:

@@ -4,7 +4,7 @@ observations and gives actions in the environment's bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import AnyPath, Location, any_path
+from cqlray.storage.row_index import is_of_student
 from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, RunDirectory
 
 MOST_LISTED = 24  # update counts in a message
@@ -146,15 +147,22 @@ def _best_row(directory: RunDirectory, by: str | None, updates: int | None) -> t
     judged: set[int] = set()
     for way in _SCORES if by is None else (by,):
         file, score = _SCORES[way]
-        rows = [row for row in directory.rows(file) if row.get("policy", "student") == "student"]
-        newest = newest_rows(row for row in rows if updates in (None, row["updates"]))
+        newest = newest_rows(
+            row for row in _of_students(directory, file) if updates in (None, row["updates"])
+        )
         scores = {
             member: found for member, row in newest.items() if (found := score(row)) is not None
         }
         if scores:
             return newest[max(scores, key=lambda member: scores[member])], way
-        judged |= {row["updates"] for row in rows if score(row) is not None}
+        judged |= {
+            row["updates"] for row in _of_students(directory, file) if score(row) is not None
+        }
     raise _nothing_to_choose_by(directory, by, updates, judged)
+
+
+def _of_students(directory: RunDirectory, file: str) -> Iterator[Row]:
+    return filter(is_of_student, directory.each_row(file))
 
 
 def _nothing_to_choose_by(
@@ -175,7 +183,7 @@ def _nothing_to_choose_by(
         hint = f"make one: cqlray evaluate {directory.path} --fitted-q"
         return UserError(f"{directory.path} has no fitted Q evaluation of its students yet; {hint}")
     file, score = _SCORES["fqe"]
-    if by == "return" and any(score(row) is not None for row in directory.rows(file)):
+    if by == "return" and any(score(row) is not None for row in directory.each_row(file)):
         return UserError(
             f"{directory.path} has no test of its students, but fitted Q evaluation of them: choose"
             " by 'fqe'"

@@ -11,13 +11,14 @@ import yaml
 
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.errors import UserError
-from cqlray.results.statistics.summary import Row, RunRecord
+from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.rows import EvaluationRow, MetricsRow
+from cqlray.storage.rows import EvaluationRow, Event, FittedQRow, MetricsRow
 from cqlray.storage.run_directory import (
     CONFIG,
     DATASET,
     EVALUATIONS,
+    EVENTS,
     FITTED_Q,
     MEMBERS,
     METRICS,
@@ -27,6 +28,8 @@ from cqlray.storage.run_directory import (
 
 SECTIONS = ("seed", "env", "cql", "evaluation")  # of the config, which reports need
 ROW_KEY = ("stage", "policy", "member", "updates", "round")
+Row = dict[str, Any]  # as a file has it
+
 NOT_KEPT = ("lengths", "seconds")  # of a student's test, as no result uses them
 
 Estimates = Mapping[int, Mapping[int, float | None]]
@@ -61,14 +64,19 @@ def fqe_returns(run: RunRecord) -> Estimates:
     Where a snapshot was judged twice, the last estimate counts.
     """
     found: dict[int, dict[int, float | None]] = {}
-    for row in lines(run, FITTED_Q):
+    for row in fitted_q_rows(run):
         found.setdefault(row["member"], {})[row["updates"]] = row["fqe_return"]
     return {member: dict(sorted(returns.items())) for member, returns in found.items()}
 
 
-def lines(run: RunRecord, name: str) -> list[Row]:
-    """The rows of one of the run's files of JSON lines; empty where there is no such file."""
-    return RunDirectory(run.directory).rows(name)
+def fitted_q_rows(run: RunRecord) -> list[FittedQRow]:
+    """What fitted Q evaluation wrote; nothing where it judged nothing."""
+    return cast(list[FittedQRow], RunDirectory(run.directory).rows(FITTED_Q))
+
+
+def events(run: RunRecord) -> list[Event]:
+    """The run's time line, in order of time; nothing where it has none."""
+    return cast(list[Event], RunDirectory(run.directory).rows(EVENTS))
 
 
 def _config(path: AnyPath) -> dict[str, Any]:

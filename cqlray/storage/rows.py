@@ -98,8 +98,27 @@ class FittedQRow(TypedDict):
     seconds: NotRequired[float]
 
 
-Event: TypeAlias = dict[str, Any]
-"""A line of events.jsonl: `at` (unix seconds), `event`, and what that kind of event has."""
+class Event(TypedDict):
+    """A line of events.jsonl: when something happened, what, and what there is to say of it."""
+
+    at: float
+    """Unix seconds."""
+    event: str
+    """session, stage, busy, death, frozen or not shared."""
+    what: NotRequired[str]
+    host: NotRequired[str]
+    stage: NotRequired[str]
+    role: NotRequired[str]
+    processes: NotRequired[int]
+    busy_seconds: NotRequired[float]
+    """Summed over the processes."""
+    seconds: NotRequired[float]
+    member: NotRequired[int]
+    updates: NotRequired[int]
+
+
+Swept: TypeAlias = dict[str, Any]
+"""What a sweep chose for a member, by the option's name."""
 
 
 class MemberEntry(TypedDict):
@@ -107,5 +126,4 @@ class MemberEntry(TypedDict):
 
     member: int
     seed: int
-    swept: dict[str, Any]
-    """What the sweep chose for it, by the option's name."""
+    swept: Swept

@@ -21,7 +21,7 @@ from cqlray.api import runs as api
 from cqlray.cli.main import main
 from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import Interrupted
-from cqlray.results.record import lines, load_run
+from cqlray.results.record import events, fitted_q_rows, load_run
 from cqlray.results.report.selection_sentences import judged_snapshots
 from cqlray.results.report.timeline import time_line
 from cqlray.stages import evaluate as judges
@@ -125,7 +125,7 @@ def test_once_the_block_is_full_it_is_judged_as_if_nothing_had_been(
     assert estimates(out) == estimates(undisturbed)
     record = load_run(out)
     assert all(
-        snapshot.estimate < 1e6 for snapshot in judged_snapshots(record, lines(record, "fqe.jsonl"))
+        snapshot.estimate < 1e6 for snapshot in judged_snapshots(record, fitted_q_rows(record))
     )
     assert load_policy(out, by="fqe").member == load_policy(undisturbed, by="fqe").member
 
@@ -192,4 +192,4 @@ def test_where_nothing_can_be_judged_one_line_says_so(
         and len(estimates(out)) == 9
     )
     record = load_run(out)
-    assert time_line(lines(record, "events.jsonl"), False).sessions[-1].ending == "finished"
+    assert time_line(events(record), False).sessions[-1].ending == "finished"

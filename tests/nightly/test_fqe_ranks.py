@@ -15,7 +15,7 @@ import pytest
 from cqlray import PRESETS
 from cqlray.api import runs as api
 from cqlray.config.schema import CollectionConfig, EnvConfig, EvaluationConfig, RunConfig
-from cqlray.results.record import lines, load_run
+from cqlray.results.record import events, fitted_q_rows, load_run
 from cqlray.results.report.selection_sentences import (
     agreement_sentences,
     chosen_sentences,
@@ -74,7 +74,7 @@ def test_estimates_rank_snapshots_as_their_returns_do(
     """
     run = api.run(dataclasses.replace(config, out=str(tmp_path / "run")), quiet=True).run_dir
     record = load_run(run)
-    judged = judged_snapshots(record, lines(record, "fqe.jsonl"))
+    judged = judged_snapshots(record, fitted_q_rows(record))
     assert len(judged) == MEMBERS * SNAPSHOTS
     episodes = np.array(
         [row["returns"] for row in record.evaluations if row["policy"] == "student"]
@@ -105,11 +105,11 @@ def _costs(record: RunRecord) -> Iterator[str]:
     """Seconds of fitted Q and of training, as the run's own files have them; of processes of one
     thread each.
     """
-    fits = sum(row["seconds"] for row in lines(record, "fqe.jsonl"))
+    fits = sum(row["seconds"] for row in fitted_q_rows(record))
     yield (
         f"fits took {fits:.1f} s, {fits / MEMBERS / SNAPSHOTS:.2f} s for each policy; stages"
         f" {record.manifest['stages']}"
     )
-    for (stage, role), busy in time_line(lines(record, "events.jsonl"), False).busy.items():
+    for (stage, role), busy in time_line(events(record), False).busy.items():
         if stage == "students":
             yield f"{role}: {busy.processes} processes at work for {busy.busy_seconds:.1f} s in all"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cqlray.data.dataset import DESCRIPTION
 from cqlray.data.formats.d4rl import SUFFIXES as HDF5
 from cqlray.data.formats.d4rl import open_d4rl
 from cqlray.data.formats.files import DataPath, locate, readable
@@ -93,7 +94,7 @@ def _sniffed(file: DataPath) -> str:
 
 def _open_directory(name: str, directory: DataPath, names: ColumnNames) -> Source:
     for candidate in (directory, directory / "dataset"):
-        if (candidate / "dataset.json").is_file:
+        if (candidate / DESCRIPTION).is_file:
             return open_native(name, candidate)
     if (data := data_directory(directory)) is not None:
         return open_minari(name, data)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from cqlray.data.dataset import KEPT_OF_ORIGIN, checked_description, require_digest
+from cqlray.data.dataset import DESCRIPTION, KEPT_OF_ORIGIN, checked_description, require_digest
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
@@ -22,7 +22,7 @@ def open_native(name: str, directory: DataPath) -> Source:
         UserError: dataset.json is damaged. Iterating raises it where a shard is missing, damaged or
             not the one that dataset.json names.
     """
-    file = directory / "dataset.json"
+    file = directory / DESCRIPTION
     with readable(file.name, "JSON file"):
         content = json.loads(file.read())
     description = checked_description(content, file.name)

@@ -8,7 +8,8 @@ import numpy as np
 
 from cqlray.results.report.formatting import setting_name
 from cqlray.results.statistics.resampling import Floats
-from cqlray.results.statistics.summary import Row, RunRecord, common_updates, settings, student_rows
+from cqlray.results.statistics.summary import RunRecord, common_updates, settings, student_rows
+from cqlray.storage.rows import Swept
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Group:
     """Members of a run that differ in nothing but their seed."""
 
     run: RunRecord
-    swept: Row
+    swept: Swept
     members: list[int]
     name: str
     returns: Floats | None

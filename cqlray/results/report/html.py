@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cqlray.config.schema import NO_ENVIRONMENT
-from cqlray.results.record import lines, load_run
+from cqlray.results.record import events, fitted_q_rows, load_run
 from cqlray.results.report import plots
 from cqlray.results.report.dataset_section import dataset_section
 from cqlray.results.report.formatting import (
@@ -35,7 +35,7 @@ from cqlray.results.report.values_section import values_section
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.run_directory import EVENTS, FITTED_Q, REPORT, VIDEO, write_bytes
+from cqlray.storage.run_directory import REPORT, VIDEO, write_bytes
 
 LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens slowly
 
@@ -77,10 +77,10 @@ def render(run: RunRecord) -> str:
         improvement_section(groups_of(run), samples, seed),
         _video(run),
         values_section(run, samples, seed),
-        selection_section(run, lines(run, FITTED_Q), samples, seed),
+        selection_section(run, fitted_q_rows(run), samples, seed),
         dataset_section(run),
         _teacher(run),
-        timeline_section(run, lines(run, EVENTS)),
+        timeline_section(run, events(run)),
         _again(run),
     ]
     return page(f"cqlray: {environment}", parts)

@@ -19,8 +19,8 @@ from cqlray.results.report.formatting import (
     versions_in_words,
 )
 from cqlray.results.report.model_card_scores import score_lines
-from cqlray.results.statistics.summary import Row, RunRecord
-from cqlray.storage.rows import MemberEntry
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.rows import MemberEntry, Swept
 
 _ALGORITHMS = {
     "cql": "Conservative Q-Learning (CQL(H), Kumar et al. 2020, arXiv 2006.04779)",
@@ -191,7 +191,7 @@ def _training(run: RunRecord, policy: ExportedPolicy, entry: MemberEntry) -> Ite
     )
 
 
-def _of_baseline(run: RunRecord, entry: MemberEntry) -> Row:
+def _of_baseline(run: RunRecord, entry: MemberEntry) -> Swept:
     """The options in which a baseline differs from the config, as config.members sets them."""
     of_algorithm = {
         "sac": {"conservative_weight": 0.0},

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.results.record import lines
+from cqlray.results.record import events
 from cqlray.results.report.formatting import count, duration, number
 from cqlray.results.report.groups import groups_of
 from cqlray.results.report.page import figure, figures, folded, paragraph, section, table
+from cqlray.results.report.plots import spread
 from cqlray.results.report.selection_sentences import (
     LEAST,
     Judged,
@@ -26,13 +27,17 @@ from cqlray.results.report.selection_sentences import (
 from cqlray.results.report.style import legend_below, looks, svg_figure
 from cqlray.results.report.timeline import time_line
 from cqlray.results.statistics.selection import RankCorrelation
-from cqlray.results.statistics.summary import Row, RunRecord
-from cqlray.storage.run_directory import EVENTS
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.rows import FittedQRow
 
 MOST_ROWS = 16  # of the table that is shown at once
+MOST_LISTED = 5_000  # snapshots in it
+MOST_COMPARED = 8_000  # snapshots whose order is compared with that of their tests
 
 
-def selection_section(run: RunRecord, rows: Sequence[Row], num_samples: int, seed: int) -> str:
+def selection_section(
+    run: RunRecord, rows: Sequence[FittedQRow], num_samples: int, seed: int
+) -> str:
     """The section; empty where fitted Q evaluation judged no policy of the run.
 
     `rows` are those of fqe.jsonl.
@@ -40,15 +45,14 @@ def selection_section(run: RunRecord, rows: Sequence[Row], num_samples: int, see
     judged = judged_snapshots(run, rows)
     if not judged:
         return ""
-    pairs = [snapshot for snapshot in judged if snapshot.true is not None]
+    tested = [snapshot for snapshot in judged if snapshot.true is not None]
+    pairs = _spread(tested)
     found = trust(pairs, num_samples, seed)
     sentences = trust_sentences(pairs, found) + (
         agreement_sentences(judged) if len(pairs) < LEAST else []
     )
-    listed = table(
-        ["member", "updates", "estimate", "mean return of its test"],
-        [_line(snapshot) for snapshot in judged],
-    )
+    if len(pairs) < len(tested):
+        sentences.append(f"These are {len(pairs):,} of {len(tested):,}, spread over the updates.")
     return section(
         "Choosing without the environment",
         *map(paragraph, [*sentences, *chosen_sentences(judged)]),
@@ -63,12 +67,37 @@ def selection_section(run: RunRecord, rows: Sequence[Row], num_samples: int, see
             if pairs
             else ""
         ),
-        listed if len(judged) <= MOST_ROWS else folded(f"All {len(judged)} snapshots", listed),
+        _listed(judged),
         paragraph(_note(run, rows, judged), "soft"),
     )
 
 
-def _note(run: RunRecord, rows: Sequence[Row], judged: Sequence[Judged]) -> str:
+def _spread(tested: Sequence[Judged]) -> Sequence[Judged]:
+    """All of the tested snapshots; of more than MOST_COMPARED those after some update counts,
+    evenly spread: to order half a million two thousand times would take hours.
+    """
+    if len(tested) <= MOST_COMPARED:
+        return tested
+    members = len({snapshot.member for snapshot in tested})
+    counts = sorted({snapshot.updates for snapshot in tested})
+    kept = set(spread(counts, max(1, MOST_COMPARED // members)))
+    return [snapshot for snapshot in tested if snapshot.updates in kept]
+
+
+def _listed(judged: Sequence[Judged]) -> str:
+    """The snapshots as a table; of very many each member's newest."""
+    shown, title = judged, f"All {len(judged)} snapshots"
+    if len(judged) > MOST_LISTED:
+        shown = list({snapshot.member: snapshot for snapshot in judged}.values())
+        title = f"The newest snapshot of each of {len(shown):,} members, {len(judged):,} in all"
+    listed = table(
+        ["member", "updates", "estimate", "mean return of its test"],
+        [_line(snapshot) for snapshot in shown],
+    )
+    return listed if len(judged) <= MOST_ROWS else folded(title, listed)
+
+
+def _note(run: RunRecord, rows: Sequence[FittedQRow], judged: Sequence[Judged]) -> str:
     """What an estimate is, and what it cost."""
     words = (
         "Estimate: fitted Q evaluation of each snapshot's policy on the dataset alone, mean over"
@@ -80,7 +109,7 @@ def _note(run: RunRecord, rows: Sequence[Row], judged: Sequence[Judged]) -> str:
             f" On held-out episodes Q misses its targets by {number(float(np.median(errors)))} in"
             " reward (median snapshot)."
         )
-    line = time_line(lines(run, EVENTS), run.running)
+    line = time_line(events(run), run.running)
     training = line.busy.get(("students", "learner"))
     # A session that was killed has not recorded how long its learners were busy.
     known = training and all(session.ending != "killed" for session in line.sessions)
@@ -116,7 +145,8 @@ def _scatter(run: RunRecord, pairs: Sequence[Judged]) -> str:
     with svg_figure() as (drawn, svg):
         axes: Any = drawn.add_subplot(xlabel="mean return of its test", ylabel="estimate")
         for group, look in zip(groups, looks(groups), strict=True):
-            of_group = [snapshot for snapshot in pairs if snapshot.member in group.members]
+            own = set(group.members)
+            of_group = [snapshot for snapshot in pairs if snapshot.member in own]
             if not of_group:
                 continue
             label = look.label if len(groups) > 1 else "a snapshot (outlined: a member's last)"

@@ -20,7 +20,8 @@ from cqlray.results.statistics.selection import (
     rank_correlation_among_members,
     spearman,
 )
-from cqlray.results.statistics.summary import Row, RunRecord, student_rows
+from cqlray.results.statistics.summary import RunRecord, student_rows
+from cqlray.storage.rows import FittedQRow
 
 LEAST = 5  # snapshots; a rank correlation of fewer means nothing
 ENOUGH_MEMBERS = 5  # have 120 possible orders, so theirs is hardly chance; three have only 6
@@ -60,29 +61,31 @@ class Trust:
     """
 
 
-def judged_snapshots(run: RunRecord, rows: Sequence[Row]) -> list[Judged]:
+def judged_snapshots(run: RunRecord, rows: Sequence[FittedQRow]) -> list[Judged]:
     """The snapshots that rows of fqe.jsonl are about, sorted by member and updates. The last row
     about a snapshot counts; one whose estimate is not finite is left out.
 
     The estimate is in the environment's rewards (fqe_return); where no row has that, in the scaled
     rewards that training used.
     """
-    name = "fqe_return" if any(row.get("fqe_return") is not None for row in rows) else "fqe_value"
+    scaled = all(row.get("fqe_return") is None for row in rows)
     latest = {(row["member"], row["updates"]): row for row in rows}
-    latest = {key: row for key, row in latest.items() if row.get(name) is not None}
-    tested = {member: student_rows(run, member) for member in {member for member, _ in latest}}
     found = []
-    for (member, updates), row in sorted(latest.items()):
-        test = tested[member].get(updates)
+    for (member, updates), row in sorted(latest.items(), key=lambda item: item[0]):
+        estimate = row.get("fqe_value") if scaled else row.get("fqe_return")
+        if estimate is None:
+            continue
+        test = student_rows(run, member).get(updates)
         mean = float(np.mean(test["returns"])) if test else float("nan")
-        fits = row.get("fqe_fits") or ()
+        fits = [fit for fit in row.get("fqe_fits") or () if fit is not None]
+        whole = len(fits) == len(row.get("fqe_fits") or ())
         found.append(
             Judged(
                 member,
                 updates,
-                estimate=float(row[name]),
+                estimate=float(estimate),
                 true=mean if np.isfinite(mean) else None,
-                fits=() if None in fits else tuple(fits),
+                fits=tuple(fits) if whole else (),
                 held_out=row.get("fqe_return_held_out"),
                 bellman_error=row.get("fqe_bellman_error"),
             )

@@ -20,7 +20,8 @@ from cqlray.results.report.formatting import (
     swept_names,
     tested_elsewhere,
 )
-from cqlray.results.statistics.summary import Row, RunRecord
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.rows import Swept
 
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
@@ -80,7 +81,7 @@ def _aggregates(summary: dict[str, Any], swept: Sequence[str]) -> list[list[str]
 
 
 def _line(
-    name: str, swept: Sequence[str], setting: Row, value: float | None, note: str = ""
+    name: str, swept: Sequence[str], setting: Swept, value: float | None, note: str = ""
 ) -> list[str]:
     """The cells of a line that is not about one member."""
     values = [setting_value(setting[key]) if key in setting else "" for key in swept]

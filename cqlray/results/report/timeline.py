@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cqlray.results.statistics.summary import Row
+from cqlray.storage.rows import Event
 
 
 @dataclass
@@ -67,7 +67,7 @@ class TimeLine:
     busy: dict[tuple[str, str], Busy] = field(default_factory=dict)  # by stage and role
 
 
-def time_line(events: Sequence[Row], running: bool) -> TimeLine:
+def time_line(events: Sequence[Event], running: bool) -> TimeLine:
     """The time line that the rows of events.jsonl make; empty where there are none.
 
     A session that was killed ends with its last event, as what it did after that is not known.
@@ -104,7 +104,7 @@ def of_stages(stages: dict[str, float]) -> TimeLine:
     return line
 
 
-def _session(rows: Sequence[Row], worked: float, running: bool) -> Session:
+def _session(rows: Sequence[Event], worked: float, running: bool) -> Session:
     endings = [
         row["what"]
         for row in rows
@@ -115,7 +115,7 @@ def _session(rows: Sequence[Row], worked: float, running: bool) -> Session:
     return Session(rows[0]["at"], worked, host, max(0.0, rows[-1]["at"] - rows[0]["at"]), ending)
 
 
-def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> None:
+def _read(line: TimeLine, rows: Sequence[Event], session: Session, last: bool) -> None:
     """Add one session's rows to the time line."""
     stage, begin, open_stage = "", session.start, False
     for index, row in enumerate(rows):
@@ -143,7 +143,7 @@ def _read(line: TimeLine, rows: Sequence[Row], session: Session, last: bool) -> 
         line.spans.append(Span(stage, begin, session.start + session.seconds))
 
 
-def _shows_progress(row: Row) -> bool:
+def _shows_progress(row: Event) -> bool:
     """Whether only a run that went on could have written the row."""
     return row["event"] == "frozen" or (
         row["event"] in ("stage", "session") and row["what"] in ("ended", "finished")

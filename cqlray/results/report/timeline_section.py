@@ -10,7 +10,8 @@ from cqlray.results.report.formatting import NOTHING, duration
 from cqlray.results.report.page import figure, figures, paragraph, section, table
 from cqlray.results.report.style import COLOURS, LEGEND_ROW, WIDTH, legend_below, svg_figure
 from cqlray.results.report.timeline import Mark, Session, TimeLine, of_stages, time_line
-from cqlray.results.statistics.summary import Row, RunRecord
+from cqlray.results.statistics.summary import RunRecord
+from cqlray.storage.rows import Event
 
 BAR_ROW = 0.34  # inches
 ENDINGS = {
@@ -26,7 +27,7 @@ SYMBOLS = (
 _UNITS = ((3 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
-def timeline_section(run: RunRecord, events: Sequence[Row]) -> str:
+def timeline_section(run: RunRecord, events: Sequence[Event]) -> str:
     """The section; empty where nothing is known about the run's time.
 
     `events` are the rows of events.jsonl.

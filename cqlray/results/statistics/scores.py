@@ -14,7 +14,8 @@ import numpy as np
 
 from cqlray import seeding
 from cqlray.results.statistics.resampling import Floats, Interval, iqm_interval, iqm_of_members
-from cqlray.results.statistics.summary import Row, RunRecord, common_updates, settings, student_rows
+from cqlray.results.statistics.summary import RunRecord, common_updates, settings, student_rows
+from cqlray.storage.rows import Swept
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Aggregate:
 class GroupScores:
     """The three scores of the members of one setting of the sweep."""
 
-    swept: Row
+    swept: Swept
     members: list[int]
     updates: list[int]
     """Update counts of the tests that were used, rising."""

@@ -24,9 +24,17 @@ from cqlray.results.statistics.resampling import (
     optimality_gap,
 )
 from cqlray.storage.locations import AnyPath
-from cqlray.storage.rows import EvaluationRow, MemberEntry, MetricsRow, StudentMetrics, StudentTest
+from cqlray.storage.rows import (
+    EvaluationRow,
+    MemberEntry,
+    MetricsRow,
+    StudentMetrics,
+    StudentTest,
+    Swept,
+)
 
-Row = dict[str, Any]
+Results = dict[str, Any]
+"""Numbers by name, as `--json` prints them."""
 
 AGGREGATES: dict[str, Statistic] = {"iqm": interquartile_mean, "median": median, "mean": mean}
 
@@ -122,11 +130,11 @@ def dataset_return(run: RunRecord) -> float | None:
     return None if run.dataset is None else float(run.dataset["returns"]["mean"])
 
 
-def settings(run: RunRecord) -> list[tuple[Row, list[int]]]:
+def settings(run: RunRecord) -> list[tuple[Swept, list[int]]]:
     """Each setting of the sweep and the members that have it, in the members' order; without a
     sweep, one setting.
     """
-    found: list[tuple[Row, list[int]]] = []
+    found: list[tuple[Swept, list[int]]] = []
     for entry in run.members:
         same = [group for swept, group in found if swept == entry["swept"]]
         if same:
@@ -191,7 +199,7 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     }
 
 
-def best_group(result: dict[str, Any]) -> Row | None:
+def best_group(result: dict[str, Any]) -> Results | None:
     """Of several settings of CQL in a summary, the one with the highest IQM; None where there is
     only one setting, or none was tested.
     """
@@ -200,7 +208,7 @@ def best_group(result: dict[str, Any]) -> Row | None:
     return max(known, key=lambda group: float(group["iqm"])) if len(cql) > 1 and known else None
 
 
-def cql_groups(result: dict[str, Any]) -> list[Row]:
+def cql_groups(result: dict[str, Any]) -> list[Results]:
     """The groups of a summary that are settings of CQL, without the baselines."""
     return [group for group in result["groups"] if is_cql(group)]
 
@@ -227,14 +235,14 @@ def curve(
     return points
 
 
-def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed: int) -> Row:
+def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed: int) -> Results:
     """The aggregates over one row of each member and the worst member's mean, and the aggregates
     normalised.
     """
     scores = _scores(rows.values()) if rows else None
     aggregate = _aggregate(scores, AGGREGATES, num_samples, seed)
     reference = None if run.dataset is None else reference_scores(run.dataset)
-    normalised: Row | None = None
+    normalised: Results | None = None
     if reference is not None and scores is not None:
         normalised = {name: float(reference.normalized(value)) for name, value in aggregate.items()}
         # The gap is not an affine map of the scores, so it cannot be normalised afterwards.
@@ -255,12 +263,12 @@ def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed
 
 def _group_result(
     run: RunRecord,
-    swept: Row,
+    swept: Swept,
     members: list[int],
     final: dict[int, StudentTest],
     num_samples: int,
     seed: int,
-) -> Row:
+) -> Results:
     rows = _narrowed(final, members) or final_rows(run, members)
     return {"swept": swept, "members": members, **_result(run, rows, num_samples, seed)}
 
@@ -277,11 +285,11 @@ def _scores(rows: Iterable[StudentTest]) -> Floats:
 
 def _aggregate(
     scores: Floats | None, statistics: dict[str, Statistic], num_samples: int, seed: int
-) -> Row:
+) -> Results:
     """Statistics of members' scores [members, episodes] and the ends of their intervals, by name;
     all None without scores.
     """
-    found: Row = {}
+    found: Results = {}
     for name, statistic in statistics.items():
         value, low, high = (None, None, None)
         if scores is not None:
@@ -294,7 +302,7 @@ def _aggregate(
     return found
 
 
-def _member_result(run: RunRecord, entry: MemberEntry, final: dict[int, StudentTest]) -> Row:
+def _member_result(run: RunRecord, entry: MemberEntry, final: dict[int, StudentTest]) -> Results:
     """A member's line, about the last test that all had or, where there is none, its last test."""
     tests = list(student_rows(run, entry["member"]).values())
     row = final.get(entry["member"]) or (tests[-1] if tests else None)

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cqlray.results.record import load_run
-from cqlray.results.report import plots
+from cqlray.results.report import plots, selection_section
 from cqlray.results.report.html import render
 from cqlray.results.statistics.summary import RunRecord, summarize
 from cqlray.results.trackers.series import curves, tracked_run
-from tests.unit.results.run_directories import large_run
+from tests.unit.results.run_directories import large_run, write_lines
 
 SETTINGS = [{"conservative_weight": weight} for weight in (1.0, 5.0)]
 
@@ -73,3 +73,22 @@ def test_what_is_drawn_does_not_grow_for_ever() -> None:
     assert (few[0], few[-1]) == (0, 999)
     assert plots.spread(range(1000), 1) == [999]
     assert len(set(plots.spread(range(101), 100))) == 100
+
+
+def test_of_very_many_fits_some_are_compared_and_the_newest_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = large_run(tmp_path / "run", 8, 12, 3, bootstrap_samples=100)
+    rows = [
+        {"member": member, "updates": 100 * count, "fqe_return": count + 0.1 * member}
+        for member in range(8)
+        for count in range(1, 13)
+    ]
+    write_lines(run / "fqe.jsonl", rows)
+    assert "All 96 snapshots" in render(load_run(run))
+    monkeypatch.setattr(selection_section, "MOST_LISTED", 50)
+    monkeypatch.setattr(selection_section, "MOST_COMPARED", 40)
+    page = render(load_run(run))
+    assert "The newest snapshot of each of 8 members, 96 in all" in page
+    assert "These are 40 of 96, spread over the updates." in page
+    assert "with the returns of 40 snapshots" in page
