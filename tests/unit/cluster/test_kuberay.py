@@ -15,10 +15,11 @@ import yaml
 from tests.unit.cluster.commands import CLUSTER
 
 SCHEMAS = json.loads((Path(__file__).parent / "schemas" / "kuberay-v1.json").read_text())
-STORAGE, JOB, RAY_CLUSTER = (
+STORAGE, JOB, RAY_CLUSTER, NETWORK = (
     yaml.safe_load((CLUSTER / "kuberay" / f"{name}.yaml").read_text())
-    for name in ("storage", "rayjob", "raycluster")
+    for name in ("storage", "rayjob", "raycluster", "network")
 )
+RUNTIME_DEFAULT = {"type": "RuntimeDefault"}
 
 
 def errors(manifest: dict[str, Any]) -> list[str]:
@@ -118,6 +119,15 @@ def mistakes(spec: dict[str, Any]) -> list[str]:
         pod["securityContext"]["runAsNonRoot"] and pod["restartPolicy"] == "Never" for pod in pods
     ):
         found.append("pod")
+    if not all(pod["securityContext"].get("seccompProfile") == RUNTIME_DEFAULT for pod in pods):
+        found.append("seccomp")
+    locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    if any(container["securityContext"] != locked for container in containers):
+        found.append("capabilities")
+    # The head's autoscaler asks Kubernetes for pods; nobody else has business there.
+    tokens = [pod.get("automountServiceAccountToken", True) for pod in pods]
+    if tokens != [True, False, False]:
+        found.append("service account")
     return found
 
 
@@ -137,6 +147,9 @@ def test_what_this_project_does_not_want_is_seen() -> None:
     del head["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
     learner["template"]["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] = "other"
     learner["template"]["spec"]["restartPolicy"] = "Always"
+    del rollout["template"]["spec"]["securityContext"]["seccompProfile"]
+    container["securityContext"]["capabilities"] = {"add": ["NET_ADMIN"]}
+    del learner["template"]["spec"]["automountServiceAccountToken"]
     expected = [
         "token",
         "head",
@@ -146,6 +159,9 @@ def test_what_this_project_does_not_want_is_seen() -> None:
         "storage",
         "a value that may be a secret",
         "pod",
+        "seccomp",
+        "capabilities",
+        "service account",
     ]
     assert mistakes(spec) == expected
 
@@ -162,3 +178,44 @@ def test_secrets_of_the_manifests_are_those_of_the_readme() -> None:
     for name in {RAY_CLUSTER["spec"]["authOptions"]["secretName"], *names}:
         assert f"kubectl create secret generic {name} " in readme
     assert "--from-literal=auth_token=" in readme  # the key that KubeRay looks for
+
+
+def admits(
+    policy: dict[str, Any], labels: dict[str, str], namespace: str | None, port: int
+) -> bool:
+    """Whether a NetworkPolicy lets in a pod of so many labels; `namespace` is None for its own."""
+
+    def selected(selector: dict[str, Any], names: dict[str, str]) -> bool:
+        wanted = selector.get("matchLabels", {}).items()
+        there = [term["key"] for term in selector.get("matchExpressions", [])]
+        return wanted <= names.items() and all(key in names for key in there)
+
+    for rule in policy["spec"]["ingress"]:
+        ports = [entry["port"] for entry in rule.get("ports", [])]
+        for peer in rule["from"]:
+            other = peer.get("namespaceSelector")
+            inside = namespace is None if other is None else namespace is not None
+            names = {} if namespace is None else {"kubernetes.io/metadata.name": namespace}
+            if (
+                inside
+                and (other is None or selected(other, names))
+                and selected(peer.get("podSelector", {}), labels)
+                and (not ports or port in ports)
+            ):
+                return True
+    return False
+
+
+def test_the_network_lets_in_the_clusters_pods_and_nobody_else() -> None:
+    assert NETWORK["kind"] == "NetworkPolicy" and NETWORK["spec"]["policyTypes"] == ["Ingress"]
+    ours = {"ray.io/cluster": "cqlray-run-x7k2p"}
+    (term,) = NETWORK["spec"]["podSelector"]["matchExpressions"]
+    assert term == {"key": "ray.io/cluster", "operator": "Exists"}  # which KubeRay gives its pods
+    submitter = {"batch.kubernetes.io/job-name": JOB["metadata"]["name"]}
+    assert all(admits(NETWORK, labels, None, 6379) for labels in (ours, submitter))
+    assert admits(NETWORK, {}, "kuberay-operator", 8265)
+    assert admits(NETWORK, {}, "monitoring", 8080)
+    assert not admits(NETWORK, {"app": "web"}, None, 8265)
+    assert not admits(NETWORK, ours, "default", 6379)
+    assert not admits(NETWORK, {}, "monitoring", 8265)
+    assert not admits(NETWORK, {}, "kuberay-operator", 6379)
