@@ -21,11 +21,7 @@ from scipy.special import stdtrit
 
 from cqlray import seeding
 from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
-from cqlray.results.statistics.summary import (
-    RunRecord,
-    conservative_weight,
-    student_rows,
-)
+from cqlray.results.statistics.summary import RunRecord, conservative_weight, student_rows
 from cqlray.storage.rows import EvaluationRow, StudentTest
 
 # A bootstrap of fewer numbers that all have one sign gives an interval of that sign, which claims

@@ -9,13 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cqlray.results.statistics.resampling import (
-    Floats,
-    Interval,
-    chunks,
-    percentiles,
-    score_matrix,
-)
+from cqlray.results.statistics.resampling import Floats, Interval, chunks, percentiles, score_matrix
 
 
 @dataclass(frozen=True)
