@@ -200,7 +200,7 @@ def _onnx(arrays: Arrays, metadata: str) -> tuple[bytes, Act]:
     }
     constants = [
         onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
-        for name, value in values.items()
+        for name, value in sorted(values.items())  # so that the same policy gives the same bytes
     ]
     nodes = _onnx_nodes(helper.make_node, arrays)
     graph = helper.make_graph(nodes, "policy", [ends["observation"]], [ends["action"]], constants)

@@ -93,6 +93,13 @@ def test_rounding_of_sharp_networks_is_no_difference(format: str) -> None:
         exporting._check(policy, FORMATS[format][1](arrays, "{}")[1], observations, format)
 
 
+def test_the_same_policy_gives_the_same_onnx_file() -> None:
+    arrays = policy_arrays(made_policy([3, 8], layer_norm=True))
+    turned = dict(reversed(arrays.items()))  # safetensors gives a snapshot's arrays in any order
+    files = [FORMATS["onnx"][1](given, "{}")[0] for given in (arrays, turned)]
+    assert files[0] == files[1]
+
+
 def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
     def layout(name: str, env_id: str) -> list[str] | None:
         return exporting._layout(
