@@ -42,3 +42,17 @@ class ActorLost(Exception):
     """A process of the run cannot start, died again and again without progress, or failed; what is
     on disk can be resumed.
     """
+
+
+class Lost(Exception):
+    """A process of the run is gone, or what was on its node alone; whoever asked it decides what
+    comes of that.
+    """
+
+    def __init__(self, what: str, of_argument: bool = False, for_good: bool = False) -> None:
+        """`of_argument`: not who was asked, but something that it was given.
+
+        `for_good`: Ray does not restart it.
+        """
+        super().__init__(what)
+        self.of_argument, self.for_good = of_argument, for_good

@@ -7,15 +7,15 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
-import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cqlray.config import load as validate
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
@@ -38,8 +38,9 @@ from cqlray.storage.rows import EvaluationRow
 from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
 
 if TYPE_CHECKING:
-    from cqlray.driver import Driver
+    from cqlray.stages.run import Run
 
+T = TypeVar("T")
 PACKAGES = ("cqlray", "ray", "torch", "gymnasium", "numpy", "pyarrow")
 
 
@@ -61,20 +62,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
         plan = make_plan(config, members(config), cluster)
-        manifest = {
-            "format": FORMAT,
-            "id": uuid.uuid4().hex,
-            "command": shlex.join(["cqlray", *sys.argv[1:]]),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {
-                "python": platform.python_version(),
-                **{name: version(name) for name in PACKAGES},
-            },
-            "environment": dataclasses.asdict(spec),
-            "plan": dataclasses.asdict(plan),
-            "dataset_only": dataset_only,
-            "finished": False,
-        }
+        manifest = _manifest(spec, plan, dataset_only)
         directory = RunDirectory.create(path, manifest)
         resolved = dataclasses.replace(
             config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
@@ -84,6 +72,22 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         return directory, plan
 
     return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
+
+
+def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
+    """Of a run that is to begin."""
+    packages = {name: version(name) for name in PACKAGES}
+    return {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "command": shlex.join(["cqlray", *sys.argv[1:]]),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **packages},
+        "environment": dataclasses.asdict(spec),
+        "plan": dataclasses.asdict(plan),
+        "dataset_only": dataset_only,
+        "finished": False,
+    }
 
 
 def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
@@ -126,19 +130,13 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
         UserError: not a run, one that is under way, or without a dataset or snapshots yet; no
             member's newest snapshot has an estimate. Interrupted: asked to stop.
     """
+    from cqlray.driver import fitted_q
+
     directory = RunDirectory.open(path)
     require_snapshots(path, len(directory.manifest()["plan"]["populations"]))
-    going_on = _saying_how_to_go_on(f"cqlray evaluate {path} --fitted-q")
-    with (
-        _driver(directory, progress, fitted_q=True) as driver,
-        directory.locked(progress.say),
-        driver.crew,
-        going_on,
-    ):
-        driver.crew.event("session", what="resumed", host=socket.gethostname())
-        driver.crew.run_stage("fitted Q", driver.fit_q)
-        driver.crew.event("session", what="finished")
-        driver.crew.writer.flush()
+    how = f"cqlray evaluate {path} --fitted-q"
+    with directory.locked(progress.say), _saying_how_to_go_on(how):
+        _open_again(directory, progress, fitted_q, fitted_q=True)
     newest = newest_rows(directory.rows("fqe.jsonl"))
     if all(row["fqe_return"] is None for row in newest.values()):
         raise UserError(
@@ -158,9 +156,14 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     Raises:
         UserError: the run has no environment. And as `start`.
     """
+    from cqlray.driver import fresh_tests
+
     record = require_environment(path)
-    with _driver(RunDirectory.open(path), progress) as driver:
-        rows = cast(list[EvaluationRow], driver.evaluate(episodes))
+    directory = RunDirectory.open(path)
+    for population in range(len(directory.manifest()["plan"]["populations"])):
+        directory.last_snapshot(population)  # says so where there is none yet
+    tested = _open_again(directory, progress, lambda run: fresh_tests(run, episodes))
+    rows = cast(list[EvaluationRow], tested)
     dataset, fresh = (
         record.dataset,
         {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"},
@@ -187,28 +190,28 @@ def require_environment(path: AnyPath) -> RunRecord:
     return record
 
 
-@contextmanager
-def _driver(
-    directory: RunDirectory, progress: ProgressDisplay, fitted_q: bool = False
-) -> Iterator[Driver]:
-    """A driver for what is done with a run afterwards."""
-    from cqlray.driver import Driver
-    from cqlray.runtime.cluster import Loop, connect
+def _open_again(
+    directory: RunDirectory,
+    progress: ProgressDisplay,
+    story: Callable[[Run], Awaitable[T]],
+    fitted_q: bool = False,
+) -> T:
+    """A story of a run that was made before; nothing of its config changes, but for `fitted_q`."""
+    from cqlray.driver import drive
+    from cqlray.runtime.joining import connect
 
     path = directory.path
-    config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    source = str(path / "config.yaml")
+    config = validate.validate(validate.load_yaml(path / "config.yaml"), source)
     if fitted_q:
-        config = dataclasses.replace(
-            config, evaluation=dataclasses.replace(config.evaluation, fitted_q=True)
-        )
+        evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
+        config = dataclasses.replace(config, evaluation=evaluation)
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
     spec = _spec(config)
-    with connect() as cluster, closing(Loop(progress.say)) as loop:
-        plan = dataclasses.replace(
-            make_plan(config, members(config), cluster), populations=populations
-        )
-        loop.handle_signals()
-        yield Driver(config, directory, plan, spec, loop, progress)
+    with connect() as cluster:
+        plan = make_plan(config, members(config), cluster)
+        plan = dataclasses.replace(plan, populations=populations)
+        return drive(config, directory, plan, spec, progress, story)
 
 
 def _drive(
@@ -218,34 +221,19 @@ def _drive(
     prepare: Callable[[ClusterResources], tuple[RunDirectory, Plan]],
     dataset_only: bool,
 ) -> RunDirectory:
-    from cqlray.driver import Driver
-    from cqlray.runtime.cluster import Loop, connect
+    from cqlray import driver
+    from cqlray.runtime.joining import connect
 
-    started = time.monotonic()
+    began, stages = time.monotonic(), driver.dataset_alone if dataset_only else driver.whole_run
     with connect() as cluster:
         directory, plan = prepare(cluster)
-        with directory.locked(progress.say), closing(Loop(progress.say)) as loop:
-            for line in [f"run          {directory.path}", *plan.lines(config.dataset is not None)]:
+        with directory.locked(progress.say):
+            lines = plan.lines(config.dataset is not None)
+            for line in [f"run          {directory.path}", *lines]:
                 progress.say(line)
-            driver = Driver(config, directory, plan, spec, loop, progress)
-            loop.handle_signals()
-            with driver.crew as crew, _saying_how_to_go_on(f"cqlray resume {directory.path}"):
-                crew.event(
-                    "session",
-                    what="resumed" if "seconds" in directory.manifest() else "began",
-                    host=socket.gethostname(),
-                )
-                try:
-                    driver.make_dataset() if dataset_only else driver.run()
-                    crew.event("session", what="finished")
-                    crew.note(finished=True)
-                except Interrupted:
-                    crew.event("session", what="stopped")
-                    raise
-                finally:
-                    before = directory.manifest().get("seconds", 0.0)
-                    crew.note(seconds=round(before + time.monotonic() - started, 2))
-                    crew.writer.flush()
+            story = partial(driver.session, story=stages, began=began)
+            with _saying_how_to_go_on(f"cqlray resume {directory.path}"):
+                driver.drive(config, directory, plan, spec, progress, story)
     return directory
 
 

@@ -29,8 +29,8 @@ import dataclasses
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from cqlray import seeding
@@ -41,13 +41,15 @@ from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling
+from cqlray.runtime.event_loop import group
 from cqlray.runtime.placement import Plan, make_plan
+from cqlray.runtime.pool import Pool, Reply
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
 if TYPE_CHECKING:
-    from cqlray.runtime.cluster import Loop, Team
+    from cqlray.runtime.cluster import Actor, Cluster
 
 NAMES = {
     "bare": "bare loop",
@@ -108,15 +110,13 @@ class BarePlayer:
 class DrivenLearner:
     """A learner actor, called as the driver calls it, and evaluators for its snapshots."""
 
-    def __init__(self, loop: Loop, learner: Any, evaluators: Team) -> None:
-        from cqlray.runtime import crew
-        from cqlray.stages import train as students
+    def __init__(self, learner: Actor, evaluators: Pool) -> None:
+        from cqlray.stages import evaluate, train
 
-        self.loop, self.learner, self.evaluators = loop, learner, evaluators
-        self.seconds_per_advance = students.SECONDS_PER_ADVANCE
-        episodes = RunConfig().evaluation.episodes
+        self.learner, self.evaluators = learner, evaluators
+        self.seconds_per_advance = train.SECONDS_PER_ADVANCE
+        episodes, size = RunConfig().evaluation.episodes, evaluate.EPISODES_PER_CALL
         seeds = seeding.integer_seeds(0, "benchmark", count=episodes)
-        size = crew.EPISODES_PER_CALL
         self.parts = [tuple(seeds[first : first + size]) for first in range(0, episodes, size)]
         self.updates = 0
         self.snapshot: bytes | None = None
@@ -124,52 +124,48 @@ class DrivenLearner:
         self.inside = 0.0  # seconds inside calls of `advance`
         self.tests = 0  # calls that the evaluators finished
 
-    def warm_up(self) -> None:
+    async def warm_up(self) -> None:
         """Go on until there is a snapshot that every evaluator has played."""
         while self.snapshot is None:
-            self.turn(0.0, "actor")
-        self.turn(0.0, "contended")
+            await self.turn(0.0, "actor")
+        await self.turn(0.0, "contended")
 
-    def turn(self, seconds: float, mode: str) -> Turn:
+    async def turn(self, seconds: float, mode: str) -> Turn:
         """Calls for at least so long."""
-        before, cpu_before, ended = self.updates, self._cpu_seconds(), 0.0
-        self.inside = 0.0
+        before, cpu_before, ended = self.updates, await self._cpu_seconds(), 0.0
+        self.inside, self.busy = 0.0, mode == "contended"
         started = time.perf_counter()
+        async with group() as tasks:
+            reply = self._advance()
+            for _ in self.evaluators.actors if self.busy else []:
+                tasks.create_task(self._test(self.parts[0]))
+            while True:
+                result: Advance = await reply
+                ended = time.perf_counter() - started
+                if ended < seconds:
+                    reply = self._advance()
+                self.updates, self.snapshot = result.updates, result.snapshot or self.snapshot
+                self.inside += result.seconds
+                if mode == "tested" and result.snapshot is not None:
+                    for part in self.parts:
+                        tasks.create_task(self._test(part))
+                if ended >= seconds:
+                    break
+            self.busy = False
+        return Turn(self.updates - before, ended, await self._cpu_seconds() - cpu_before)
 
-        def advance() -> None:
-            self.loop.on(self.learner.advance.remote(self.seconds_per_advance, False), advanced)
+    def _advance(self) -> Reply:
+        return self.learner.ask("advance", self.seconds_per_advance, False)
 
-        def advanced(result: Advance) -> None:
-            nonlocal ended
-            ended = time.perf_counter() - started
-            if ended < seconds:
-                advance()
-            else:
-                self.busy = False
-            self.updates, self.snapshot = result.updates, result.snapshot or self.snapshot
-            self.inside += result.seconds
-            if mode == "tested" and result.snapshot is not None:
-                for part in self.parts:
-                    self._test(part)
-
-        advance()
-        self.busy = mode == "contended"
-        for _ in self.evaluators.actors if self.busy else []:
-            self._test(self.parts[0])
-        self.loop.run()
-        return Turn(self.updates - before, ended, self._cpu_seconds() - cpu_before)
-
-    def _test(self, part: tuple[int, ...]) -> None:
-        snapshot = self.snapshot
-
-        def tested(_: Any, __: Any) -> None:
+    async def _test(self, part: tuple[int, ...]) -> None:
+        """Once; while the evaluators are to be busy, again and again."""
+        while True:
+            await self.evaluators.call("evaluate", self.snapshot, part)
             self.tests += 1
-            if self.busy:
-                self._test(part)
+            if not self.busy:
+                return
 
-        self.evaluators.call(lambda evaluator: evaluator.evaluate.remote(snapshot, part), tested)
-
-    def driver_ms(self) -> dict[str, float]:
+    async def driver_ms(self) -> dict[str, float]:
         """CPU time of this process for a learner's call and for a test, called and answered as in a
         run.
         """
@@ -177,32 +173,26 @@ class DrivenLearner:
 
         snapshot, part = put(self.snapshot), self.parts[0][:1]
 
-        def step() -> None:
-            said, _, _ = self.learner.step.options(num_returns=3).remote(0.0, False)
-            self.loop.on(said, lambda _: None)
+        async def step() -> None:
+            await self.learner.ask("step", 0.0, False, returns=3)
 
-        def test() -> None:
-            self.evaluators.call(
-                lambda evaluator: evaluator.evaluate.remote(snapshot, part), lambda _, __: None
-            )
+        async def test() -> None:
+            await self.evaluators.call("evaluate", snapshot, part)
 
-        return {"learner": self._ms_each(step), "evaluation": self._ms_each(test)}
+        return {"learner": await self._ms_each(step), "evaluation": await self._ms_each(test)}
 
-    def _ms_each(self, call: Callable[[], None]) -> float:
+    async def _ms_each(self, call: Callable[[], Awaitable[None]]) -> float:
         before = time.process_time()
         for _ in range(CALLS):
-            call()
-            self.loop.run()
+            await call()
         return 1e3 * (time.process_time() - before) / CALLS
 
-    def _cpu_seconds(self) -> float:
-        seconds: float = self.loop.get(self.learner.__ray_call__.remote(_process_time))
-        return seconds
+    async def _cpu_seconds(self) -> float:
+        return float(await self.learner.ask("__ray_call__", _process_time))
 
-    def niceness(self) -> int:
+    async def niceness(self) -> int:
         """Of the actor's process: 0 is a usual one's, 19 the lowest priority."""
-        number: int = self.loop.get(self.learner.__ray_call__.remote(_niceness))
-        return number
+        return int(await self.learner.ask("__ray_call__", _niceness))
 
 
 def _process_time(_: Any) -> float:
@@ -231,43 +221,19 @@ def measure(
     Raises:
         UserError: the cluster has fewer CPUs than `threads`.
     """
-    from cqlray.runtime.cluster import Loop, connect
-    from cqlray.stages import train as students
+    from cqlray.runtime.joining import connect
 
-    spec = describe_env(ENV)
-    shards = played_shards(spec)
     config = dataclasses.replace(WORKLOADS[workload].config, num_updates=FOREVER)
     population = [Member(index, index, config, {}) for index in range(members)]
-    asked = RunConfig(
-        env=ENV, resources=ResourcesConfig(learners=1, gpus=0, threads_per_learner=threads)
-    )
+    resources = ResourcesConfig(learners=1, gpus=0, threads_per_learner=threads)
     with connect() as cluster:
-        plan = make_plan(asked, population, cluster)
-        with ExitStack() as opened:
-            bare = opened.enter_context(
-                Apart(BareLearner, population, spec.scaling, threads, *shards)
-            )
-            players = [
-                opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)
-            ]
-            bare.call("turn", 0.0)
-            in_one_call = bare.call("turn", 0.0).rate * students.SECONDS_PER_ADVANCE
-            interval = max(1, round(in_one_call / CHUNK)) * CHUNK
-            loop = Loop(say)
-            loop.handle_signals()
-            driven = opened.enter_context(
-                driven_learner(loop, plan, spec, population, interval, shards)
-            )
-            result = _in_turns(bare, players, driven, members, seconds)
-    sizes = {
+        plan = make_plan(RunConfig(env=ENV, resources=resources), population, cluster)
+        result = _measure(plan, population, seconds, say)
+    return {
         "workload": workload,
         "members": members,
         "threads": threads,
         "evaluators": plan.evaluators,
-    }
-    return {
-        **sizes,
-        "interval": interval,
         "seconds": seconds,
         "rounds": ROUNDS,
         "cpus": cluster.cpus,
@@ -275,33 +241,48 @@ def measure(
     }
 
 
-@contextmanager
+def _measure(
+    plan: Plan, population: list[Member], seconds: float, say: Callable[[str], None]
+) -> dict[str, Any]:
+    from cqlray.runtime.cluster import run_with_actors
+    from cqlray.stages import train
+
+    spec = describe_env(ENV)
+    shards = played_shards(spec)
+    with ExitStack() as opened:
+        learner = Apart(BareLearner, population, spec.scaling, plan.threads, *shards)
+        bare = opened.enter_context(learner)
+        players = [opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)]
+        bare.call("turn", 0.0)
+        in_one_call = bare.call("turn", 0.0).rate * train.SECONDS_PER_ADVANCE
+        interval = max(1, round(in_one_call / CHUNK)) * CHUNK
+
+        async def turns(cluster: Cluster) -> dict[str, Any]:
+            driven = driven_learner(cluster, plan, spec, population, interval, shards)
+            return await _in_turns(bare, players, driven, len(population), seconds)
+
+        return {"interval": interval, **run_with_actors(turns, say)}
+
+
 def driven_learner(
-    loop: Loop,
+    cluster: Cluster,
     plan: Plan,
     spec: EnvSpec,
     members: list[Member],
     interval: int,
     shards: Sequence[Shard],
-) -> Iterator[DrivenLearner]:
-    """The plan's learner and evaluators, ended afterwards."""
-    from cqlray.runtime.cluster import Team
-
-    learner = loop.create(
-        Learner,
-        LearnerSpec(members, 0, spec.scaling, interval, "cpu", plan.threads, "float32"),
-        None,
-        *shards,
-        cpus=plan.cpus["learner"],
+) -> DrivenLearner:
+    """The plan's learner and evaluators."""
+    of_learner = LearnerSpec(members, 0, spec.scaling, interval, "cpu", plan.threads, "float32")
+    share = plan.cpus["learner"]
+    learner = cluster.start(Learner, of_learner, None, *shards, cpus=share)
+    share = plan.cpus["evaluator"]
+    evaluators = Pool(
+        "evaluator",
+        plan.evaluators,
+        lambda number: cluster.start(Evaluator, ENV, spec, cpus=share),
     )
-    evaluators = [
-        loop.create(Evaluator, ENV, spec, cpus=plan.cpus["evaluator"])
-        for _ in range(plan.evaluators)
-    ]
-    try:
-        yield DrivenLearner(loop, learner, Team(loop, evaluators))
-    finally:
-        Team(loop, [learner, *evaluators]).dismiss()
+    return DrivenLearner(learner, evaluators)
 
 
 def _beside(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, seconds: float) -> Turn:
@@ -315,10 +296,10 @@ def _beside(bare: Apart, players: Sequence[Apart], driven: DrivenLearner, second
     return turn
 
 
-def _in_turns(
+async def _in_turns(
     bare: Apart, players: Sequence[Apart], driven: DrivenLearner, members: int, seconds: float
 ) -> dict[str, Any]:
-    driven.warm_up()
+    await driven.warm_up()
     _beside(bare, players, driven, 0.0)
     names = list(NAMES)
     turns: dict[str, list[Turn]] = {name: [] for name in names}
@@ -330,7 +311,7 @@ def _in_turns(
             elif name == "beside":
                 turns[name].append(_beside(bare, players, driven, seconds))
             else:
-                turns[name].append(driven.turn(seconds, name))
+                turns[name].append(await driven.turn(seconds, name))
                 inside.append(driven.inside / turns[name][-1].seconds)
     result: dict[str, Any] = {"member_updates_per_s": {}, "ratio": {}, "cpu_ratio": {}}
     for name, of_name in turns.items():
@@ -348,7 +329,10 @@ def _in_turns(
         [t.rate for t in turns["contended"]], [t.rate for t in turns["beside"]]
     )
     share = statistics.median(inside)
-    of_driver = {"niceness": driven.niceness(), "driver_ms_per_call": driven.driver_ms()}
+    of_driver = {
+        "niceness": await driven.niceness(),
+        "driver_ms_per_call": await driven.driver_ms(),
+    }
     return {**result, "share_inside_advance": share, "tests_played": driven.tests, **of_driver}
 
 

@@ -8,12 +8,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cqlray.benchmarks import data as benchmark
 from cqlray.benchmarks.data_rates import ROUNDS, Sizes
 from cqlray.data.columns import fill_columns
 from cqlray.data.episode import Shard
 from cqlray.data.memory import data_bytes
+
+if TYPE_CHECKING:
+    from cqlray.runtime.cluster import Cluster
 
 
 class Filler:
@@ -28,17 +32,21 @@ class Filler:
 
 def measure(sizes: Sizes) -> dict[str, float]:
     """Bytes of columns per second; the median over rounds."""
-    from cqlray.runtime.cluster import Loop, connect, put
+    from cqlray.runtime.cluster import put, run_with_actors
+    from cqlray.runtime.joining import connect
 
     with connect():
-        loop = Loop(print)
         references, episodes = [], 0
         for shard in sizes.shards():
             references.append(put(shard))
             episodes += shard.num_episodes
         shape = (sizes.transitions, episodes, sizes.observation_dim, sizes.action_dim)
-        filler = loop.create(Filler, cpus=0.5)
-        seconds = [loop.get(filler.fill.remote(shape, *references)) for _ in range(ROUNDS)]
+
+        async def fill(cluster: Cluster) -> list[float]:
+            filler = cluster.start(Filler, cpus=0.5)
+            return [await filler.ask("fill", shape, *references) for _ in range(ROUNDS)]
+
+        seconds = run_with_actors(fill, print)
     return {"object_store_bytes_per_s": data_bytes(*shape) / statistics.median(seconds)}
 
 

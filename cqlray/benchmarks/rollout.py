@@ -3,7 +3,7 @@ allows.
 
 Three rates for each number of workers and of environments in a worker, measured in turns, three
 rounds:
-- workers: RolloutWorker actors that the driver's team keeps busy; a call plays one whole episode in
+- workers: RolloutWorker actors that the driver's pool keeps busy; a call plays one whole episode in
   each environment, and as in a run the shard's summary comes back and the shard stays in the object
   store. Every step counts, over the time until the last call is back. The CPU time of this process
   for each call is what the driver pays.
@@ -29,11 +29,14 @@ from cqlray.benchmarks.contestants import Turn, ratios, timed
 from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
+from cqlray.runtime.event_loop import group
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
+from cqlray.runtime.pool import Pool
+from cqlray.storage.outbox import HandedBack
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 
 if TYPE_CHECKING:
-    from cqlray.runtime.cluster import Loop, Team
+    from cqlray.runtime.cluster import Cluster, Reply
 
 ROUNDS = 3
 POLICIES = ("uniform", "256 x 2")
@@ -46,7 +49,6 @@ class Calls:
         self.envs_per_worker = envs_per_worker
         self.made = 0
         self.steps = 0
-        self.cpu_seconds = 0.0
 
     def next(self) -> ShardTask:
         """The task of the next call."""
@@ -87,32 +89,24 @@ def steps_in_process(
             return calls.steps
 
 
-def calls_of_team(
-    loop: Loop, team: Team, snapshot: Any, envs_per_worker: int, seconds: float
-) -> Calls:
-    """What the team's workers made; `snapshot` is a reference, or None for uniform actions."""
-    calls, deadline, before = (
-        Calls(envs_per_worker),
-        time.perf_counter() + seconds,
-        time.process_time(),
-    )
+async def calls_of_pool(
+    pool: Pool, snapshot: Any, envs_per_worker: int, seconds: float
+) -> tuple[Calls, Turn]:
+    """What the pool's workers made; `snapshot` is a reference, or None for uniform actions."""
+    calls, began, cpu_began = Calls(envs_per_worker), time.perf_counter(), time.process_time()
 
-    def call() -> None:
-        task = calls.next()
-        team.call(lambda worker: worker.play.options(num_returns=2).remote(task, snapshot), arrived)
+    async def play_on() -> None:
+        while True:
+            summary, _ = await pool.call("play", calls.next(), snapshot, returns=2)
+            calls.count(summary)
+            if time.perf_counter() >= began + seconds:
+                return
 
-    def arrived(summary: ShardSummary, _: Any) -> None:
-        calls.count(summary)
-        if time.perf_counter() < deadline:
-            call()
-
-    for _ in range(
-        2 * len(team.actors)
-    ):  # one waits for each that is played, as a stage's tasks do
-        call()
-    loop.run()
-    calls.cpu_seconds = time.process_time() - before
-    return calls
+    async with group() as tasks:
+        for _ in range(2 * len(pool.actors)):  # one waits for each that is played, as in a stage
+            tasks.create_task(play_on())
+    used = time.process_time() - cpu_began
+    return calls, Turn(calls.steps, time.perf_counter() - began, used)
 
 
 def measure(
@@ -128,47 +122,53 @@ def measure(
     Raises:
         UserError: the environment cannot be used, or there are too many workers for the cluster.
     """
-    from cqlray.runtime.cluster import Loop, Team, connect
-    from cqlray.workers.teacher import Teacher
+    from cqlray.runtime.cluster import run_with_actors
+    from cqlray.runtime.joining import connect
 
     spec = describe_env(env)
     with connect() as cluster:
         counts = sorted(set(workers)) or _up_to(int(cluster.cpus))
         plan = _plan(env, counts[-1], cluster)
-        loop = Loop(say)
-        loop.handle_signals()
-        teacher = loop.create(
-            Teacher,
-            _teacher_config(),
-            0,
-            spec.scaling,
-            spec.observation_dim,
-            None,
-            cpus=plan.cpus["teacher"],
+        envs = sorted(set(envs_per_worker))
+        cells = run_with_actors(
+            lambda actors: _cells(actors, plan, env, spec, counts, envs, seconds), say
         )
-        share = plan.cpus["rollout_worker"]
-        actors = [
-            loop.create(RolloutWorker, env, spec, cpus=share, retried=True)
-            for _ in range(counts[-1])
-        ]
-        snapshot = teacher.snapshot.remote()
-        loop.get(snapshot)
-        try:
-            cells = [
-                _cell(loop, Team(loop, actors[:count]), env, spec, policy, snapshot, envs, seconds)
-                for policy, count, envs in itertools.product(
-                    POLICIES, counts, sorted(set(envs_per_worker))
-                )
-            ]
-        finally:
-            Team(loop, [teacher, *actors]).dismiss()
     return {
         "environment": env.id,
         "seconds": seconds,
         "cpus": cluster.cpus,
-        "cpus_per_worker": share,
+        "cpus_per_worker": plan.cpus["rollout_worker"],
         "cells": cells,
     }
+
+
+async def _cells(
+    cluster: Cluster,
+    plan: Plan,
+    env: EnvConfig,
+    spec: EnvSpec,
+    counts: Sequence[int],
+    envs_per_worker: Sequence[int],
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """All policies, numbers of workers and numbers of environments, one after another."""
+    from cqlray.workers.teacher import Teacher
+
+    config, size = _teacher_config(), spec.observation_dim
+    share, nothing = plan.cpus["teacher"], (None, HandedBack())
+    teacher = cluster.start(Teacher, config, 0, spec.scaling, size, *nothing, cpus=share)
+    share = plan.cpus["rollout_worker"]
+    workers = [
+        cluster.start(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])
+    ]
+    snapshot = teacher.ask("snapshot")
+    await snapshot
+    cells = []
+    for policy, count, envs in itertools.product(POLICIES, counts, envs_per_worker):
+        pool = Pool("rollout worker", count, workers.__getitem__)
+        played = None if policy == "uniform" else snapshot
+        cells.append({"policy": policy, **await _cell(pool, env, spec, played, envs, seconds)})
+    return cells
 
 
 def _up_to(cores: int) -> list[int]:
@@ -192,48 +192,35 @@ def _teacher_config() -> TeacherConfig:
     return TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
 
 
-def _cell(
-    loop: Loop,
-    team: Team,
-    env: EnvConfig,
-    spec: EnvSpec,
-    policy: str,
-    reference: Any,
-    envs: int,
-    seconds: float,
+async def _cell(
+    pool: Pool, env: EnvConfig, spec: EnvSpec, reply: Reply | None, envs: int, seconds: float
 ) -> dict[str, Any]:
-    reference = None if policy == "uniform" else reference
-    snapshot = None if reference is None else loop.get(reference)
-    own = RolloutWorker(env, spec)
-    calls_of_team(loop, team, reference, envs, 0.0)  # makes the environments
-    steps_in_process(own, snapshot, envs, 0.0)
+    reference = None if reply is None else reply.references[0]
+    snapshot: bytes | None = None if reply is None else await reply
+    local = RolloutWorker(env, spec)
+    await calls_of_pool(pool, reference, envs, 0.0)  # makes the environments
+    steps_in_process(local, snapshot, envs, 0.0)
     turns: list[tuple[Turn, Turn, Turn]] = []
-    of_rounds: list[Calls] = []
-
-    def team_steps() -> int:
-        of_rounds.append(calls_of_team(loop, team, reference, envs, seconds))
-        return of_rounds[-1].steps
-
+    driver_ms = []
     for _ in range(ROUNDS):
         bare = timed(lambda: bare_steps(env, seconds))
-        in_process = timed(lambda: steps_in_process(own, snapshot, envs, seconds))
-        turns.append((timed(team_steps), in_process, bare))
-    of_team, in_process_rates, bare_rates = (
+        in_process = timed(lambda: steps_in_process(local, snapshot, envs, seconds))
+        calls, turn = await calls_of_pool(pool, reference, envs, seconds)
+        turns.append((turn, in_process, bare))
+        driver_ms.append(1e3 * turn.cpu_seconds / calls.made)
+    of_pool, in_process_rates, bare_rates = (
         [turn.rate for turn in column] for column in zip(*turns, strict=True)
     )
     return {
-        "policy": policy,
-        "workers": len(team.actors),
+        "workers": len(pool.actors),
         "envs_per_worker": envs,
         "steps": sum(turn.work for turn, _, _ in turns),
-        "steps_per_s": statistics.median(of_team),
+        "steps_per_s": statistics.median(of_pool),
         "in_process_steps_per_s": statistics.median(in_process_rates),
         "bare_steps_per_s": statistics.median(bare_rates),
-        "driver_ms_per_call": statistics.median(
-            1e3 * calls.cpu_seconds / calls.made for calls in of_rounds
-        ),
-        "ratio": ratios(of_team, bare_rates)["median"],
-        "ratio_to_in_process": ratios(of_team, in_process_rates)["median"],
+        "driver_ms_per_call": statistics.median(driver_ms),
+        "ratio": ratios(of_pool, bare_rates)["median"],
+        "ratio_to_in_process": ratios(of_pool, in_process_rates)["median"],
     }
 
 

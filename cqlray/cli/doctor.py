@@ -117,7 +117,7 @@ def _storage(out: AnyPath) -> str:
 
 
 def _ray() -> str:
-    from cqlray.runtime.cluster import connect
+    from cqlray.runtime.joining import connect
 
     started = time.monotonic()
     try:

@@ -116,24 +116,7 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
         [m.index for m in group]
         for _, group in itertools.groupby(sorted(members, key=_order), key=_order)
     ]
-    slots = gpus or sum(int(cpus) // threads for cpus in cluster.node_cpus or (cores,))
-    learners = wanted.learners or max(1, min(slots, len(members)))
-    largest = int(max(cluster.node_cpus, default=cores)) or 1
-    if threads > largest:
-        raise UserError(
-            f"resources.threads_per_learner is {threads}, but the largest node has {largest} CPUs;"
-            f" ask for at most {largest}"
-        )
-    if learners > max(1, slots):
-        what = (
-            f"{gpus} GPUs"
-            if gpus
-            else f"{cores} CPUs with {_count(threads, 'thread')} for each learner"
-        )
-        raise UserError(
-            f"resources.learners is {learners}, but there are {what}; ask for at most"
-            f" {max(1, slots)}"
-        )
+    learners = _learners(wanted.learners, threads, gpus, len(members), cluster)
     populations = tuple(tuple(part) for part in _split(structures, learners))
     learners = min(learners, len(populations))
     workers = wanted.rollout_workers or min(cores, MAX_ROLLOUT_WORKERS)
@@ -150,6 +133,33 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
         threads=threads,
         cpus=_shares(workers, evaluators, fits, learners, 0 if gpus else threads, cluster),
     )
+
+
+def _learners(
+    wanted: int | None, threads: int, gpus: int, members: int, cluster: ClusterResources
+) -> int:
+    """How many there is work and room for.
+
+    Raises:
+        UserError: there is no room for what is wanted.
+    """
+    cores = max(1, int(cluster.cpus))
+    slots = gpus or sum(int(cpus) // threads for cpus in cluster.node_cpus or (cores,))
+    largest = int(max(cluster.node_cpus, default=cores)) or 1
+    if threads > largest:
+        raise UserError(
+            f"resources.threads_per_learner is {threads}, but the largest node has {largest} CPUs;"
+            f" ask for at most {largest}"
+        )
+    learners = wanted or max(1, min(slots, members))
+    if learners > max(1, slots):
+        of_cores = f"{cores} CPUs with {_count(threads, 'thread')} for each learner"
+        what = f"{gpus} GPUs" if gpus else of_cores
+        raise UserError(
+            f"resources.learners is {learners}, but there are {what}; ask for at most"
+            f" {max(1, slots)}"
+        )
+    return learners
 
 
 def _order(member: Member) -> str:

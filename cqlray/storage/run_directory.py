@@ -11,16 +11,14 @@ import fcntl
 import itertools
 import json
 import math
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cqlray.errors import NotShared, StorageFailure, UserError
+from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.lease import Lease, held
 from cqlray.storage.locations import AnyPath, Location
 
@@ -127,54 +125,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-@dataclass(frozen=True)
-class SharedDirectory:
-    """A run directory as its actors have it, where every node sees the same storage."""
-
-    path: AnyPath
-    # as its manifest has it: a directory of the same name on another machine's own disk is not it
-    run_id: str
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run whole; several processes may be at the same one, with the same
-        bytes.
-
-        Raises:
-            StorageFailure: it cannot be written.
-            NotShared: this node has another directory there, or none.
-        """
-        self.require()
-        with writing_to(self.path / name):
-            Location.parse(self.path / name).write(data, writer=f".{os.urandom(4).hex()}")
-
-    def read(self, name: str) -> bytes:
-        """A file's bytes. Raises NotShared where this node does not see the run directory."""
-        self.require()
-        return (self.path / name).read_bytes()
-
-    def require(self) -> None:
-        """Raises NotShared unless this node sees the run directory."""
-        if not self.is_here():
-            raise not_shared(self.path)
-
-    def is_here(self) -> bool:
-        """Whether this node sees the run directory."""
-        if isinstance(self.path, Location):
-            return True
-        try:
-            return bool(read_json(self.path / MANIFEST).get("id", "") == self.run_id)
-        except (UserError, OSError):
-            return False
-
-
-def not_shared(path: AnyPath) -> NotShared:
-    """What to raise on a node that does not have a directory."""
-    return NotShared(
-        f"{path} is not on node {socket.gethostname()}, though others share it; mount it there too,"
-        " or use s3://"
-    )
 
 
 class RunDirectory:

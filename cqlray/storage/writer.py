@@ -7,36 +7,34 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 
 MOST_BYTES = 2**30  # that wait to be written; then whoever brings more waits
-SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Writer:
     """One thread that does what it is given, one after another. After a failure nothing more is
     done.
 
-    Every method raises what a write raised before, once it is known.
+    Every method raises what a write raised before, once it is known. Threads wait by `flush` and
+    `submit`; an event loop awaits the futures of `room`, `written` and `failure`.
     """
 
-    def __init__(self, check: Callable[[], None] = lambda: None) -> None:
-        """`check` is called again and again by whoever waits, and may raise where it is to wait no
-        longer.
-        """
-        self.check_waiting = check
+    def __init__(self) -> None:
         self.waiting: deque[tuple[Callable[[], None], int]] = deque()
         self.bytes = 0
         self.error: BaseException | None = None
         self.closed = False
         self.change = threading.Condition()
+        self.awaited: list[tuple[Callable[[], bool], Future[None]]] = []
         self.thread: threading.Thread | None = None
 
-    def submit(self, write: Callable[[], None], size: int = 0) -> None:
-        """Have it done after all that was submitted before; `size` is of the bytes that it holds on
+    def put(self, write: Callable[[], None], size: int = 0) -> None:
+        """Have it done after all that was put before; `size` is of the bytes that it holds on
         to.
         """
         with self.change:
-            self._wait_for(lambda: self.bytes + size <= MOST_BYTES or not self.waiting)
+            self._raise()
             self.waiting.append((write, size))
             self.bytes += size
             if self.thread is None:
@@ -44,13 +42,29 @@ class Writer:
                 self.thread.start()
             self.change.notify_all()
 
+    def submit(self, write: Callable[[], None], size: int = 0) -> None:
+        """`put`, once there is room for it."""
+        self.room(size).result()
+        self.put(write, size)
+
     def flush(self) -> None:
         """Wait until all of it is done."""
-        with self.change:
-            self._wait_for(lambda: not self.waiting)
+        self.written().result()
+
+    def room(self, size: int) -> Future[None]:
+        """Done once no more than MOST_BYTES wait with so many more; what is larger goes alone."""
+        return self._when(lambda: self.bytes + size <= MOST_BYTES or not self.waiting)
+
+    def written(self) -> Future[None]:
+        """Done once nothing waits."""
+        return self._when(lambda: not self.waiting)
+
+    def failure(self) -> Future[None]:
+        """Never done; it fails when a write does."""
+        return self._when(lambda: False)
 
     def close(self) -> None:
-        """Let the thread end once all is done; nothing can be submitted any more."""
+        """Let the thread end once all is done; nothing can be put any more."""
         with self.change:
             self.closed = True
             self.change.notify_all()
@@ -60,12 +74,26 @@ class Writer:
         with self.change:
             self._raise()
 
-    def _wait_for(self, sign: Callable[[], bool]) -> None:
-        while not self.change.wait_for(
-            lambda: self.error is not None or sign(), SECONDS_BETWEEN_LOOKS
-        ):
-            self.check_waiting()
-        self._raise()
+    def _when(self, sign: Callable[[], bool]) -> Future[None]:
+        future: Future[None] = Future()
+        with self.change:
+            self.awaited.append((sign, future))
+            self._tell()
+        return future
+
+    def _tell(self) -> None:
+        """Let those go on whose sign is there, or all after a failure."""
+        due = [entry for entry in self.awaited if self.error is not None or entry[0]()]
+        self.awaited = [
+            entry for entry in self.awaited if entry not in due and not entry[1].cancelled()
+        ]
+        for _, future in due:
+            if not future.set_running_or_notify_cancel():  # nobody waits any more
+                continue
+            if self.error is not None:
+                future.set_exception(self.error)
+            else:
+                future.set_result(None)
 
     def _raise(self) -> None:
         if self.error is not None:
@@ -84,9 +112,9 @@ class Writer:
                 with self.change:
                     self.error = error
                     self.waiting.clear()
-                    self.change.notify_all()
+                    self._tell()
                 return
             with self.change:
                 self.waiting.popleft()
                 self.bytes -= size
-                self.change.notify_all()
+                self._tell()

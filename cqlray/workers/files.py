@@ -1,28 +1,12 @@
-"""Files of a run directory that its actors write and read themselves, where the storage is
-shared.
-"""
+"""Data that learners read themselves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from cqlray.data import shards as shard_files
-from cqlray.data.episode import Shard
-from cqlray.storage.locations import AnyPath
-from cqlray.storage.run_directory import SharedDirectory, not_shared
-
-
-def round_name(index: int) -> str:
-    """The episodes of a teacher's round."""
-    return f"teacher/replay-{index:05d}.parquet"
-
-
-def read_round(place: SharedDirectory, index: int) -> Shard:
-    """The episodes of a round, as its file has them."""
-    return shard_files.from_parquet(
-        place.read(round_name(index)), f"{place.path}/{round_name(index)}"
-    )
+from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.outbox import is_there, not_shared
 
 
 @dataclass(frozen=True)
@@ -38,19 +22,7 @@ class StoredData:
 
     def require(self) -> None:
         """Raises NotShared unless this node has the directory."""
-        try:
-            there = (self.directory / "dataset.json").exists()
-        except OSError:  # it is none of ours to read, or its server is gone
-            there = False
+        description = self.directory / "dataset.json"
+        there = description.exists() if isinstance(description, Location) else is_there(description)
         if not there:
             raise not_shared(self.directory)
-
-
-def snapshot_name(population: int, updates: int) -> str:
-    """Policies and critics of a population at an update count."""
-    return f"snapshots/population-{population}/{updates:09d}.safetensors"
-
-
-def checkpoint_name(population: int) -> str:
-    """All that a population goes on from."""
-    return f"checkpoints/population-{population}.safetensors"

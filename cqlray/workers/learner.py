@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +24,9 @@ from cqlray.config.schema import Member, Precision
 from cqlray.data.episode import Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint
-from cqlray.storage.run_directory import SharedDirectory, finite
-from cqlray.storage.writer import Writer
-from cqlray.workers.files import StoredData, checkpoint_name, snapshot_name
+from cqlray.storage.outbox import HandedBack, Outbox, Source, contents
+from cqlray.storage.run_directory import checkpoint_name, finite, snapshot_name
+from cqlray.workers.files import StoredData
 from cqlray.workers.training_data import load_training_data
 
 # Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
@@ -50,9 +49,9 @@ class Advance:
 
 @dataclass(frozen=True)
 class StudentFiles:
-    """Where a learner writes what its population leaves, where the storage is shared."""
+    """Where a learner leaves what its population comes to."""
 
-    place: SharedDirectory
+    outbox: Outbox
     population: int
 
 
@@ -67,28 +66,27 @@ class LearnerSpec:
     device: str  # torch's name for it
     threads: int
     precision: Precision
-    files: StudentFiles | None = None  # where it writes itself; None: the bytes go to the caller
+    files: StudentFiles = StudentFiles(HandedBack(), 0)
 
 
 class Learner:
     """Holds a population on one device, and its data there, in memory or in a file."""
 
     def __init__(
-        self, spec: LearnerSpec, saved: bytes | None = None, *data: Shard | StoredData
+        self, spec: LearnerSpec, saved: Source | None = None, *data: Shard | StoredData
     ) -> None:
-        """`saved` is a checkpoint of the same members, or None for fresh ones; with `spec.files`
-        the checkpoint that stands there is used. `data` are shards, or one StoredData.
+        """`saved` is a checkpoint of the same members, or None for fresh ones. `data` are shards,
+        or one StoredData.
 
         Raises:
-            NotShared: this node does not have the directory of the data or of `spec.files`.
+            NotShared: this node does not have the directory of the data, of `saved` or of
+                `spec.files`.
         """
-        if spec.files is not None:
-            spec.files.place.require()
+        self.outbox, self.number = spec.files.outbox.in_background(), spec.files.population
         keep_freed_memory()
         torch.set_num_threads(spec.threads)
         torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
         self.members, self.interval, self.device = spec.members, spec.interval, spec.device
-        self.files, self.writer = spec.files, Writer()
         configs = [member.cql for member in spec.members]
         self.num_updates = configs[0].num_updates
         device = torch.device(spec.device)
@@ -97,12 +95,8 @@ class Learner:
         self.population = fresh_population(spec, len(self.data.mean), self.scalars)
         self.gather = self.data.batches(configs, self.population.noise, self.scalars, device)
         self.metric_sums: dict[str, list[float]] = {}
-        if self.files is not None:
-            written = checkpoint_name(self.files.population)
-            if (self.files.place.path / written).exists():
-                saved = self.files.place.read(written)
         if saved is not None:
-            self._restore(saved)
+            self._restore(next(contents(saved)))
 
     def updates(self) -> int:
         """Updates made so far."""
@@ -141,42 +135,28 @@ class Learner:
         )
 
     def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
-        """`advance`, in three: what it says, the snapshot, and the checkpoint where somebody else
-        is to write it.
+        """`advance`, in three: what it says, the snapshot, and what the outbox hands back of a
+        checkpoint.
 
-        With `files` of its own both are written in the background, the checkpoint last: what stands
-        before it is then there.
+        The checkpoint is left last: where it is, what stands before it is, too.
 
         Raises:
             StorageFailure: what an earlier step left could not be written.
         """
-        result = self.advance(seconds, save)
-        said = replace(result, snapshot=None, saved=None)
-        if self.files is None:
-            return said, result.snapshot, result.saved
+        result, handed_back = self.advance(seconds, save), None
         if result.snapshot is not None:
-            self._write(snapshot_name(self.files.population, result.updates), result.snapshot)
+            self.outbox.leave(snapshot_name(self.number, result.updates), result.snapshot)
         if result.saved is not None:
-            self._write(checkpoint_name(self.files.population), result.saved)
+            handed_back = self.outbox.leave(checkpoint_name(self.number), result.saved)
         if result.updates == self.num_updates:
-            self.writer.flush()
-        return said, result.snapshot, None
+            self.outbox.flush()
+        return replace(result, snapshot=None, saved=None), result.snapshot, handed_back
 
     def save(self) -> bytes | None:
-        """A checkpoint of now: written, or given to somebody else to write.
-
-        Raises StorageFailure.
-        """
-        saved = self._save()
-        if self.files is None:
-            return saved
-        self._write(checkpoint_name(self.files.population), saved)
-        self.writer.flush()
-        return None
-
-    def _write(self, name: str, data: bytes) -> None:
-        assert self.files is not None
-        self.writer.submit(partial(self.files.place.write, name, data), len(data))
+        """Leave a checkpoint of now; what the outbox hands back of it. Raises StorageFailure."""
+        handed_back = self.outbox.leave(checkpoint_name(self.number), self._save())
+        self.outbox.flush()
+        return handed_back
 
     def _accumulate(self, metrics: dict[str, list[float]], count: int) -> None:
         for name, values in metrics.items():

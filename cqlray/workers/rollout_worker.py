@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from cqlray.algorithms.policy import Policy, StochasticActor, UniformActor
 from cqlray.config.schema import EnvConfig
@@ -16,8 +17,9 @@ from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
 from cqlray.storage import checkpoint
-from cqlray.storage.run_directory import SharedDirectory
-from cqlray.workers.files import read_round
+from cqlray.storage.outbox import Outbox, Source, contents
+
+Contribution: TypeAlias = tuple[ShardSummary, Shard, bytes | None]
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class ReplayTask:
 class RolloutWorker:
     """Holds environments; keeps nothing from one call to the next.
 
-    A shard comes with its summary, which is all that the driver asks for. Where the storage is
-    shared (`place`), the shard's file is written before.
+    A shard comes with its summary, which is all that the driver asks for. A shard of the dataset is
+    left in an outbox as a file; what that hands back is the third result.
     """
 
     def __init__(self, env: EnvConfig, spec: EnvSpec) -> None:
@@ -73,38 +75,27 @@ class RolloutWorker:
         shard = self.collect(task, snapshot)
         return ShardSummary.of(shard, self.environment), shard
 
-    def contribute(
-        self, task: ShardTask, snapshot: bytes | None, place: SharedDirectory | None
-    ) -> tuple[ShardSummary, Shard]:
+    def contribute(self, task: ShardTask, snapshot: bytes | None, outbox: Outbox) -> Contribution:
         """`collect` for the dataset.
 
         Raises:
             EnvironmentFailure: the environment raised. StorageFailure: the file cannot be written.
         """
-        return self._kept(task.index, self.collect(task, snapshot), place)
+        return self._left(task.index, self.collect(task, snapshot), outbox)
 
-    def replay(
-        self, task: ReplayTask, place: SharedDirectory | None, *rounds: Shard
-    ) -> tuple[ShardSummary, Shard]:
-        """The task's episodes, from the rounds' files, or from `rounds` where the storage is not
-        shared.
-        """
-        if place is not None:
-            rounds = tuple(read_round(place, index) for index in task.rounds)
-        episodes = [episode for shard in rounds for episode in shard.episodes()]
-        return self._kept(
-            task.index, Shard.of(episodes[task.first : task.first + task.episodes], "replay"), place
-        )
+    def replay(self, task: ReplayTask, outbox: Outbox, *rounds: Source) -> Contribution:
+        """The task's episodes, from the files of its rounds."""
+        shards = [shard_files.from_parquet(data, "a teacher's round") for data in contents(*rounds)]
+        episodes = [episode for shard in shards for episode in shard.episodes()]
+        chosen = episodes[task.first : task.first + task.episodes]
+        return self._left(task.index, Shard.of(chosen, "replay"), outbox)
 
-    def load(self, index: int, place: SharedDirectory) -> tuple[ShardSummary, Shard]:
-        """A shard that an earlier session left in its file."""
-        name = f"dataset/{shard_name(index)}"
-        shard = shard_files.from_parquet(place.read(name), f"{place.path}/{name}")
-        return ShardSummary.of(shard, self.environment), shard
+    def load(self, index: int, file: Source) -> Contribution:
+        """A shard that an earlier session left in its file, where it stays."""
+        (data,) = contents(file)
+        shard = shard_files.from_parquet(data, shard_name(index))
+        return ShardSummary.of(shard, self.environment), shard, None
 
-    def _kept(
-        self, index: int, shard: Shard, place: SharedDirectory | None
-    ) -> tuple[ShardSummary, Shard]:
-        if place is not None:
-            place.write(f"dataset/{shard_name(index)}", shard_files.to_parquet(shard))
-        return ShardSummary.of(shard, self.environment), shard
+    def _left(self, index: int, shard: Shard, outbox: Outbox) -> Contribution:
+        handed_back = outbox.leave(f"dataset/{shard_name(index)}", shard_files.to_parquet(shard))
+        return ShardSummary.of(shard, self.environment), shard, handed_back

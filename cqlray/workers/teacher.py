@@ -21,8 +21,10 @@ from cqlray.data.normalizer import identity
 from cqlray.data.replay import ReplayPool
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint
-from cqlray.storage.run_directory import SharedDirectory
-from cqlray.workers.files import read_round, round_name
+from cqlray.storage.outbox import Outbox, Source, contents
+from cqlray.storage.run_directory import round_name
+
+CPU = torch.device("cpu")
 
 
 class Teacher:
@@ -34,46 +36,42 @@ class Teacher:
         run_seed: int,
         scaling: ActionScaling,
         observation_dim: int,
-        saved: bytes | None,
-        place: SharedDirectory | None = None,
-        *seen: Shard,
+        saved: Source | None,
+        outbox: Outbox,
+        *seen: Source,
     ) -> None:
-        """`saved` is a checkpoint and `seen` the shards of the rounds before it; neither for a
-        fresh teacher.
+        """`saved` is a checkpoint and `seen` the files of the rounds before it; neither for a fresh
+        teacher.
 
-        Where the storage is shared (`place`), those rounds are read there, and new ones are written
-        there.
+        Files of new rounds are left in the outbox.
         """
         keep_freed_memory()
         torch.set_num_threads(1)
         self.config, self.scaling, self.observation_dim = config, scaling, observation_dim
-        action_dim, device = len(scaling.low), torch.device("cpu")
-        seed = seeding.integer_seed(run_seed, "teacher-init")
-        agent = agents.initial_state([config], [seed], observation_dim, action_dim, device)
-        self.scalars = agents.member_scalars([config], action_dim, device)
-        self.population = Population(
-            agent,
-            lambda state, batch, noise: sac.update(state, batch, noise, self.scalars, config),
-            NoiseStream(
-                [seeding.integer_seed(run_seed, "teacher-noise")],
-                sac.noise_shapes(config, action_dim),
-                config.batch_size,
-                device,
-            ),
-        )
+        action_dim = len(scaling.low)
+        self.scalars = agents.member_scalars([config], action_dim, CPU)
+        self.population = self._fresh(run_seed, action_dim)
         self.pool = ReplayPool(config.pool_capacity, observation_dim, action_dim)
         names = ("observations", "actions", "rewards", "next_observations", "terminations")
         self.columns = [torch.from_numpy(getattr(self.pool, name)) for name in names]
-        self.steps, self.place = 0, place
-        self.add(*seen)
+        self.steps, self.outbox = 0, outbox
+        self.add(*(shard_files.from_parquet(data, "a teacher's round") for data in contents(*seen)))
         if saved is not None:
-            arrays, metadata = checkpoint.decode(saved, "teacher checkpoint")
-            agent.load(
-                {name: torch.from_numpy(array) for name, array in arrays.items()},
-                metadata["updates"],
-            )
-            if place is not None:
-                self.add(*(read_round(place, index) for index in range(metadata["rounds"])))
+            arrays, metadata = checkpoint.decode(next(contents(saved)), "teacher checkpoint")
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            self.population.agent.load(tensors, metadata["updates"])
+
+    def _fresh(self, run_seed: int, action_dim: int) -> Population:
+        """The agent before its first update, with the random numbers that it will draw."""
+        config = self.config
+        init, noise = (
+            seeding.integer_seed(run_seed, f"teacher-{what}") for what in ("init", "noise")
+        )
+        return Population(
+            agents.initial_state([config], [init], self.observation_dim, action_dim, CPU),
+            lambda state, batch, noise: sac.update(state, batch, noise, self.scalars, config),
+            NoiseStream([noise], sac.noise_shapes(config, action_dim), config.batch_size, CPU),
+        )
 
     def add(self, *shards: Shard) -> None:
         """Put episodes into the pool."""
@@ -81,14 +79,15 @@ class Teacher:
             self.pool.add(shard, self.scaling.to_unit(shard.actions))
             self.steps += shard.num_transitions
 
-    def learn(self, round_index: int, *shards: Shard) -> dict[str, Any]:
-        """One round: its episodes, then its updates; metrics, steps and updates so far.
+    def learn(self, round_index: int, *shards: Shard) -> tuple[dict[str, Any], bytes | None]:
+        """One round: its episodes, then its updates; metrics, steps and updates so far, and what
+        the outbox hands back of the round's file.
 
         Raises:
             StorageFailure: the round's file cannot be written.
         """
-        if self.place is not None:
-            self.place.write(round_name(round_index), shard_files.to_parquet(joined_round(shards)))
+        data = shard_files.to_parquet(joined_round(shards))
+        handed_back = self.outbox.leave(round_name(round_index), data)
         before = self.steps
         self.add(*shards)
         report: dict[str, Any] = {"environment_steps": self.steps}
@@ -97,10 +96,9 @@ class Teacher:
         if num_updates and round_index + 1 >= self.config.warmup_rounds:
             metrics = self.population.advance(num_updates, self._gather)
             report |= {name: values[0] for name, values in metrics.items()}
-        return report | {
-            "updates": self.population.agent.updates,
-            "diverged": bool(self.population.frozen),
-        }
+        report |= {"updates": self.population.agent.updates}
+        report |= {"diverged": bool(self.population.frozen)}
+        return report, handed_back
 
     def _gather(self, positions: torch.Tensor) -> Batch:
         index = (positions * self.pool.size).long()

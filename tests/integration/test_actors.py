@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 
 JOIN = """
 import ray
-from cqlray.runtime.cluster import connect
+from cqlray.runtime.joining import connect
 from cqlray.errors import UserError
 try:
     with connect() as cluster:

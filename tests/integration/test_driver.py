@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,15 +22,13 @@ from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
 from cqlray.api import runs as api
 from cqlray.api import session
 from cqlray.config.load import dump_yaml
-from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig, members
-from cqlray.driver import Driver
+from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
 from cqlray.results.record import load_run
 from cqlray.results.statistics.summary import summarize
-from cqlray.runtime.cluster import Loop
-from cqlray.runtime.placement import ClusterResources, make_plan
 from cqlray.runtime.progress import ProgressDisplay
+from cqlray.stages import collect
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory, read_json, write_json
 from tests.conftest import small_config
@@ -417,6 +417,5 @@ def test_the_medium_snapshot(tmp_path: Path, best: float, medium: int) -> None:
     )
     for rounds in (2, 4):
         (run / "teacher" / f"snapshot-{rounds:05d}.safetensors").write_bytes(bytes([rounds]))
-    plan = make_plan(config, members(config), ClusterResources(2.0))
-    driver = Driver(config, run, plan, None, Loop(print), None)  # type: ignore[arg-type]
-    assert driver._medium() == bytes([medium])
+    here: Any = SimpleNamespace(config=config, directory=run)
+    assert collect.medium(here) == bytes([medium])

@@ -4,12 +4,14 @@ shared, slow workers.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ import numpy as np
 import pytest
 import ray
 
-from cqlray import UserError
+from cqlray import UserError, driver
 from cqlray.api import runs as api
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import RunConfig
-from cqlray.errors import StorageFailure
-from cqlray.runtime.crew import Crew
+from cqlray.errors import Lost, StorageFailure
+from cqlray.runtime import pool as pools
+from cqlray.runtime.cluster import Cluster
+from cqlray.runtime.event_loop import results
+from cqlray.runtime.files import RelayedFiles
+from cqlray.runtime.pool import Pool
 from cqlray.storage.run_directory import RunDirectory, read_json
 from tests.conftest import small_config
 from tests.datasets import read_dataset
@@ -75,8 +81,8 @@ def test_storage_that_only_the_drivers_machine_has(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver writes for everybody then, and a resumed run reads for them: the same bits."""
-    monkeypatch.setattr(Crew, "place", None)
-    monkeypatch.setattr(Crew, "seen_by_learners", lambda self, path: False)
+    relayed = lambda directory, plan, writer: RelayedFiles(directory, writer)  # noqa: E731
+    monkeypatch.setattr(driver, "choose_files", relayed)
     out = api.run(small_config(tmp_path / "run"), quiet=True).run_dir
     assert_same(finished_run, out)
     for left in ("checkpoints", "snapshots"):
@@ -244,29 +250,23 @@ def test_a_slow_worker_holds_nobody_up(
     """The first of two actors needs a minute for each call: its call is made by the other as
     well.
     """
-    from cqlray.runtime import cluster as actors
-
-    monkeypatch.setattr(actors, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(pools, "SLOW_SECONDS", 0.5)
     (tmp_path / "seconds").write_text("60")
-    loop = actors.Loop(print)
-    members = []
-    for _ in range(2):
-        members.append(loop.create(Sleeper, tmp_path / "seconds", cpus=0.1, retried=True))
-        loop.get(members[-1].__ray_ready__.remote())
-    team = actors.Team(loop, members)
-    results: dict[int, int] = {}
+
+    async def story() -> list[tuple[int, int]]:
+        with closing(Cluster(print)) as cluster:
+            workers = []
+            for _ in range(2):
+                file = tmp_path / "seconds"
+                workers.append(cluster.start(Sleeper, file, cpus=0.1, retried=True))
+                await workers[-1].ask("__ray_ready__")
+            pool = Pool("sleeper", 2, workers.__getitem__)
+            calls = (pool.call("work", number, returns=2) for number in range(8))
+            return [(value, int((await array)[0])) for value, array in await results(calls, 8)]
+
     started = time.monotonic()
-    for number in range(8):
-        team.call(
-            lambda actor, number=number: actor.work.options(num_returns=2).remote(number),  # type: ignore[misc]
-            lambda value, references: results.__setitem__(
-                value, int(actors.fetch(references[1])[0])
-            ),
-        )
-    loop.run()
+    assert asyncio.run(story()) == [(number, number) for number in range(8)]
     assert time.monotonic() - started < 20
-    assert results == {number: number for number in range(8)}
-    team.dismiss()
 
 
 class Source:
@@ -281,27 +281,27 @@ class Taker:
         return given
 
 
-def test_what_a_dismissed_team_was_at_is_forgotten(ray_cluster: str) -> None:
+def test_what_a_closed_pool_was_at_is_forgotten(ray_cluster: str) -> None:
     """All its calls wait for what a dead process was to give: the first failure ends a stage, the
     next is free of them.
     """
-    from cqlray.runtime import cluster as actors
 
-    loop = actors.Loop(print)
-    source = loop.create(Source, cpus=0.1)
-    team = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True) for _ in range(5)])
-    given = source.give.remote()
-    for _ in range(8):
-        team.call(lambda actor: actor.take.remote(given), lambda value, references: None)
-    actors.kill(source)
-    with pytest.raises(actors.LOST) as failure:
-        loop.run()
-    assert actors.describe(failure.value).startswith("The actor")
-    team.dismiss()
-    assert not loop.pending
-    again = actors.Team(loop, [loop.create(Taker, cpus=0.1, retried=True)])
-    values: list[Any] = []
-    again.call(lambda actor: actor.take.remote(7), lambda value, references: values.append(value))
-    loop.run()
-    assert values == [7]
-    loop.close()
+    async def story() -> None:
+        with closing(Cluster(print)) as cluster:
+
+            def hire(number: int) -> Any:
+                return cluster.start(Taker, cpus=0.1, retried=True)
+
+            source, pool = cluster.start(Source, cpus=0.1), Pool("taker", 5, hire)
+            given = source.ask("give").references[0]
+            asyncio.get_running_loop().call_later(0.1, source.kill)
+            with pytest.raises(Lost, match=r"^The actor"):
+                await results((pool.call("take", given) for _ in range(8)), 8)
+            pool.close()
+            again = Pool("taker", 1, hire)
+            assert await again.call("take", 7) == 7
+            again.close()
+            await asyncio.sleep(0.1)
+            assert not pool.attempts
+
+    asyncio.run(story())

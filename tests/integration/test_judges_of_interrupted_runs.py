@@ -25,7 +25,7 @@ from cqlray.results.record import events, fitted_q_rows, load_run
 from cqlray.results.report.selection_sentences import judged_snapshots
 from cqlray.results.report.timeline import time_line
 from cqlray.stages import evaluate as judges
-from cqlray.stages.evaluate import Judges
+from cqlray.stages.evaluate import Evaluation
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
@@ -147,14 +147,14 @@ def test_a_run_that_was_stopped_is_judged_and_ends_with_the_same_bits(
     undisturbed = api.run(
         one_population(tmp_path / "undisturbed", finished_run), quiet=True
     ).run_dir
-    out, judge = tmp_path / "stopped", Judges.judge
+    out, judge = tmp_path / "stopped", Evaluation.judge
 
-    def stopping(self: Judges, population: int, updates: int, snapshot: Any) -> None:
+    def stopping(self: Evaluation, population: int, updates: int, snapshot: Any) -> None:
         judge(self, population, updates, snapshot)
-        self.crew.loop.stop.set()  # as Ctrl-C does
+        self.run.stop.request()  # as Ctrl-C does
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="cqlray resume"):
-        patch.setattr(Judges, "judge", stopping)
+        patch.setattr(Evaluation, "judge", stopping)
         api.run(one_population(out, finished_run), quiet=True)
     there = {int(path.stem) for path in out.glob("snapshots/*/*.safetensors")}
     assert there in ({110}, {110, 220}) and not estimates(out)

@@ -4,6 +4,7 @@ with a node.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -28,21 +29,31 @@ from cqlray.api import runs as api
 from cqlray.api import session
 from cqlray.cli import main as cli
 from cqlray.config.schema import ResourcesConfig, members
-from cqlray.driver import Driver
-from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.runtime import cluster as actors
-from cqlray.runtime import crew
-from cqlray.runtime.cluster import Loop
-from cqlray.runtime.crew import Crew
-from cqlray.runtime.placement import ClusterResources, make_plan
-from cqlray.stages import evaluate as judges
-from cqlray.stages import train as students
-from cqlray.stages.train import Students
+from cqlray.errors import ActorLost, Lost, StorageFailure, UserError
+from cqlray.runtime import cluster as clusters
+from cqlray.runtime import files as run_files
+from cqlray.runtime import joining
+from cqlray.runtime.cluster import Cluster
+from cqlray.runtime.event_loop import Stop
+from cqlray.runtime.files import RelayedFiles
+from cqlray.runtime.placement import ClusterResources, Plan, make_plan
+from cqlray.stages import data as data_of_runs
+from cqlray.stages import evaluate, train
+from cqlray.stages import run as runs
+from cqlray.stages.run import Run
+from cqlray.stages.teach import Lessons
+from cqlray.stages.train import Training
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import Location
-from cqlray.storage.run_directory import RunDirectory, read_json, write_bytes, write_json
+from cqlray.storage.run_directory import (
+    RunDirectory,
+    read_json,
+    snapshot_name,
+    write_bytes,
+    write_json,
+)
+from cqlray.storage.writer import Writer
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.files import snapshot_name
 from cqlray.workers.fitted_q import FittedQ
 from cqlray.workers.learner import Advance, Learner
 from tests.conftest import small_config
@@ -54,8 +65,9 @@ pytestmark = pytest.mark.ray
 # -- Ray's errors ----------------------------------------------------------------------------------
 
 OUT_OF_MEMORY = """
-import time, ray
-from cqlray.runtime import cluster as actors
+import asyncio, time, ray
+from cqlray.errors import Lost
+from cqlray.runtime.cluster import Cluster
 # Ray's memory monitor takes any use of memory for too much.
 monitor = {"memory_usage_threshold": 0.0, "memory_monitor_refresh_ms": 200,
            "min_memory_free_bytes": -1}
@@ -67,10 +79,13 @@ class Large:
     def work(self):
         time.sleep(60)
 
-loop, seen = actors.Loop(print), []
-loop.on(loop.create(Large, cpus=0.1).work.remote(), print, seen.append)
-loop.run()
-print(type(seen[0]).__name__, actors.describe(seen[0]))
+async def story():
+    try:
+        await Cluster(print).start(Large, cpus=0.1).ask("work")
+    except Lost as error:
+        print(type(error.__cause__).__name__, error)
+
+asyncio.run(story())
 """
 
 
@@ -105,10 +120,29 @@ class Fragile:
 
 
 @pytest.fixture
-def loop(ray_cluster: str) -> Iterator[Loop]:
-    """A loop whose actors end with the test."""
-    with closing(Loop(print)) as made:
+def cluster(ray_cluster: str) -> Iterator[Cluster]:
+    """Its actors end with the test."""
+    with closing(Cluster(print)) as made:
         yield made
+
+
+@pytest.fixture
+def relayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's machine alone has the run directory."""
+    monkeypatch.setattr(driver, "choose_files", relay)
+
+
+def relay(directory: RunDirectory, plan: Plan, writer: Writer) -> RelayedFiles:
+    return RelayedFiles(directory, writer)
+
+
+def awaited(reply: Any) -> Any:
+    """What a reply brings."""
+
+    async def story() -> Any:
+        return await reply
+
+    return asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -124,27 +158,22 @@ def loop(ray_cluster: str) -> Iterator[Loop]:
     ],
 )
 def test_what_an_actors_init_raised_is_said_and_not_taken_for_a_death(
-    loop: Loop, failure: Exception, kind: type[Exception], said: str
+    cluster: Cluster, failure: Exception, kind: type[Exception], said: str
 ) -> None:
-    lost: list[actors.Lost] = []
-    broken = loop.create(Fragile, failure, cpus=0.1)
-    user = loop.create(Fragile, cpus=0.1)
-    for call in (
-        broken.work.remote(None),
-        user.work.remote(broken.work.remote(None)),
-    ):  # and what waits for it
-        loop.on(call, print, lost.append)
+    broken = cluster.start(Fragile, failure, cpus=0.1)
+    user = cluster.start(Fragile, cpus=0.1)
+    given = broken.ask("work", None).references[0]
+    for reply in (broken.ask("work", None), user.ask("work", given)):  # and what waits for it
         with pytest.raises(kind) as raised:
-            loop.run()
+            awaited(reply)
         assert type(raised.value) is kind and str(raised.value) == said
-    assert not lost
 
 
-def dead_reference(loop: Loop) -> Any:
+def dead_reference(cluster: Cluster) -> Any:
     """To an object that went with its owner."""
-    owner = loop.create(Fragile, cpus=0.1)
-    process, (reference,) = loop.get(owner.kept.remote())
-    ray.kill(owner)
+    owner = cluster.start(Fragile, cpus=0.1)
+    process, (reference,) = awaited(owner.ask("kept"))
+    owner.kill()
     while Path(f"/proc/{process}").exists():
         time.sleep(0.1)
     while True:
@@ -155,12 +184,24 @@ def dead_reference(loop: Loop) -> Any:
         time.sleep(0.1)
 
 
-def test_an_actor_that_was_given_what_is_lost_may_be_made_again(loop: Loop) -> None:
-    lost: list[actors.Lost] = []
-    actor = loop.create(Fragile, None, dead_reference(loop), cpus=0.1)
-    loop.on(actor.kept.remote(), print, lost.append)
-    loop.run()
-    assert isinstance(lost[0], ActorDiedError) and lost[0].actor_init_failed
+def test_an_actor_that_was_given_what_is_lost_may_be_made_again(cluster: Cluster) -> None:
+    actor = cluster.start(Fragile, None, dead_reference(cluster), cpus=0.1)
+    with pytest.raises(Lost) as lost:
+        awaited(actor.ask("kept"))
+    cause = lost.value.__cause__
+    assert isinstance(cause, ActorDiedError) and cause.actor_init_failed
+
+
+def test_who_died_and_what_was_given_are_told_apart(cluster: Cluster) -> None:
+    given = dead_reference(cluster)
+    with pytest.raises(Lost) as of_argument:
+        awaited(cluster.start(Fragile, cpus=0.1).ask("work", given))
+    actor = cluster.start(Fragile, cpus=0.1)
+    actor.kill()
+    with pytest.raises(Lost) as of_actor:
+        awaited(actor.ask("kept"))
+    assert of_argument.value.of_argument and not of_actor.value.of_argument
+    assert of_actor.value.for_good
 
 
 class Unmakeable(Learner):
@@ -173,7 +214,7 @@ class Unmakeable(Learner):
 def test_a_learner_that_cannot_start_ends_the_run_at_once_with_the_reason(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(students, "Learner", Unmakeable)
+    monkeypatch.setattr(train, "Learner", Unmakeable)
     out = tmp_path / "run"
     with pytest.raises(ActorLost) as raised:
         api.run(small_config(out, dataset=str(finished_run)), quiet=True)
@@ -195,7 +236,7 @@ class Mortal(Learner):
     def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
         self.calls += 1
         if self.calls > 1:
-            self.writer.flush()
+            self.outbox.flush()
             os._exit(1)
         return super().step(0.02, save)  # shorter than the 100 updates that are made at a time
 
@@ -207,19 +248,19 @@ def test_a_learner_is_replaced_for_as_long_as_checkpoints_rise(
     """Two lives end after a checkpoint, the third before one: what its call returned is gone and is
     no progress.
     """
-    lives, start = [], Students._start_learner
+    lives, start = [], Training._start
 
-    def started(self: Students, population: int) -> None:
+    def started(self: Training, population: int) -> Any:
         lives.append(self.done[population])
         assert len(lives) < 6, "replaced for ever"
-        start(self, population)
+        return start(self, population)
 
-    monkeypatch.setattr(students, "Learner", Mortal)
-    monkeypatch.setattr(students, "DEATHS_IN_A_ROW", 1)
-    monkeypatch.setattr(students, "is_due", lambda *_: len(lives) < 3)
-    monkeypatch.setattr(Students, "_start_learner", started)
+    monkeypatch.setattr(train, "Learner", Mortal)
+    monkeypatch.setattr(runs, "DEATHS_IN_A_ROW", 1)
+    monkeypatch.setattr(Run, "is_checkpoint_due", lambda *_: len(lives) < 3)
+    monkeypatch.setattr(Training, "_start", started)
     if not shared:
-        monkeypatch.setattr(Crew, "place", None)
+        monkeypatch.setattr(driver, "choose_files", relay)
     config = small_config(tmp_path / "run", dataset=str(finished_run), num_seeds=1)
     evaluation = dataclasses.replace(config.evaluation, interval=330)
     with pytest.raises(ActorLost, match=r"^a learner died 2 times in a row: The actor died"):
@@ -229,13 +270,16 @@ def test_a_learner_is_replaced_for_as_long_as_checkpoints_rise(
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_whatever_else_ray_says_is_one_line(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], debug: bool
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    debug: bool,
 ) -> None:
     def of_ray() -> None:
         raise RaySystemError("the raylet is away\nand more")
 
     def of_an_actor() -> None:
-        loop.get(loop.create(Fragile, cpus=0.1).work.remote(KeyError("loss")))
+        awaited(cluster.start(Fragile, cpus=0.1).ask("work", KeyError("loss")))
 
     said = []
     for work in (of_ray, of_an_actor):
@@ -277,45 +321,44 @@ def test_a_drain_is_one_request_to_stop(ray_cluster: str, monkeypatch: pytest.Mo
     """Also for as long as what was begun is seen out, and where a signal comes with it or has come
     before.
     """
-    import ray
-
     node = ray.get_runtime_context().get_node_id()
-    monkeypatch.setattr(actors.state, "get_draining_nodes", lambda: {node: 0})
+    monkeypatch.setattr(clusters.state, "get_draining_nodes", lambda: {node: 0})
     for before in ([], [0.0]):
         said: list[str] = []
-        found: list[str] = []
-        with closing(Loop(said.append)) as loop:
-            loop.asked += before
-            if before:
-                loop.stop.set()
-            working = loop.create(Sleeper, cpus=0.1)
-            call = working.sleep.remote(3.0)
-            loop.on(call, found.append)
-            with pytest.raises(Interrupted):
-                loop.run()
-            loop.see_out([call])
-            assert found == ["slept"] and not loop.hurry.is_set() and loop.stop.is_set()
-            assert loop.is_leaving(working)
+        stop = Stop(said.append)
+        stop.requests += before
+
+        async def story(stop: Stop = stop) -> str:
+            stop.attach()
+            with closing(Cluster(stop.say, stop.on_drain)) as cluster:
+                working = cluster.start(Sleeper, cpus=0.1)
+                found = await stop.see_out(working.ask("sleep", 3.0), "seen out")
+                assert stop.requested and not stop.hurried
+                assert cluster.is_leaving(working)
+                return found
+
+        assert asyncio.run(story()) == "slept"
         assert said.count("the driver's node is being drained") == (0 if before else 1)
+        assert said[-1] == "seen out"
 
 
 def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(
-    loop: Loop, monkeypatch: pytest.MonkeyPatch
+    ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steady = loop.create(Steady, cpus=0.1)
-    loop.get(steady.work.remote())
-    monkeypatch.setattr(actors, "SECONDS_BETWEEN_COMPLAINTS", 1.0)
     said: list[str] = []
-    loop.say = said.append
-    loop.create(Steady, cpus=64)
-    until = time.monotonic() + 4.0
 
-    def again(_: Any) -> None:
-        if time.monotonic() < until:
-            loop.on(steady.work.remote(), again)
+    async def story() -> None:
+        with closing(Cluster(said.append)) as cluster:
+            steady = cluster.start(Steady, cpus=0.1)
+            await steady.ask("work")
+            monkeypatch.setattr(clusters, "SECONDS_BETWEEN_COMPLAINTS", 1.0)
+            waiting = cluster.start(Steady, cpus=64)
+            until = time.monotonic() + 4.0
+            while time.monotonic() < until:
+                await steady.ask("work")
+            assert waiting is not None
 
-    again(None)
-    loop.run()
+    asyncio.run(story())
     assert 2 <= len(said) <= 5, said
     assert all(
         line.startswith("waiting for 1 processes to start (") and "of 2 CPUs free" in line
@@ -326,37 +369,43 @@ def test_who_does_not_start_is_waited_for_in_the_open_while_others_work(
 # -- the teacher -----------------------------------------------------------------------------------
 
 
-def alone(out: Path, nodes: int = 1, **changes: Any) -> Driver:
-    """A driver of a run that is not on any cluster."""
+def alone(out: Path, nodes: int = 1, **changes: Any) -> Run:
+    """A run that is not on any cluster."""
     config = small_config(out, **changes)
-    directory = RunDirectory.create(out, {"id": "x"})
+    directory, writer = RunDirectory.create(out, {"id": "x"}), Writer()
     plan = make_plan(config, members(config), ClusterResources(4.0 * nodes, nodes=nodes))
-    said = SimpleNamespace(say=lambda line: None)
-    return Driver(config, directory, plan, None, Loop(print), said)  # type: ignore[arg-type]
+    said: Any = SimpleNamespace(say=lambda line: None)
+    nobody: Any = None
+    relayed = RelayedFiles(directory, writer)
+    stop = Stop(print)
+    return Run(config, directory, plan, nobody, said, stop, nobody, writer, relayed)
 
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_deaths_count_only_in_a_row(tmp_path: Path, progress: bool) -> None:
     run, attempts = alone(tmp_path / "run"), []
 
-    def stage() -> None:
+    async def stage() -> None:
         attempts.append(1)
         if progress and len(attempts) % 3 == 0:
             saved = checkpoint.encode({}, {"rounds": len(attempts), "tests": []})
             write_bytes(run.directory / "teacher" / "checkpoint.safetensors", saved)
         if len(attempts) < 10:
-            raise ActorDiedError
+            raise Lost("The actor died unexpectedly")
+
+    def restarting() -> Coroutine[Any, Any, None]:
+        return run.restarting("an actor", "teacher", lambda: Lessons(run).rounds, stage, "died")
 
     if progress:
-        run._replacing_the_dead(stage)
+        asyncio.run(restarting())
         assert len(attempts) == 10
     else:
         with pytest.raises(
             ActorLost, match="an actor died 4 times in a row: The actor died unexpectedly"
         ):
-            run._replacing_the_dead(stage)
+            asyncio.run(restarting())
         assert len(attempts) == 4
-    run.crew.writer.flush()
+    run.writer.flush()
     deaths = [row for row in run.directory.rows("events.jsonl") if row["event"] == "death"]
     assert len(deaths) == (9 if progress else 4)
 
@@ -365,25 +414,26 @@ def test_deaths_count_only_in_a_row(tmp_path: Path, progress: bool) -> None:
 
 
 def test_a_last_checkpoint_that_went_with_its_node_is_made_again(
-    loop: Loop, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
+    relayed: None,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The learner is done and its node dies before the driver, which alone has the run directory,
     fetched what it left.
     """
-    out, relay = tmp_path / "run", Students._relay
+    out, keep = tmp_path / "run", RelayedFiles.keep
     gone: list[Any] = []
-    dead = dead_reference(loop)
+    dead = dead_reference(cluster)
 
-    def relayed(
-        self: Students, population: int, name: str | None, snapshot: Any, saved: Any
-    ) -> None:
-        if name == snapshot_name(0, 330) and not gone:
+    async def kept(self: RelayedFiles, references: dict[str, Any]) -> None:
+        if snapshot_name(0, 330) in references and not gone:
             gone.append(1)
-            snapshot = saved = dead
-        relay(self, population, name, snapshot, saved)
+            references = dict.fromkeys(references, dead)
+        await keep(self, references)
 
-    monkeypatch.setattr(Crew, "place", None)
-    monkeypatch.setattr(Students, "_relay", relayed)
+    monkeypatch.setattr(RelayedFiles, "keep", kept)
     api.run(small_config(out, dataset=str(finished_run)), quiet=True)
     assert gone
     deaths = [row for row in RunDirectory(out).rows("events.jsonl") if row["event"] == "death"]
@@ -403,29 +453,30 @@ def test_data_on_disk_is_refused_where_learners_do_not_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     run = alone(tmp_path / "run", nodes=2, resources=ResourcesConfig(data="disk"))
-    monkeypatch.setattr(run.crew, "place", None)
-    monkeypatch.setattr(crew, "seen_by_all", lambda probe: shared and probe())
+    monkeypatch.setattr(run_files, "seen_by_all", lambda probe: shared and probe())
     data = tmp_path / "data"
     write_json(data / "dataset.json", {"digest": "d"})
     if shared:
-        run._provide(data, {"digest": "d"})
+        run.data = data_of_runs._provided(run, data, {"digest": "d"})
         assert [stored.directory for stored in run.data] == [data]
-        assert run._data_again() is run.data, "no node takes it along"
+        before = run.data
+        run.forget_lost_data()
+        assert run.data is before, "no node takes it along"
         return
     with pytest.raises(
         UserError, match=rf"^{data} is not on every node, .*as resources\.data asks.* s3://"
     ):
-        run._provide(data, {"digest": "d"})
+        data_of_runs._provided(run, data, {"digest": "d"})
     with pytest.raises(UserError, match=r"run/dataset is not on every node"):
-        run.run()
+        asyncio.run(driver.whole_run(run))
 
 
 def test_every_node_is_asked_for_the_data(ray_cluster: str, tmp_path: Path) -> None:
     file = tmp_path / "dataset.json"
     file.write_bytes(b"here")
-    assert actors.seen_by_all(partial(crew._holds, file, b"here"))
-    assert not actors.seen_by_all(partial(crew._holds, file, b"another's"))
-    assert not actors.seen_by_all(partial(crew._holds, tmp_path / "none", b"here"))
+    assert clusters.seen_by_all(partial(run_files._holds, file, b"here"))
+    assert not clusters.seen_by_all(partial(run_files._holds, file, b"another's"))
+    assert not clusters.seen_by_all(partial(run_files._holds, tmp_path / "none", b"here"))
 
 
 def test_a_bucket_that_is_away_is_a_failure_of_storage(
@@ -478,13 +529,11 @@ class DyingQ(FittedQ):
 def dying(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Judges whose processes die of every call; what makes that end soon."""
     with monkeypatch.context() as patch:
-        patch.setattr(actors, "TASK_RETRIES", 0)
-        patch.setattr(students, "DEATHS_IN_A_ROW", 1)
-        for module in (crew, students, driver):
-            patch.setattr(module, "Evaluator", Dying)
-        for module in (judges, students, driver):
-            patch.setattr(module, "FittedQ", DyingQ)
-        patch.setattr(crew, "ROLES", {**crew.ROLES, "Dying": "evaluator", "DyingQ": "fitted Q"})
+        patch.setattr(clusters, "TASK_RETRIES", 0)
+        for module in (runs, evaluate):
+            patch.setattr(module, "DEATHS_IN_A_ROW", 1)
+        patch.setattr(runs, "Evaluator", Dying)
+        patch.setattr(evaluate, "FittedQ", DyingQ)
         yield patch
 
 
@@ -544,11 +593,11 @@ def test_which_clusters_grow(
             "node_type_mapping": {f"10.0.0.{place}": name for place, name in enumerate(types)}
         }
     }
-    monkeypatch.setattr(actors.state, "get_max_resources_from_cluster_config", lambda: None)
+    monkeypatch.setattr(joining.state, "get_max_resources_from_cluster_config", lambda: None)
     monkeypatch.setattr(
-        actors.internal_kv, "_internal_kv_get", lambda key: json.dumps(status).encode()
+        joining.internal_kv, "_internal_kv_get", lambda key: json.dumps(status).encode()
     )
-    assert actors._autoscaler() == (grows, None)
+    assert joining._autoscaler() == (grows, None)
 
 
 def test_one_learner_and_two_train_the_same_members(finished_run: Path, tmp_path: Path) -> None:

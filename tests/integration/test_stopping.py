@@ -4,6 +4,7 @@ the middle of their work.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import signal
@@ -12,21 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cqlray import driver
 from cqlray.api import runs as api
 from cqlray.api import session
 from cqlray.cli import main as cli
 from cqlray.config.load import dump_yaml
-from cqlray.driver import Driver
 from cqlray.errors import Interrupted
-from cqlray.runtime import cluster as actors
-from cqlray.runtime.cluster import Loop
+from cqlray.runtime import event_loop
+from cqlray.runtime.cluster import Cluster
+from cqlray.runtime.event_loop import Stop
+from cqlray.runtime.journal import Journal
+from cqlray.stages import teach
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from cqlray.storage.writer import Writer
@@ -140,7 +142,7 @@ def test_sigterm_leaves_a_last_checkpoint_from_which_the_same_bits_follow(
 ) -> None:
     """Also when it comes twice, as `ray job stop` sends it where a script passes it on."""
     patient = (  # on a busy machine two do not come together
-        "from cqlray import actors\nactors.SECONDS_OF_ONE_REQUEST = 20.0"
+        "from cqlray.runtime import event_loop\nevent_loop.SECONDS_OF_ONE_REQUEST = 20.0"
     )
     run = begin(SLOW_SAVE.format(seconds=1.5) + patient)
     run.wait_for_answer()
@@ -189,7 +191,7 @@ def test_ctrl_c_twice_does_not_wait_for_storage_that_is_away(begin: Any) -> None
 class SlowTeacher(Teacher):
     """Its updates take some time."""
 
-    def learn(self, round_index: int, *shards: Any) -> dict[str, Any]:
+    def learn(self, round_index: int, *shards: Any) -> tuple[dict[str, Any], bytes | None]:
         time.sleep(1.0)
         return super().learn(round_index, *shards)
 
@@ -198,16 +200,17 @@ def test_sigterm_in_the_midst_of_the_teachers_updates_keeps_them(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of a round whose policy is to be tested: the test is made up for."""
-    out, learn = tmp_path / "run", Driver._learn
+    out, play = tmp_path / "run", teach.Lessons._play
 
-    def disturbed(self: Driver, teacher: Any, index: int, episodes: list[Any]) -> Any:
-        if index == 3:
+    async def disturbed(self: teach.Lessons, teacher: Any) -> Any:
+        episodes = await play(self, teacher)
+        if self.rounds == 3:
             threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        return learn(self, teacher, index, episodes)
+        return episodes
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"cqlray resume {out}"):
-        patch.setattr(driver, "Teacher", SlowTeacher)
-        patch.setattr(Driver, "_learn", disturbed)
+        patch.setattr(teach, "Teacher", SlowTeacher)
+        patch.setattr(teach.Lessons, "_play", disturbed)
         api.run(small_config(out), quiet=True)
     kept = checkpoint.read_metadata(out / "teacher" / "checkpoint.safetensors")
     assert kept["rounds"] == 4
@@ -220,10 +223,10 @@ def test_sigterm_in_the_midst_of_the_teachers_updates_keeps_them(
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    """A loop that hears this process's signals."""
-    made = Loop(print)
-    with actors._restoring_handlers():
+def stop() -> Iterator[Stop]:
+    """What this process's signals ask for."""
+    made = Stop(print)
+    with event_loop.restoring_handlers():
         made.handle_signals()
         yield made
 
@@ -233,23 +236,23 @@ def sent(*numbers: int) -> None:
         os.kill(os.getpid(), number)
 
 
-def test_what_counts_as_a_second_request(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_counts_as_a_second_request(stop: Stop, monkeypatch: pytest.MonkeyPatch) -> None:
     sent(signal.SIGTERM, signal.SIGTERM, signal.SIGTERM)
-    assert loop.stop.is_set() and not loop.hurry.is_set(), "one request that came by several ways"
-    monkeypatch.setattr(actors, "SECONDS_OF_ONE_REQUEST", 0.0)
+    assert stop.requested and not stop.hurried, "one request that came by several ways"
+    monkeypatch.setattr(event_loop, "SECONDS_OF_ONE_REQUEST", 0.0)
     sent(signal.SIGTERM)
-    assert loop.hurry.is_set()
+    assert stop.hurried
     with pytest.raises(KeyboardInterrupt):
         sent(signal.SIGTERM)
 
 
-def test_ctrl_c_is_never_taken_for_an_echo(loop: Loop) -> None:
+def test_ctrl_c_is_never_taken_for_an_echo(stop: Stop) -> None:
     sent(signal.SIGINT)
-    assert loop.stop.is_set() and not loop.hurry.is_set()
+    assert stop.requested and not stop.hurried
     sent(signal.SIGTERM)
-    assert not loop.hurry.is_set()
+    assert not stop.hurried
     sent(signal.SIGINT)
-    assert loop.hurry.is_set()
+    assert stop.hurried
 
 
 class Busy:
@@ -260,43 +263,74 @@ class Busy:
         return seconds
 
 
-def test_calls_are_seen_out_once_asked_and_left_when_asked_again(
-    ray_cluster: str, loop: Loop
+def test_replies_are_seen_out_once_asked_and_left_when_asked_again(
+    ray_cluster: str, stop: Stop
 ) -> None:
-    actor = loop.create(Busy, cpus=0.1)
-    kept, results = actor.work.remote(1.0), []
-    loop.on(kept, results.append)
-    sent(signal.SIGINT)
-    with pytest.raises(Interrupted):
-        loop.run()
-    loop.on(actor.work.remote(600), results.append)
-    loop.see_out([kept])
-    assert results == [1.0]
-    assert loop.stop.is_set() and not loop.pending, "what comes after is stopped, too"
-    loop.on(slow := actor.work.remote(600), results.append)
-    threading.Timer(0.5, sent, (signal.SIGINT,)).start()
-    with pytest.raises(Interrupted):
-        loop.see_out([slow])
-    loop.close()
+    async def story() -> list[float]:
+        stop.attach()
+        with closing(Cluster(print)) as cluster:
+            actor = cluster.start(Busy, cpus=0.1)
+            kept = actor.ask("work", 1.0)
+            sent(signal.SIGINT)
+            found = [await stop.see_out(kept, "seeing it out")]
+            with pytest.raises(asyncio.CancelledError):
+                stop.check()  # what comes after is stopped, too
+            slow = actor.ask("work", 600)
+            threading.Timer(0.5, sent, (signal.SIGINT,)).start()
+            with pytest.raises(asyncio.CancelledError):
+                await stop.see_out(slow, "seeing it out")
+            return found
+
+    assert asyncio.run(story()) == [1.0]
 
 
-def test_whoever_waits_for_the_writer_can_be_told_not_to() -> None:
-    hurry, over = threading.Event(), threading.Event()
+def test_whoever_waits_for_the_writer_can_be_told_not_to(tmp_path: Path) -> None:
+    over, background, stop = threading.Event(), Writer(), Stop(print)
+    journal = Journal(RunDirectory(tmp_path), background, stop)
 
-    def check() -> None:
-        if hurry.is_set():
-            raise Interrupted
+    async def story() -> float:
+        stop.attach()
+        stop.requests.append(0.0)
+        background.put(lambda: over.wait(30))  # type: ignore[arg-type, return-value]
+        threading.Timer(0.3, stop.request).start()
+        began = time.monotonic()
+        for _ in range(2):  # also who begins to wait after that
+            with pytest.raises(asyncio.CancelledError):
+                await journal.flush()
+        return time.monotonic() - began
 
-    background = Writer(check)
-    background.submit(lambda: over.wait(30))  # type: ignore[arg-type, return-value]
-    threading.Timer(0.3, hurry.set).start()
-    began = time.monotonic()
-    with pytest.raises(Interrupted):
-        background.flush()
-    assert 0.2 < time.monotonic() - began < 5
+    assert 0.2 < asyncio.run(story()) < 5
     over.set()
     background.flush()
     background.close()
+
+
+def test_the_third_request_waits_for_nothing_even_if_the_loop_hangs(
+    stop: Stop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_loop, "SECONDS_OF_ONE_REQUEST", 0.0)
+    over = threading.Event()
+
+    async def hanging() -> None:
+        over.wait(30)
+
+    for delay in (0.2, 0.3, 0.4):
+        threading.Timer(delay, sent, (signal.SIGINT,)).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        event_loop.run(hanging, stop)
+    assert time.monotonic() - began < 5
+    over.set()
+
+
+def test_a_run_from_within_a_running_loop_as_in_a_notebook(
+    ray_cluster: str, finished_run: Path, tmp_path: Path
+) -> None:
+    async def cell() -> Path:
+        await asyncio.sleep(0)
+        return Path(api.run(small_config(tmp_path / "run"), quiet=True).run_dir)
+
+    assert_same(finished_run, asyncio.run(cell()))
 
 
 def test_ctrl_c_at_any_place_says_how_to_go_on(

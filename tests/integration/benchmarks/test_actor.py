@@ -14,8 +14,8 @@ from cqlray.cli.parser import OneLine
 from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
-from cqlray.runtime.placement import make_plan
-from cqlray.stages import train as students
+from cqlray.runtime.placement import Plan, make_plan
+from cqlray.stages import train
 
 MEMBERS = [
     Member(
@@ -28,35 +28,43 @@ MEMBERS = [
 def test_the_updates_counted_are_those_that_the_learner_made(
     ray_cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cqlray.runtime.cluster import Loop, connect
+    from cqlray.runtime.cluster import Cluster, run_with_actors
+    from cqlray.runtime.joining import connect
 
-    monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
-    spec, loop = describe_env(ENV), Loop(print)
-    with connect() as cluster:
-        plan = make_plan(
-            RunConfig(env=ENV, resources=ResourcesConfig(learners=1)), MEMBERS, cluster
+    monkeypatch.setattr(train, "SECONDS_PER_ADVANCE", 0.1)
+    spec = describe_env(ENV)
+
+    async def story(actors: Cluster, plan: Plan) -> None:
+        driven = driven_learner(actors, plan, spec, MEMBERS, 100, played_shards(spec)[:1])
+        turns = [await driven.turn(0.2, "actor")]
+        assert driven.tests == 0 and driven.snapshot is not None
+        turns.append(await driven.turn(0.2, "tested"))
+        assert driven.tests == len(driven.parts) * turns[-1].work // 100, (
+            "every snapshot is tested once"
         )
-        with driven_learner(loop, plan, spec, MEMBERS, 100, played_shards(spec)[:1]) as driven:
-            turns = [driven.turn(0.2, "actor")]
-            assert driven.tests == 0 and driven.snapshot is not None
-            turns.append(driven.turn(0.2, "tested"))
-            assert driven.tests == len(driven.parts) * turns[-1].work // 100, (
-                "every snapshot is tested once"
-            )
-            turns.append(driven.turn(0.2, "contended"))
-            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote())
-            assert all(
-                turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns
-            )
-            assert not loop.pending and not driven.evaluators.waiting
+        turns.append(await driven.turn(0.2, "contended"))
+        assert sum(turn.work for turn in turns) == await driven.learner.ask("updates")
+        assert all(
+            turn.work >= 100 and turn.seconds > 0.2 and turn.cpu_seconds > 0 for turn in turns
+        )
+        assert not driven.evaluators.attempts and not driven.evaluators.waiting
 
-            made = []
-            assert driven._ms_each(lambda: made.append(len(made))) < 1.0
-            assert made == list(range(learner_actor.CALLS))
-            assert driven.driver_ms().keys() == {"learner", "evaluation"}
-            assert sum(turn.work for turn in turns) == loop.get(driven.learner.updates.remote()), (
-                "these calls make no updates"
-            )
+        made: list[int] = []
+
+        async def make() -> None:
+            made.append(len(made))
+
+        assert await driven._ms_each(make) < 1.0
+        assert made == list(range(learner_actor.CALLS))
+        assert (await driven.driver_ms()).keys() == {"learner", "evaluation"}
+        assert sum(turn.work for turn in turns) == await driven.learner.ask("updates"), (
+            "these calls make no updates"
+        )
+
+    with connect() as cluster:
+        asked = RunConfig(env=ENV, resources=ResourcesConfig(learners=1))
+        plan = make_plan(asked, MEMBERS, cluster)
+        run_with_actors(lambda actors: story(actors, plan), print)
 
 
 def test_the_bare_loop_counts_its_updates() -> None:
@@ -71,7 +79,7 @@ def test_the_bare_loop_counts_its_updates() -> None:
 def test_the_command_prints_what_programs_rely_on(
     ray_cluster: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(students, "SECONDS_PER_ADVANCE", 0.1)
+    monkeypatch.setattr(train, "SECONDS_PER_ADVANCE", 0.1)
     monkeypatch.setattr(learner_actor, "ROUNDS", 1)
     monkeypatch.setattr(learner_actor, "CALLS", 10)
     assert learner_actor.main(["--seconds", "0.1", "--json"], OneLine) == 0

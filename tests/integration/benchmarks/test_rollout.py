@@ -8,15 +8,17 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cqlray.benchmarks import rollout
-from cqlray.benchmarks.rollout import bare_steps, calls_of_team, steps_in_process
+from cqlray.benchmarks.rollout import bare_steps, calls_of_pool, steps_in_process
 from cqlray.cli.parser import OneLine
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
+from cqlray.runtime.pool import Pool
 from cqlray.workers.rollout_worker import RolloutWorker
 
 
@@ -36,18 +38,20 @@ def steps_by_process(log: Path) -> Counter[int]:
 def test_the_steps_counted_are_those_that_the_workers_played(
     ray_cluster: str, tmp_path: Path
 ) -> None:
-    from cqlray.runtime.cluster import Loop, Team, connect
+    from cqlray.runtime.cluster import Cluster, run_with_actors
+    from cqlray.runtime.joining import connect
 
     env = counting(tmp_path / "log")
+
+    async def story(cluster: Cluster) -> int:
+        def hire(number: int) -> Any:
+            return cluster.start(RolloutWorker, env, describe_env(env), cpus=0.5)
+
+        pool = Pool("rollout worker", 2, hire)
+        return sum([(await calls_of_pool(pool, None, envs, 0.3))[0].steps for envs in (1, 3)])
+
     with connect():
-        loop = Loop(print)
-        team = Team(
-            loop, [loop.create(RolloutWorker, env, describe_env(env), cpus=0.5) for _ in range(2)]
-        )
-        try:
-            counted = sum(calls_of_team(loop, team, None, envs, 0.3).steps for envs in (1, 3))
-        finally:
-            team.dismiss()
+        counted = run_with_actors(story, print)
     played = steps_by_process(tmp_path / "log")
     assert counted == sum(played.values()) > 0
     assert len(played) == 2 and os.getpid() not in played

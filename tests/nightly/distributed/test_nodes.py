@@ -16,7 +16,7 @@ import pytest
 
 from cqlray.config.load import dump_yaml
 from cqlray.config.schema import EnvConfig, EvaluationConfig, ResourcesConfig
-from cqlray.stages.train import SECONDS_BETWEEN_CHECKPOINTS
+from cqlray.stages.run import SECONDS_BETWEEN_CHECKPOINTS
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config

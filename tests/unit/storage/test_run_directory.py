@@ -18,12 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cqlray import seeding
-from cqlray.errors import StorageFailure, UserError
+from cqlray.errors import UserError
 from cqlray.storage import checkpoint
 from cqlray.storage import run_directory as storage
 from cqlray.storage.run_directory import (
     RunDirectory,
-    SharedDirectory,
     read_json,
     write_bytes,
     write_json,
@@ -178,28 +177,6 @@ def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "run" / "dataset").iterdir()] == [
             "shard-00000.parquet"
         ]
-
-
-def test_actors_write_to_the_run_and_to_nothing_of_the_same_name(tmp_path: Path) -> None:
-    """A path that another node has on a disk of its own is not the run directory."""
-    RunDirectory.create(tmp_path / "run", {"id": "a"})
-    shared = SharedDirectory(tmp_path / "run", "a")
-    shared.write("dataset/shard-00000.parquet", b"whole")
-    assert shared.read("dataset/shard-00000.parquet") == b"whole"
-    assert not list((tmp_path / "run").rglob("*.tmp"))
-    for elsewhere in (
-        SharedDirectory(tmp_path / "run", "b"),
-        SharedDirectory(tmp_path / "nothing", "a"),
-    ):
-        assert not elsewhere.is_here()
-        with pytest.raises(UserError, match=r"is not on node .*; mount it there too, or use s3://"):
-            elsewhere.write("dataset/shard-00001.parquet", b"")
-    assert not (tmp_path / "nothing").exists()
-    (tmp_path / "run" / "snapshots").write_bytes(b"")
-    with pytest.raises(
-        StorageFailure, match=r"snapshots/a cannot be written: (Not a directory|File exists)"
-    ):
-        shared.write("snapshots/a", b"")
 
 
 def test_metadata_is_read_without_the_arrays(tmp_path: Path) -> None:

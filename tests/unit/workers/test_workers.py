@@ -13,11 +13,12 @@ from cqlray import seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy
 from cqlray.config.schema import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig, members
 from cqlray.data.episode import Shard
+from cqlray.data.shards import to_parquet
 from cqlray.envs.make import EnvPool, describe_env
 from cqlray.envs.rollout import rollout
 from cqlray.errors import NotShared, UserError
 from cqlray.storage import checkpoint
-from cqlray.storage.run_directory import SharedDirectory
+from cqlray.storage.outbox import HandedBack, SharedDirectory
 from cqlray.workers.evaluator import Evaluator
 from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec, StudentFiles
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
@@ -39,7 +40,10 @@ def shards() -> list[Shard]:
     ]
 
 
-def learner_spec(own: list[Member], files: StudentFiles | None = None) -> LearnerSpec:
+HERE = StudentFiles(HandedBack(), 0)
+
+
+def learner_spec(own: list[Member], files: StudentFiles = HERE) -> LearnerSpec:
     return LearnerSpec(own, 0, SPEC.scaling, 150, "cpu", 1, "float32", files)
 
 
@@ -166,23 +170,25 @@ def test_a_shard_is_a_pure_function_of_its_task(shards: list[Shard]) -> None:
 
 
 def test_teacher_rounds_updates_and_resume(shards: list[Shard]) -> None:
-    whole, first = (Teacher(TEACHER, 0, SPEC.scaling, 2, None) for _ in range(2))
+    whole, first = (Teacher(TEACHER, 0, SPEC.scaling, 2, None, HandedBack()) for _ in range(2))
     steps = [shard.num_transitions for shard in shards]
-    reports = [whole.learn(index, shard) for index, shard in enumerate(shards)]
+    reports = [whole.learn(index, shard)[0] for index, shard in enumerate(shards)]
     assert [r["updates"] for r in reports] == [int(steps[0] * 0.3), int(sum(steps) * 0.3)]
     assert reports[1]["environment_steps"] == sum(steps) and not reports[1]["diverged"]
     first.learn(0, shards[0])
     saved = first.save({"rounds": 1})
     assert checkpoint.decode(saved)[1]["rounds"] == 1
-    resumed = Teacher(TEACHER, 0, SPEC.scaling, 2, saved, None, shards[0])
+    resumed = Teacher(TEACHER, 0, SPEC.scaling, 2, saved, HandedBack(), to_parquet(shards[0]))
     resumed.learn(1, shards[1])
     assert resumed.save({}) == whole.save({}) and resumed.snapshot() == whole.snapshot()
 
 
 def test_teacher_only_collects_while_it_warms_up(shards: list[Shard]) -> None:
-    teacher = Teacher(dataclasses.replace(TEACHER, warmup_rounds=2), 0, SPEC.scaling, 2, None)
-    assert teacher.learn(0, shards[0])["updates"] == 0
-    assert teacher.learn(1, shards[1])["updates"] > 0
+    teacher = Teacher(
+        dataclasses.replace(TEACHER, warmup_rounds=2), 0, SPEC.scaling, 2, None, HandedBack()
+    )
+    assert teacher.learn(0, shards[0])[0]["updates"] == 0
+    assert teacher.learn(1, shards[1])[0]["updates"] > 0
 
 
 def test_evaluations_in_parts_are_the_evaluation(shards: list[Shard]) -> None:

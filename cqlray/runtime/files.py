@@ -1,0 +1,134 @@
+"""Who writes what a run's workers leave behind, chosen once when the run is opened.
+
+Where every node sees the run directory, workers write there themselves (`SharedFiles`). Where the
+driver's machine alone has it, the bytes come back through the object store, and the driver writes
+them, in the background and in order (`RelayedFiles`). Stages and workers do not know which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cqlray.runtime.cluster import put, seen_by_all, value
+from cqlray.runtime.placement import Plan
+from cqlray.storage.locations import AnyPath
+from cqlray.storage.outbox import HandedBack, Outbox, SharedDirectory, StoredFiles
+from cqlray.storage.run_directory import RunDirectory, write_bytes
+from cqlray.storage.writer import Writer
+
+
+class SharedFiles:
+    """Every node sees the run directory."""
+
+    shared = True
+
+    def __init__(self, place: SharedDirectory, one_node: bool) -> None:
+        """`one_node`: there is no other node that might not see some local directory."""
+        self.place, self.one_node = place, one_node
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where workers leave their files."""
+        return self.place
+
+    def sources(self, names: Sequence[str]) -> list[Any]:
+        """Arguments for a worker that is to read these files of the run."""
+        return [StoredFiles(self.place, tuple(names))] if names else []
+
+    def readable(self, names: set[str]) -> set[str]:
+        """Those of the run's files that a worker can go on from without the driver reading them for
+        it.
+        """
+        return names
+
+    async def keep(self, references: Mapping[str, Any]) -> None:
+        """Have what workers left, by file names, in the run directory: it is there."""
+
+    def hold(self, shard: Any) -> Any:
+        """The reference that is held for the learners: none, as they read the shard's file."""
+        return None
+
+    def seen_by_learners(self, path: AnyPath) -> bool:
+        """Whether learners can read a directory themselves."""
+        if not isinstance(path, Path) or self.one_node:
+            return True
+        run = self.place.path
+        return isinstance(run, Path) and path.absolute().is_relative_to(run)
+
+
+class RelayedFiles:
+    """The driver's machine alone has the run directory."""
+
+    shared = False
+
+    def __init__(self, directory: RunDirectory, writer: Writer) -> None:
+        self.directory, self.writer = directory, writer
+
+    @property
+    def outbox(self) -> Outbox:
+        """Where workers leave their files."""
+        return HandedBack()
+
+    def sources(self, names: Sequence[str]) -> list[Any]:
+        """Arguments for a worker that is to read these files of the run."""
+        return [put((self.directory / name).read_bytes()) for name in names]
+
+    def readable(self, names: set[str]) -> set[str]:
+        """Those of the run's files that a worker can go on from without the driver reading them for
+        it.
+        """
+        return set()
+
+    def hold(self, shard: Any) -> Any:
+        """The reference that is held for the learners."""
+        return shard
+
+    async def keep(self, references: Mapping[str, Any]) -> None:
+        """Have what workers left, by file names, in the run directory, in this order and after all
+        that was given to the writer before. Nothing of it is, where this is cancelled or raises.
+
+        Raises:
+            Lost: it is gone with its node.
+        """
+        found = {name: await value(reference) for name, reference in references.items()}
+        size = sum(len(data) for data in found.values())
+        await asyncio.wrap_future(self.writer.room(size))
+        for name, data in found.items():
+            self.writer.put(partial(write_bytes, self.directory / name, data), len(data))
+
+    def seen_by_learners(self, path: AnyPath) -> bool:
+        """Whether learners can read a directory themselves."""
+        return not isinstance(path, Path)
+
+
+Files: TypeAlias = SharedFiles | RelayedFiles
+
+
+def choose_files(directory: RunDirectory, plan: Plan, writer: Writer) -> Files:
+    """Ask every node that there is whether it sees the run directory."""
+    run_id = directory.manifest().get("id")
+    place = SharedDirectory(directory.path.absolute(), run_id or "")
+    one_node = plan.cluster.nodes == 1 and not plan.cluster.grows
+    shared = not isinstance(place.path, Path) or one_node
+    if shared or (run_id and seen_by_all(place.is_here)):
+        return SharedFiles(place, one_node)
+    return RelayedFiles(directory, writer)
+
+
+def seen_everywhere(files: Files, dataset: AnyPath) -> bool:
+    """Whether every node sees a dataset's directory, also where it is not the run's."""
+    if files.seen_by_learners(dataset):
+        return True
+    description = dataset.absolute() / "dataset.json"
+    return description.exists() and seen_by_all(
+        partial(_holds, description, description.read_bytes())
+    )
+
+
+def _holds(file: AnyPath, content: bytes) -> bool:
+    """Whether a file is there and the same."""
+    return file.exists() and file.read_bytes() == content

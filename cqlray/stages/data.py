@@ -1,0 +1,123 @@
+"""The data that learners train on: where it lies, and how it gets to them."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cqlray.data import dataset as datasets
+from cqlray.data.convert import write_dataset
+from cqlray.data.loading import iterate_shards
+from cqlray.data.memory import data_bytes, where_data_lives
+from cqlray.envs.recorded import open_configured
+from cqlray.errors import UserError
+from cqlray.runtime.cluster import put
+from cqlray.runtime.files import seen_everywhere
+from cqlray.runtime.journal import Row
+from cqlray.stages.run import Run
+from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.run_directory import DATASET, EVALUATIONS
+from cqlray.workers.files import StoredData
+
+
+def adopt_dataset(run: Run) -> None:
+    """Somebody's dataset: cqlray's own is read and never written, other data becomes shards in the
+    run directory.
+
+    Raises:
+        UserError: it has changed since the run began.
+    """
+    place = native_dataset(run)
+    description = datasets.read_description(place)
+    before = run.directory.manifest().get("dataset_digest")
+    if before not in (None, description["digest"]):
+        raise UserError(
+            f"dataset {run.config.dataset!r} has changed since the run began; make a new run"
+        )
+    if before is not None:
+        return
+    rows = [
+        {"policy": policy, "member": None, "updates": None, "returns": returns}
+        for policy, returns in description.get("reference_returns", {}).items()
+    ]
+    run.journal.append(EVALUATIONS, rows)
+    run.journal.write_json(f"{DATASET}/dataset.json", description)
+    run.journal.note(dataset_digest=description["digest"])
+
+
+def native_dataset(run: Run) -> AnyPath:
+    """The directory of the dataset's shards; foreign data is converted first."""
+    own = run.directory / DATASET
+    if run.config.dataset is None:
+        return own
+    if datasets.is_native(run.config.dataset):
+        return datasets.dataset_directory(any_path(run.config.dataset))
+    if not (own / "dataset.json").exists():
+        write_dataset(open_configured(run.config), own)
+    return own
+
+
+def data_for_learners(run: Run) -> list[Any]:
+    """What learners are given: the word to read the data themselves, or else its shards in the
+    object store.
+
+    Raises:
+        UserError: they are to read it from disk, and do not see it.
+    """
+    if not run.data:
+        place = native_dataset(run)
+        run.data = _provided(run, place, datasets.read_description(place))
+    return run.data
+
+
+def _provided(run: Run, place: AnyPath, description: Row) -> list[Any]:
+    on_disk, why = exceeds_memory(run, description)
+    if on_disk:
+        _require_on_nodes(run, place, why)
+        home = run.directory.path
+        own = home.absolute() / DATASET if isinstance(home, Path) else None
+        folder = own or Path(tempfile.gettempdir(), description["digest"])
+        run.progress.say(f"data         {why}")
+        return [StoredData(place.absolute(), folder / "records.bin")]
+    if run.files.seen_by_learners(place):
+        return [StoredData(place.absolute())]
+    return [put(shard) for shard in iterate_shards(place, description)]
+
+
+def require_disk(run: Run) -> None:
+    """Raises UserError where data that is to be made could not be read from disk, though it is to
+    be.
+    """
+    if run.config.dataset is None and run.config.resources.data == "disk":
+        _require_on_nodes(run, run.directory / DATASET, "resources.data disk")
+
+
+def _require_on_nodes(run: Run, place: AnyPath, why: str) -> None:
+    """Raises UserError unless every node sees a directory whose data learners are to read from
+    disk.
+    """
+    if not seen_everywhere(run.files, place):
+        raise UserError(
+            f"{place} is not on every node, and learners cannot have the data otherwise ({why}):"
+            " have it at s3:// or gs://, share the disk, or have data that fits into memory there"
+            " (resources.data memory)"
+        )
+
+
+def exceeds_memory(run: Run, description: Row) -> tuple[bool, str]:
+    """Whether learners read the data from disk, and why."""
+    chosen = run.config.resources.data
+    if chosen != "auto":
+        return chosen == "disk", "read from a file on disk, as resources.data asks"
+    environment = description["environment"]
+    size = data_bytes(
+        description["transitions"],
+        description["episodes"],
+        environment["observation_dim"],
+        environment["action_dim"],
+    )
+    memory = int(min(run.plan.memory_per_learner, sys.maxsize))
+    where, why = where_data_lives(size, None, memory)
+    return where == "disk", why

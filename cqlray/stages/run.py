@@ -1,0 +1,193 @@
+"""What the stages of one run share: its config and directory, who works on it, and where its files
+go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from cqlray.config.schema import RunConfig
+from cqlray.data.dataset import ShardSummary
+from cqlray.envs.make import EnvSpec
+from cqlray.errors import ActorLost, Lost, NotShared
+from cqlray.runtime.cluster import Actor, Cluster
+from cqlray.runtime.event_loop import Stop
+from cqlray.runtime.files import Files, RelayedFiles
+from cqlray.runtime.journal import Journal
+from cqlray.runtime.metrics import RunMetrics
+from cqlray.runtime.placement import Plan
+from cqlray.runtime.pool import Pool
+from cqlray.runtime.progress import ProgressDisplay
+from cqlray.storage.locations import Location
+from cqlray.storage.run_directory import RunDirectory
+from cqlray.storage.writer import Writer
+from cqlray.workers.evaluator import Evaluator
+from cqlray.workers.files import StoredData
+from cqlray.workers.rollout_worker import RolloutWorker
+
+ROLES = {"rollout_worker": "rollout worker", "evaluator": "evaluator", "fitted_q": "fitted Q"}
+SECONDS_BETWEEN_CHECKPOINTS = 60.0
+SECONDS_BETWEEN_LAST_CHECKPOINTS = 5.0  # on a node that is being drained
+DEATHS_IN_A_ROW = 3  # of one actor, without progress between them
+STOPPING = "stopping after a last checkpoint (Ctrl-C again: without it)"
+
+
+class Run:
+    """One run that is open."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        plan: Plan,
+        spec: EnvSpec,
+        progress: ProgressDisplay,
+        stop: Stop,
+        cluster: Cluster,
+        writer: Writer,
+        files: Files,
+    ) -> None:
+        self.config, self.directory, self.plan, self.spec = config, directory, plan, spec
+        self.progress, self.stop, self.cluster, self.writer = progress, stop, cluster, writer
+        self.files = files
+        self.journal = Journal(directory, writer, stop)
+        self.metrics = RunMetrics(lambda: len(writer.waiting))
+        self.pools: dict[str, Pool] = {}
+        self.data: list[Any] = []  # for the learners: references to shards, or one StoredData
+
+    def stage(self, name: str) -> AbstractAsyncContextManager[None]:
+        """A stage of the run, in its time line and manifest."""
+        return self.journal.stage(name, self._note_busy)
+
+    # -- who works on it ---------------------------------------------------------------------------
+
+    def rollout_workers(self) -> Pool:
+        """Who plays episodes for the teacher and the dataset."""
+        size = self.plan.rollout_workers
+        return self.pool(RolloutWorker, "rollout_worker", size, self.config.env, self.spec)
+
+    def evaluators(self) -> Pool:
+        """Who tests policies in the environment."""
+        size = self.plan.evaluators
+        return self.pool(Evaluator, "evaluator", size, self.config.env, self.spec)
+
+    def pool(self, role: type[Any], name: str, size: int, *args: Any) -> Pool:
+        """The role's actors, made with `args`, started when first needed."""
+        if name not in self.pools:
+            hire = partial(self._hire, role, name, args)
+            watch = partial(self.metrics.team, name)
+            self.pools[name] = Pool(ROLES[name], size, hire, self.progress.say, watch)
+        return self.pools[name]
+
+    def _hire(self, role: type[Any], name: str, args: tuple[Any, ...], number: int) -> Actor:
+        return self.cluster.start(
+            role,
+            *args,
+            cpus=self.plan.cpus[name],
+            retried=True,
+            spread=True,
+            name=f"{name} {number}",
+        )
+
+    def dismiss(self, *names: str) -> None:
+        """End the actors of these roles, where there are any."""
+        for name in names:
+            if name in self.pools:
+                self._note_busy(name)
+                self.pools.pop(name).close()
+
+    def _note_busy(self, *names: str) -> None:
+        for name in names or list(self.pools):
+            pool = self.pools[name]
+            self.journal.busy(ROLES[name], len(pool.actors), pool.busy_seconds)
+            pool.busy_seconds = 0.0
+
+    async def play(self, method: str, *args: Any, returns: int) -> tuple[ShardSummary, list[Any]]:
+        """A shard of some rollout worker's: its summary, and references to whatever else it
+        returns.
+        """
+        summary, *references = await self.rollout_workers().call(method, *args, returns=returns)
+        self.metrics.shards.inc()
+        self.metrics.played("rollout_worker", summary.transitions)
+        return summary, references
+
+    def is_checkpoint_due(self, actor: Actor, saved_at: float) -> bool:
+        """Whether an actor is to leave a checkpoint again; sooner where its node will soon be
+        gone.
+        """
+        seconds = time.monotonic() - saved_at
+        if seconds > SECONDS_BETWEEN_CHECKPOINTS:
+            return True
+        return seconds > SECONDS_BETWEEN_LAST_CHECKPOINTS and self.cluster.is_leaving(actor)
+
+    # -- snapshots ---
+
+    def snapshots(self, population: int, done: int) -> dict[int, Location]:
+        """A population's snapshots up to `done` updates."""
+        found = self.directory.snapshots(population)
+        return {updates: path for updates, path in found.items() if updates <= done}
+
+    def lacking(self, file: str, population: int, updates: Iterable[int]) -> list[int]:
+        """Of these update counts those at which a file lacks a row of some member, rising."""
+        return self.journal.index.missing(file, self.plan.populations[population], updates)
+
+    # -- what may go wrong -------------------------------------------------------------------------
+
+    async def stop_sharing(self, error: NotShared) -> None:
+        """Let the driver alone write and read files from now on: a node came that does not have
+        them.
+        """
+        self.progress.say(f"{error}; from now on all files go through the driver")
+        self.journal.event("not shared", what=str(error))
+        self.dismiss(*ROLES)
+        self.cluster.kill_all()
+        await self.journal.flush()
+        self.stop.check()
+        self.files, self.data = RelayedFiles(self.directory, self.writer), []
+
+    async def restarting(
+        self,
+        who: str,
+        role: str,
+        reached: Callable[[], Any],
+        story: Callable[[], Awaitable[None]],
+        line: str,
+    ) -> None:
+        """Begin a story again, from what it left on disk, when an actor of it died.
+
+        `reached` says how far that is: deaths are counted until it rises. `line` is said of each.
+
+        Raises:
+            ActorLost: nobody lives long enough for any progress.
+        """
+        deaths, before = 0, reached()
+        while True:
+            try:
+                return await story()
+            except Lost as error:
+                self.stop.check()
+                self.journal.died(role, error)
+                await self.journal.flush()
+                self.stop.check()
+                deaths = deaths + 1 if (now := reached()) == before else 1
+                before = now
+                if deaths > DEATHS_IN_A_ROW:
+                    raise died(who, error) from None
+                self.progress.say(f"{line}: {error}")
+                self.forget_lost_data()
+
+    def forget_lost_data(self) -> None:
+        """What was in a lost node's object store is gone; what is on disk no node takes along."""
+        if self.data and not isinstance(self.data[0], StoredData):
+            self.data = []
+
+
+def died(who: str, error: Lost) -> ActorLost:
+    """What to say of an actor that does not stay alive."""
+    times = DEATHS_IN_A_ROW + 1
+    logs = "(Ray's logs: /tmp/ray/session_latest/logs)"
+    return ActorLost(f"{who} died {times} times in a row: {error} {logs}")

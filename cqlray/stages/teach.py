@@ -1,0 +1,192 @@
+"""The first stage: a teacher learns SAC online, in rounds, from the episodes that the workers
+bring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from cqlray import seeding
+from cqlray.errors import UserError
+from cqlray.runtime.cluster import Actor, put
+from cqlray.runtime.event_loop import results
+from cqlray.runtime.journal import Row
+from cqlray.stages.evaluate import test
+from cqlray.stages.run import STOPPING, Run
+from cqlray.storage import checkpoint
+from cqlray.storage.run_directory import (
+    EVALUATIONS,
+    METRICS,
+    TEACHER,
+    TEACHER_CHECKPOINT,
+    round_name,
+    teacher_snapshot_name,
+)
+from cqlray.workers.rollout_worker import ShardTask
+from cqlray.workers.teacher import Teacher
+
+
+async def teach(run: Run) -> None:
+    """SAC, online: in each round the workers play the newest policy, and the teacher learns from
+    it.
+    """
+    if (run.directory / TEACHER).exists():
+        return
+    line = "an actor died; going on from the last checkpoint"
+    await run.restarting(
+        "an actor", "teacher", lambda: Lessons(run).rounds, lambda: Lessons(run).teach(), line
+    )
+
+
+class Lessons:
+    """The teacher's rounds, from where its checkpoint stands."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.config = run, run.config.teacher
+        self.saved, self.rounds = False, 0  # rounds that the teacher has learnt
+        self.tests: list[Row] = []
+        self.untested: Row | None = None  # the last round's report, where its test is still to come
+        path = run.directory / TEACHER_CHECKPOINT
+        if path.exists():
+            progress = checkpoint.read_metadata(path)
+            self.saved, self.rounds = True, progress["rounds"]
+            self.tests, self.untested = progress["tests"], progress.get("untested")
+
+    async def teach(self) -> None:
+        """All rounds; then the teacher's result."""
+        run = self.run
+        run.progress.stage("teacher", self.config.rounds, "rounds", self.rounds)
+        teacher = self._start()
+        try:
+            await self._go_on(teacher)
+        finally:
+            teacher.kill()
+        await run.journal.flush()
+        run.stop.check()
+        best, last = max(self.tests, key=lambda row: row["mean_return"]), self.tests[-1]
+        await self._test_references(snapshot_of(run, best["round"]))
+        result = {
+            "rounds": self.rounds,
+            "environment_steps": last["environment_steps"],
+            "updates": last["updates"],
+            "best_round": best["round"],
+            "best_return": best["mean_return"],
+            "tests": self.tests,
+        }
+        run.journal.write_json(TEACHER, result)
+        steps = f"{last['environment_steps']:,} steps"
+        run.progress.finish(f"mean return {best['mean_return']:.0f} after {steps}")
+
+    def _start(self) -> Actor:
+        run = self.run
+        saved = run.files.sources([TEACHER_CHECKPOINT])[0] if self.saved else None
+        return run.cluster.start(
+            Teacher,
+            self.config,
+            run.config.seed,
+            run.spec.scaling,
+            run.spec.observation_dim,
+            saved,
+            run.files.outbox,
+            *run.files.sources([round_name(index) for index in range(self.rounds)]),
+            cpus=run.plan.cpus["teacher"],
+            name="teacher",
+        )
+
+    async def _go_on(self, teacher: Actor) -> None:
+        """Round after round, a test and a checkpoint now and then, a last checkpoint where it is
+        stopped.
+        """
+        before, saved_at = self.rounds, time.monotonic()
+        try:
+            while self.untested is not None or not self._is_over():
+                if self.untested is None:
+                    self.untested = await self._round(teacher)
+                    self.rounds += 1
+                    self.run.stop.check()
+                tested = self._is_test_due()
+                if tested:
+                    self.tests.append(await self._test(teacher, self.untested))
+                self.untested = None
+                if tested or self.run.is_checkpoint_due(teacher, saved_at):
+                    await self._save(teacher)
+                    saved_at = time.monotonic()
+                newest = f"mean return {self.tests[-1]['mean_return']:.0f}" if self.tests else ""
+                self.run.progress.advance(self.rounds, newest)
+        except asyncio.CancelledError:
+            if self.run.stop.requested and self.rounds > before:
+                self.run.stop.check_hurry()
+                await self._save(teacher)
+            raise
+
+    def _is_over(self) -> bool:
+        """Whether all rounds are made, or the last tests all reached the return to stop at."""
+        goal, tests = self.config.stop_return, self.tests[-self.config.stop_tests :]
+        reached = all(test["mean_return"] >= goal for test in tests)
+        return self.rounds >= self.config.rounds or (
+            len(self.tests) >= self.config.stop_tests and reached
+        )
+
+    def _is_test_due(self) -> bool:
+        last = self.rounds == self.config.rounds
+        return last or self.rounds % self.config.evaluation_interval == 0
+
+    async def _round(self, teacher: Actor) -> Row:
+        """Episodes of the newest policy, then updates; also once asked to stop, as before their end
+        there is nothing to save.
+        """
+        episodes = await self._play(teacher)
+        reply = teacher.ask("learn", self.rounds, *episodes, returns=2)
+        report = await self.run.stop.see_out(reply, STOPPING)
+        await self.run.files.keep({round_name(self.rounds): reply.references[1]})
+        number = self.rounds + 1
+        if report.pop("diverged"):
+            raise UserError(
+                f"the teacher became non-finite in round {number};"
+                " lower teacher.critic_learning_rate"
+            )
+        self.run.journal.append(METRICS, [{"stage": "teacher", "round": number, **report}])
+        return dict(report)
+
+    async def _play(self, teacher: Actor) -> list[Any]:
+        """References to the episodes of a round."""
+        index, count = self.rounds, self.config.episodes_per_round
+        policy = None
+        if index >= self.config.warmup_rounds:
+            policy = teacher.ask("snapshot").references[0]
+        seeds = seeding.integer_seeds(self.run.config.seed, "teacher-round", index, count=count)
+        tasks = [ShardTask(index, "replay", (seed,)) for seed in seeds]
+        plays = (self.run.play("play", task, policy, returns=2) for task in tasks)
+        return [shard for _, (shard,) in await results(plays, at_once=count)]
+
+    async def _test(self, teacher: Actor, report: Row) -> Row:
+        """Test the newest policy and keep it as a snapshot."""
+        snapshot = await teacher.ask("snapshot")
+        await self.run.journal.write(teacher_snapshot_name(self.rounds), snapshot)
+        episodes = self.config.evaluation_episodes
+        (row,) = await test(self.run, put(snapshot), "teacher-test", episodes)
+        mean = sum(row["returns"]) / len(row["returns"])
+        counts = {name: report[name] for name in ("environment_steps", "updates")}
+        return {"round": self.rounds, **counts, "mean_return": mean}
+
+    async def _save(self, teacher: Actor) -> None:
+        progress = {"rounds": self.rounds, "tests": self.tests}
+        if self.untested is not None:
+            progress["untested"] = self.untested
+        await self.run.journal.write(TEACHER_CHECKPOINT, await teacher.ask("save", progress))
+
+    async def _test_references(self, best: bytes) -> None:
+        """Teacher and random policy on the students' episode seeds, which chose neither of them."""
+        run = self.run
+        episodes = run.config.evaluation.episodes or self.config.evaluation_episodes
+        for policy, snapshot in (("teacher", put(best)), ("random", None)):
+            (row,) = await test(run, snapshot, "evaluation", episodes)
+            keys = {"policy": policy, "member": None, "updates": None}
+            run.journal.append(EVALUATIONS, [{**keys, **row}])
+
+
+def snapshot_of(run: Run, rounds: int) -> bytes:
+    """Its bytes. Raises FileNotFoundError."""
+    return (run.directory / teacher_snapshot_name(rounds)).read_bytes()

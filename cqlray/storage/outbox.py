@@ -1,0 +1,184 @@
+"""What the workers of a run leave behind: written by themselves where every node sees the run
+directory, or handed back with their results where the driver's machine alone has it.
+
+A worker is given an outbox to write to and sources to read from, and does not know which of the two
+it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from cqlray.errors import NotShared, StorageFailure, UserError
+from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.run_directory import MANIFEST, read_json, writing_to
+from cqlray.storage.writer import Writer
+
+# A network file system says these of a server that is slow or was restarted, not of a node without
+# the disk.
+_PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EREMOTEIO,
+}
+TRIES, FIRST_PAUSE = 6, 0.5  # seconds, doubled each time: half a minute in all
+
+
+@dataclass(frozen=True)
+class SharedDirectory:
+    """The run directory where every node sees the same storage: what is left is written there at
+    once.
+    """
+
+    path: AnyPath
+    run_id: (
+        str  # of its manifest: a directory of the same name on another machine's own disk is not it
+    )
+
+    def leave(self, name: str, data: bytes) -> bytes | None:
+        """Write a file of the run whole; several processes may be at the same one, with the same
+        bytes.
+
+        Raises:
+            StorageFailure: it cannot be written.
+            NotShared: this node has another directory there, or none.
+        """
+        self.require()
+        with writing_to(self.path / name):
+            Location.parse(self.path / name).write(data, writer=f".{os.urandom(4).hex()}")
+        return None
+
+    def in_background(self) -> Outbox:
+        """The same, by a thread."""
+        return Background(self)
+
+    def flush(self) -> None:
+        """All is written."""
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes. Raises NotShared where this node does not see the run directory."""
+        self.require()
+        return (self.path / name).read_bytes()
+
+    def require(self) -> None:
+        """Raises NotShared unless this node sees the run directory."""
+        if not self.is_here():
+            raise not_shared(self.path)
+
+    def is_here(self) -> bool:
+        """Whether this node sees the run directory.
+
+        Raises:
+            StorageFailure: its file system fails, for half a minute.
+        """
+        return isinstance(self.path, Location) or is_there(self.path / MANIFEST, self.run_id)
+
+
+class HandedBack:
+    """What is left goes back to the driver, with the result of the call that left it."""
+
+    def leave(self, name: str, data: bytes) -> bytes | None:
+        """The bytes to be handed back."""
+        return data
+
+    def in_background(self) -> Outbox:
+        """Nothing is slow here."""
+        return self
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+class Background:
+    """A shared directory that a thread writes to, one file after another, while the worker goes
+    on.
+    """
+
+    def __init__(self, directory: SharedDirectory) -> None:
+        self.directory, self.writer = directory, Writer()
+        directory.require()
+
+    def leave(self, name: str, data: bytes) -> bytes | None:
+        """Have a file written after those before it.
+
+        Raises StorageFailure where one of them could not be.
+        """
+        self.writer.submit(partial(self._write, name, data), len(data))
+        return None
+
+    def in_background(self) -> Outbox:
+        """It is."""
+        return self
+
+    def flush(self) -> None:
+        """Wait until all is written. Raises StorageFailure."""
+        self.writer.flush()
+
+    def _write(self, name: str, data: bytes) -> None:
+        self.directory.leave(name, data)
+
+
+Outbox: TypeAlias = SharedDirectory | HandedBack | Background
+
+
+@dataclass(frozen=True)
+class StoredFiles:
+    """Files of a run that a worker reads itself."""
+
+    directory: SharedDirectory
+    names: tuple[str, ...]
+
+
+Source: TypeAlias = bytes | StoredFiles
+
+
+def contents(*sources: Source) -> Iterator[bytes]:
+    """The files' bytes, in their order.
+
+    Raises NotShared where they are to be read on a node without them.
+    """
+    for source in sources:
+        if isinstance(source, bytes):
+            yield source
+        else:
+            yield from (source.directory.read(name) for name in source.names)
+
+
+def is_there(file: Path, run_id: str | None = None) -> bool:
+    """Whether this node has the file; with `run_id`, the manifest of that run.
+
+    Raises:
+        StorageFailure: its file system fails, for half a minute.
+    """
+    pause = FIRST_PAUSE
+    for _ in range(TRIES):
+        try:
+            file.stat()
+            return run_id is None or read_json(file).get("id", "") == run_id
+        except UserError:  # damaged: not ours
+            return False
+        except OSError as error:
+            if error.errno not in _PASSING:
+                return False
+            reason = error.strerror
+        time.sleep(pause)
+        pause *= 2
+    raise StorageFailure(f"{file} cannot be read on node {socket.gethostname()}: {reason}")
+
+
+def not_shared(path: AnyPath) -> NotShared:
+    """What to raise on a node that does not have a directory."""
+    where = f"{path} is not on node {socket.gethostname()}, though others share it"
+    return NotShared(f"{where}; mount it there too, or use s3://")
