@@ -18,7 +18,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cqlray.config import load as validate
-from cqlray.config.schema import NO_ENVIRONMENT, RunConfig, members
+from cqlray.config.members import members
+from cqlray.config.schema import NO_ENVIRONMENT, RunConfig
 from cqlray.data.checks.findings import require_valid
 from cqlray.data.checks.validation import validate as validate_data
 from cqlray.data.dataset import absolute_name, is_native

@@ -37,7 +37,8 @@ from cqlray import seeding
 from cqlray.benchmarks.command import parse, say, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS
-from cqlray.config.schema import EnvConfig, Member, ResourcesConfig, RunConfig
+from cqlray.config.members import Member
+from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.scaling import ActionScaling

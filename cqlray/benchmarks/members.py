@@ -23,8 +23,8 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.benchmarks.command import parse, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS, make_population
+from cqlray.config.members import members as members_of
 from cqlray.config.schema import RunConfig
-from cqlray.config.schema import members as members_of
 from cqlray.runtime.placement import ClusterResources, make_plan
 
 WARM_UP = 5  # updates

@@ -26,7 +26,8 @@ import numpy as np
 from cqlray import seeding
 from cqlray.benchmarks.command import parse, say, show
 from cqlray.benchmarks.contestants import Turn, ratios, timed
-from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig, members
+from cqlray.config.members import members
+from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
 from cqlray.runtime.event_loop import group

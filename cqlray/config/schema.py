@@ -7,7 +7,6 @@ under pydantic's names (gt, ge, lt, le); `models` enforces them where a config c
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -326,58 +325,6 @@ class RunConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One student: its place in the run, its seed index, its whole CQL setting, and what the sweep
-    chose for it.
-    """
-
-    index: int
-    seed: int
-    cql: CQLConfig
-    swept: dict[str, Any]
-
-    @property
-    def structure(self) -> tuple[Any, ...]:
-        """All that members of one population must share: whatever changes shapes or the graph."""
-        return tuple(
-            getattr(self.cql, f.name)
-            for f in dataclasses.fields(CQLConfig)
-            if "per_member" not in f.metadata
-        )
-
-
-def members(config: RunConfig) -> list[Member]:
-    """Seeds times the product of the sweep's lists, then the baselines; members with one setting
-    stand together.
-    """
-    swept = {
-        f.name: getattr(config.sweep, f.name)
-        for f in dataclasses.fields(config.sweep)
-        if getattr(config.sweep, f.name)
-    }
-    settings = [
-        dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())
-    ]
-    chosen = [(dataclasses.replace(config.cql, **setting), setting) for setting in settings]
-    if config.baselines:
-        chosen = [(cql, {"algorithm": "cql", **setting}) for cql, setting in chosen]
-    for name in dict.fromkeys(config.baselines):
-        changed: dict[str, Any] = (
-            {"conservative_weight": 0.0}
-            if name == "sac"
-            else {"bc_warmup_updates": config.cql.num_updates}
-        )
-        cql = dataclasses.replace(config.cql, **changed)
-        chosen.append((cql, {"algorithm": name, **{key: getattr(cql, key) for key in swept}}))
-    return [
-        Member(index, seed, cql, setting)
-        for index, ((cql, setting), seed) in enumerate(
-            itertools.product(chosen, range(config.num_seeds))
-        )
-    ]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cqlray.config.schema import Member, RunConfig
+from cqlray.config.members import Member
+from cqlray.config.schema import RunConfig
 from cqlray.errors import UserError
 
 MAX_ROLLOUT_WORKERS = 64

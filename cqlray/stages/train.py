@@ -12,7 +12,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
-from cqlray.config.schema import Member, members
+from cqlray.config.members import Member, members
 from cqlray.errors import Lost, UserError
 from cqlray.runtime.cluster import Actor, Reply
 from cqlray.runtime.event_loop import group

@@ -20,7 +20,8 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population
 from cqlray.algorithms.snapshot import snapshot_arrays
-from cqlray.config.schema import Member, Precision
+from cqlray.config.members import Member
+from cqlray.config.schema import Precision
 from cqlray.data.episode import Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint

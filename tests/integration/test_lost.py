@@ -28,7 +28,8 @@ from cqlray import driver
 from cqlray.api import runs as api
 from cqlray.api import session
 from cqlray.cli import main as cli
-from cqlray.config.schema import ResourcesConfig, members
+from cqlray.config.members import members
+from cqlray.config.schema import ResourcesConfig
 from cqlray.errors import ActorLost, Lost, StorageFailure, UserError
 from cqlray.runtime import cluster as clusters
 from cqlray.runtime import files as run_files

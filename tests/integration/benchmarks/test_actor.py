@@ -11,7 +11,8 @@ import pytest
 from cqlray.benchmarks import actor as learner_actor
 from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
 from cqlray.cli.parser import OneLine
-from cqlray.config.schema import CQLConfig, Member, ResourcesConfig, RunConfig
+from cqlray.config.members import Member
+from cqlray.config.schema import CQLConfig, ResourcesConfig, RunConfig
 from cqlray.envs.make import describe_env
 from cqlray.errors import UserError
 from cqlray.runtime.placement import Plan, make_plan

@@ -23,7 +23,8 @@ from cqlray.algorithms import cql, sac
 from cqlray.algorithms.agent import Adam, AgentState, Batch
 from cqlray.algorithms.networks import Stack
 from cqlray.algorithms.population import BLOCK, Gather, NoiseStream, Population
-from cqlray.config.schema import CQLConfig, Member, SACConfig, TeacherConfig
+from cqlray.config.members import Member
+from cqlray.config.schema import CQLConfig, SACConfig, TeacherConfig
 from cqlray.data.episode import Episode, Shard
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint

@@ -24,8 +24,9 @@ from cqlray.cli.flags import parse_config
 from cqlray.cli.help_page import help_text
 from cqlray.config import models
 from cqlray.config.load import dump_yaml, merge, validate
+from cqlray.config.members import members
 from cqlray.config.presets import PRESETS
-from cqlray.config.schema import CollectionConfig, EnvConfig, RunConfig, members, to_dict
+from cqlray.config.schema import CollectionConfig, EnvConfig, RunConfig, to_dict
 from cqlray.errors import UserError
 
 

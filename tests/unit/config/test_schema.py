@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.config import schema as configs
-from cqlray.config.schema import CQLConfig, Member, RunConfig, SACConfig, SweepConfig, members
+from cqlray.config.members import Member, members
+from cqlray.config.schema import CQLConfig, RunConfig, SACConfig, SweepConfig
 
 SCHEMA = Path(configs.__file__)
 PACKAGE = SCHEMA.parents[1]

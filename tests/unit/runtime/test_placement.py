@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cqlray.config.schema import ResourcesConfig, RunConfig, members
+from cqlray.config.members import members
+from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.errors import UserError
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 

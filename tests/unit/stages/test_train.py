@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from cqlray.config.schema import CQLConfig, EvaluationConfig, RunConfig, members
+from cqlray.config.members import members
+from cqlray.config.schema import CQLConfig, EvaluationConfig, RunConfig
 from cqlray.errors import ActorLost, Lost
 from cqlray.runtime.event_loop import Stop, group
 from cqlray.stages.run import Run

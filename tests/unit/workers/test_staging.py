@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cqlray.config.schema import Member, RunConfig, members
+from cqlray.config.members import Member, members
+from cqlray.config.schema import RunConfig
 from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source

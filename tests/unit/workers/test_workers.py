@@ -11,7 +11,8 @@ import pytest
 
 from cqlray import seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy
-from cqlray.config.schema import CQLConfig, EnvConfig, Member, RunConfig, TeacherConfig, members
+from cqlray.config.members import Member, members
+from cqlray.config.schema import CQLConfig, EnvConfig, RunConfig, TeacherConfig
 from cqlray.data.episode import Shard
 from cqlray.data.shards import to_parquet
 from cqlray.envs.make import EnvPool, describe_env

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cqlray import seeding
-from cqlray.config.schema import RunConfig, members, to_dict
+from cqlray.config.members import members
+from cqlray.config.schema import RunConfig, to_dict
 from cqlray.results.record import load_run
 from cqlray.results.statistics.calibration import calibrations, check_bounds
 from cqlray.results.statistics.resampling import iqm_interval
