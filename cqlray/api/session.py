@@ -28,7 +28,7 @@ from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
-from cqlray.results.policies import newest_rows, require_snapshots
+from cqlray.results.policies import newest_rows
 from cqlray.results.record import fqe_returns, load_run
 from cqlray.results.statistics.summary import RunRecord, references_of_data, summarize
 from cqlray.runtime.jobs import inside_job, require_lasting
@@ -36,7 +36,7 @@ from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.rows import EvaluationRow
-from cqlray.storage.run_directory import FORMAT, RunDirectory, write_bytes
+from cqlray.storage.run_directory import CONFIG, FITTED_Q, FORMAT, VIDEO, RunDirectory, write_bytes
 
 if TYPE_CHECKING:
     from cqlray.stages.run import Run
@@ -69,7 +69,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
         )
         # Last, because it is what makes the directory a run that can be resumed.
-        write_bytes(directory / "config.yaml", validate.dump_yaml(resolved).encode())
+        write_bytes(directory / CONFIG, validate.dump_yaml(resolved).encode())
         return directory, plan
 
     return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
@@ -94,7 +94,7 @@ def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
 def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     """Go on with a run exactly where it stopped. Raises as `start`."""
     directory = RunDirectory.open(path)
-    config = validate.validate(validate.load_yaml(path / "config.yaml"), str(path / "config.yaml"))
+    config = validate.validate(validate.load_yaml(path / CONFIG), str(path / CONFIG))
     manifest = directory.manifest()
     if manifest.get("format") != FORMAT:
         raise UserError(
@@ -134,11 +134,11 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
     from cqlray.driver import fitted_q
 
     directory = RunDirectory.open(path)
-    require_snapshots(path, len(directory.manifest()["plan"]["populations"]))
+    directory.require_snapshots(len(directory.manifest()["plan"]["populations"]))
     how = f"cqlray evaluate {path} --fitted-q"
     with directory.locked(progress.say), _saying_how_to_go_on(how):
         _open_again(directory, progress, fitted_q, fitted_q=True)
-    newest = newest_rows(directory.rows("fqe.jsonl"))
+    newest = newest_rows(directory.rows(FITTED_Q))
     if all(row["fqe_return"] is None for row in newest.values()):
         raise UserError(
             f"{directory.path}: fitted Q evaluation has no finite estimate of any member's newest"
@@ -202,8 +202,8 @@ def _open_again(
     from cqlray.runtime.joining import connect
 
     path = directory.path
-    source = str(path / "config.yaml")
-    config = validate.validate(validate.load_yaml(path / "config.yaml"), source)
+    source = str(path / CONFIG)
+    config = validate.validate(validate.load_yaml(path / CONFIG), source)
     if fitted_q:
         evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
         config = dataclasses.replace(config, evaluation=evaluation)
@@ -247,7 +247,7 @@ def _with_video(
     if (
         config.evaluation.video
         and not directory.manifest()["dataset_only"]
-        and not (directory.path / "video.gif").is_file()
+        and not (directory / VIDEO).is_file()
     ):
         try:
             require_environment(directory.path)

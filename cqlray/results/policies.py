@@ -14,7 +14,7 @@ from cqlray.algorithms.policy import Array, Policy
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
-from cqlray.storage.locations import AnyPath, Location, any_path
+from cqlray.storage.locations import Location, any_path
 from cqlray.storage.row_index import is_of_student
 from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, RunDirectory
 
@@ -56,18 +56,6 @@ class LoadedPolicy:
             )
         actions = self.scaling.to_environment(self.policy.act(np.atleast_2d(array)[None])[0])
         return actions[0] if array.ndim == 1 else actions
-
-
-def require_snapshots(run: AnyPath, populations: int) -> None:
-    """Raises UserError where none of the run's populations has a snapshot yet."""
-    directory = RunDirectory(run)
-    if not any(directory.snapshots(population) for population in range(populations)):
-        raise directory.no_snapshots()
-
-
-def last_snapshot(run: AnyPath, population: int) -> Location:
-    """The newest snapshot of a population. Raises UserError where there is none."""
-    return RunDirectory(run).last_snapshot(population)[1]
 
 
 def load_policy(

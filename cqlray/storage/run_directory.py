@@ -23,9 +23,8 @@ from cqlray.storage.lease import Lease, held
 from cqlray.storage.locations import AnyPath, Location
 
 FORMAT = 1
-LOCK_WAIT = (
-    90.0  # seconds; a network disk keeps the lock of another machine that died for about so long
-)
+# seconds; a network disk keeps the lock of another machine that died for about so long
+LOCK_WAIT = 90.0
 
 # What a run directory holds, by name. Nobody else spells these.
 CONFIG = "config.yaml"  # as resolved
@@ -272,10 +271,13 @@ class RunDirectory:
         return max(found.items())
 
     def best_teacher_snapshot(self) -> str:
-        """The name of the teacher's snapshot with the highest return; there is one once TEACHER is
-        written.
-        """
+        """The name of the teacher's snapshot with the highest return, once TEACHER is written."""
         return teacher_snapshot_name(read_json(self / TEACHER)["best_round"])
+
+    def require_snapshots(self, populations: int) -> None:
+        """Raises UserError where none of so many populations has a snapshot yet."""
+        if not any(self.snapshots(population) for population in range(populations)):
+            raise self.no_snapshots()
 
     def no_snapshots(self) -> UserError:
         """What to raise where the students have left no snapshot yet."""
