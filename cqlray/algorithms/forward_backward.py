@@ -9,7 +9,7 @@ from. `way_for` chooses once for each pass:
     BatchedPass   on a GPU, or few rows: one product for each layer of all networks together
     TiledPass     many rows on a CPU: tile by tile, so that activations stay in a core's cache
 
-Products are in the stack's dtype; parameters, their gradients and the outputs keep their own.
+Products are in the stack's dtype; parameters, their gradients and the outputs keep theirs.
 """
 
 from __future__ import annotations
@@ -45,18 +45,21 @@ def forward_pass(stack: Stack, inputs: Tensor) -> Pass:
 
 @torch.no_grad()
 def outputs(stack: Stack, inputs: Tensor) -> Tensor:
-    """A forward pass alone: [M, rows, in], each for E / M networks in a row -> [E, rows, out]."""
+    """A forward pass alone: [M, rows, in], a member's for each of its E / M networks ->
+    [E, rows, out].
+    """
     return way_for(stack, inputs)(stack, inputs, keep=False).outputs
 
 
 def differentiate(
     stack: Stack, inputs: Tensor, group: int, derivative: Derivative
 ) -> tuple[Tensor, Tensor]:
-    """The outputs [E, rows, out] and a loss's gradient with respect to the parameters [E, P], where
-    the loss's derivative with respect to the outputs is known in closed form.
+    """The outputs [E, rows, out] of inputs [M, rows, in], and a loss's gradient with respect to the
+    parameters [E, P], where the loss's derivative with respect to the outputs is known in closed
+    form.
 
-    Tiles go forward and backward one after another. `group` is a number of consecutive rows that
-    always share a tile; the number of rows is a multiple of it.
+    Tiles go forward and backward one after another. So many consecutive rows, a `group`, always
+    share a tile; the number of rows is a multiple of it.
     """
     return way_for(stack, inputs).differentiate(stack, inputs, group, derivative)
 
@@ -95,8 +98,8 @@ class Pass(ABC):
 
     @abstractmethod
     def __init__(self, stack: Stack, inputs: Tensor, keep: bool = True) -> None:
-        """inputs [M, rows, in], each for E / M networks in a row. `keep` what a backward pass
-        needs.
+        """inputs [M, rows, in], a member's for each of its E / M networks. `keep` what a backward
+        pass needs.
         """
 
     @abstractmethod

@@ -104,7 +104,7 @@ def calibrated_values(q: Tensor, data_returns: Tensor, first_policy_sample: int)
 
 def calibrated_values_gradient(q: Tensor, calibrated: Tensor, of_calibrated: Tensor) -> Tensor:
     """With respect to q, from that with respect to the calibrated values, [M, N, B, S] each: none
-    where the data's return stands in the value's place.
+    where the data's return has replaced the value.
     """
     return of_calibrated * (calibrated == q)
 

@@ -64,12 +64,11 @@ class Stack:
     def __init__(self, shape: Shape, flat: Tensor, dtype: torch.dtype | None = None) -> None:
         self.shape = shape
         self.flat = flat
-        self.dtype = dtype  # of the matrix products; None is the parameters' own
+        self.dtype = dtype  # of the matrix products; None: that of the parameters
         self.views: dict[str, Tensor] = {}
         start = 0
         for name, (rows, columns) in shape.parameters():
-            # A detached view shares the flat tensor's memory, and is a leaf of its own for
-            # autograd.
+            # A detached view shares the flat tensor's memory, and autograd sees it as a leaf.
             view = flat[:, start : start + rows * columns].view(-1, rows, columns).detach()
             self.views[name] = view.requires_grad_()
             start += rows * columns
@@ -84,7 +83,7 @@ class Stack:
 
 
 def product_dtype(precision: Precision) -> torch.dtype | None:
-    """Type of the matrix products; None is the parameters' own.
+    """Type of the matrix products; None: that of the parameters.
 
     TF32 is no type but torch's switch for float32 products.
     """

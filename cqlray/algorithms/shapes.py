@@ -24,9 +24,9 @@ def _agree(letters: str, *shapes: torch.Size) -> bool:
     sizes: dict[str, int] = {"1": 1}
     for expected, shape in zip(letters.split(), shapes, strict=True):
         named = expected.lstrip("*")
-        own = shape[max(0, len(shape) - len(named)) :] if expected != named else shape
-        fits = len(own) == len(named) and all(
-            sizes.setdefault(letter, size) == size for letter, size in zip(named, own, strict=True)
+        last = shape[max(0, len(shape) - len(named)) :] if expected != named else shape
+        fits = len(last) == len(named) and all(
+            sizes.setdefault(letter, size) == size for letter, size in zip(named, last, strict=True)
         )
         assert fits, f"expected {letters}, got {' '.join(str(tuple(s)) for s in shapes)}"
     return True

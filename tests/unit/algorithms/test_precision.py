@@ -48,6 +48,21 @@ def test_bf16_products_are_near_float32s_and_come_back_as_float32(layer_norm: bo
         assert 0 < (one - other).norm() < BF16_ERROR * one.norm()
 
 
+def test_each_pass_takes_the_fastest_way() -> None:
+    wide, narrow = Shape((5, 256, 1)), Shape((5, 64, 1))
+    rows = forward_backward.TILED_FROM // 256
+    for shape, count, device, expected in (
+        (wide, rows, "cpu", "TiledPass"),
+        (wide, rows - 1, "cpu", "BatchedPass"),
+        (narrow, rows, "cpu", "BatchedPass"),
+        (wide, rows, "meta", "BatchedPass"),  # as on a GPU
+        (dataclasses.replace(wide, layer_norm=True), rows, "cpu", "AutogradPass"),
+    ):
+        stack = Stack(shape, torch.empty(2, shape.num_parameters(), device=device))
+        inputs = torch.empty(2, count, 5, device=device)
+        assert forward_backward.way_for(stack, inputs).__name__ == expected
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("width", [64, 256])
 def test_tiles_of_rows_are_the_whole(dtype: torch.dtype | None, width: int) -> None:
