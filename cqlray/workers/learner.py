@@ -1,6 +1,5 @@
-"""Learner: trains its population of members with CQL from a dataset that never changes.
-
-It knows no environment.
+"""Learner: trains a population of members with CQL on a dataset that never changes. It needs no
+environment.
 """
 
 from __future__ import annotations
@@ -30,27 +29,26 @@ from cqlray.storage.run_directory import checkpoint_name, finite, snapshot_name
 from cqlray.workers.files import StoredData
 from cqlray.workers.training_data import load_training_data
 
-# Members are checked for non-finite numbers, and the device is waited for, once in so many updates.
+# Once in so many updates the learner waits for the device and checks members for numbers that are
+# not finite.
 CHUNK = 100
 
 
 @dataclass(frozen=True)
 class Advance:
-    """What one call of `advance` brings back; a snapshot and its metrics only where an interval
-    ended.
-    """
+    """The result of one call of `advance`; with metrics and a snapshot if an interval ended."""
 
     updates: int
     seconds: float
     frozen: dict[int, int]  # member index -> updates at its last good state
-    metrics: dict[str, list[float]] | None = None
+    metrics: dict[str, list[float]] | None = None  # means over the interval, by member
     snapshot: bytes | None = None
-    saved: bytes | None = None
+    saved: bytes | None = None  # a checkpoint
 
 
 @dataclass(frozen=True)
 class StudentFiles:
-    """Where a learner leaves what its population comes to."""
+    """Where a learner leaves its population's files."""
 
     outbox: Outbox
     population: int
@@ -58,9 +56,9 @@ class StudentFiles:
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """Whom a learner trains, and with what."""
+    """The members that a learner trains, and how."""
 
-    members: Sequence[Member]  # of one structure: one population
+    members: Sequence[Member]  # one population, so their networks have one structure
     run_seed: int
     scaling: ActionScaling  # between the environment's actions and [-1, 1]
     interval: int  # updates between snapshots
@@ -71,7 +69,7 @@ class LearnerSpec:
 
 
 class Learner:
-    """Holds a population on one device, and its data there, in memory or in a file."""
+    """Holds a population on one device; its data is there too, or in memory, or in a file."""
 
     def __init__(
         self, spec: LearnerSpec, saved: Source | None = None, *data: Shard | StoredData
@@ -104,42 +102,33 @@ class Learner:
         return self.population.agent.updates
 
     def advance(self, seconds: float, save: bool) -> Advance:
-        """Make updates up to the next snapshot, or for about `seconds`; `save` asks for a
-        checkpoint also short of one.
+        """Make updates up to the next snapshot, but for no longer than about `seconds`. There is a
+        checkpoint with each snapshot, and with `save` in any case.
         """
-        started = time.monotonic()
-        agent = self.population.agent
+        started, agent = time.monotonic(), self.population.agent
         goal = min(agent.updates - agent.updates % self.interval + self.interval, self.num_updates)
         while agent.updates < goal and time.monotonic() - started < seconds:
-            # Chunks end where a fresh run's would, so that what is frozen when does not depend on
-            # who called when.
+            # Chunks end at the same updates however the calls fall, so that the update at which a
+            # member is frozen does not depend on the calls.
             count = min(CHUNK - agent.updates % CHUNK, goal - agent.updates)
             self._accumulate(self.population.advance(count, self.gather), count)
-        frozen = {
-            self.members[place].index: updates for place, updates in self.population.frozen.items()
-        }
-        if agent.updates < goal:
-            return Advance(
-                agent.updates,
-                time.monotonic() - started,
-                frozen,
-                saved=self._save() if save else None,
-            )
-        metrics = self._take_metrics()
-        return Advance(
+        result = Advance(
             agent.updates,
             time.monotonic() - started,
-            frozen,
-            metrics,
-            self._snapshot(metrics),
-            self._save(),
+            {self.members[place].index: at for place, at in self.population.frozen.items()},
+        )
+        if agent.updates < goal:
+            return replace(result, saved=self._save()) if save else result
+        metrics = self._take_metrics()
+        return replace(
+            result, metrics=metrics, snapshot=self._snapshot(metrics), saved=self._save()
         )
 
     def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
-        """`advance`, in three: what it says, the snapshot, and what the outbox hands back of a
-        checkpoint.
+        """`advance` with its result in three parts: numbers, snapshot, and what the outbox hands
+        back of a checkpoint.
 
-        The checkpoint is left last: where it is, what stands before it is, too.
+        The checkpoint is left last: where it is, everything that came before it is as well.
 
         Raises:
             StorageFailure: what an earlier step left could not be written.
@@ -154,12 +143,13 @@ class Learner:
         return replace(result, snapshot=None, saved=None), result.snapshot, handed_back
 
     def save(self) -> bytes | None:
-        """Leave a checkpoint of now; what the outbox hands back of it. Raises StorageFailure."""
+        """Leave a checkpoint; returns what the outbox hands back of it. Raises StorageFailure."""
         handed_back = self.outbox.leave(checkpoint_name(self.number), self._save())
         self.outbox.flush()
         return handed_back
 
     def _accumulate(self, metrics: dict[str, list[float]], count: int) -> None:
+        """Add the means over `count` updates to the interval's sums."""
         for name, values in metrics.items():
             sums = self.metric_sums.setdefault(name, [0.0] * len(values))
             self.metric_sums[name] = [
@@ -167,12 +157,14 @@ class Learner:
             ]
 
     def _take_metrics(self) -> dict[str, list[float]]:
+        """The interval's means; the next interval starts from zero."""
         count = (self.updates() - 1) % self.interval + 1
         means = {name: [total / count for total in sums] for name, sums in self.metric_sums.items()}
         self.metric_sums = {}
         return means
 
     def _snapshot(self, metrics: dict[str, list[float]]) -> bytes:
+        """Policies and critics, for workers without torch."""
         agent = self.population.agent
         arrays = snapshot_arrays(agent, self.scalars, self.data.mean, self.data.std)
         metadata = {
@@ -183,6 +175,7 @@ class Learner:
         return checkpoint.encode(arrays, metadata)
 
     def _save(self) -> bytes:
+        """A checkpoint: everything that training needs to go on from here."""
         agent = self.population.agent
         metadata: dict[str, Any] = {
             "updates": agent.updates,

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 class Teacher:
-    """Holds the agent and its pool; a round's episodes go in, updates follow."""
+    """Holds an agent and its replay pool: in each round, episodes come in and updates follow."""
 
     def __init__(
         self,
@@ -40,10 +40,8 @@ class Teacher:
         outbox: Outbox,
         *seen: Source,
     ) -> None:
-        """`saved` is a checkpoint and `seen` the files of the rounds before it; neither for a fresh
-        teacher.
-
-        Files of new rounds are left in the outbox.
+        """To resume, `saved` is a checkpoint and `seen` are the files of the rounds before it; a
+        new teacher has neither. Files of new rounds are left in the outbox.
         """
         keep_freed_memory()
         torch.set_num_threads(1)
@@ -80,13 +78,13 @@ class Teacher:
             self.steps += shard.num_transitions
 
     def learn(self, round_index: int, *shards: Shard) -> tuple[dict[str, Any], bytes | None]:
-        """One round: its episodes, then its updates; metrics, steps and updates so far, and what
-        the outbox hands back of the round's file.
+        """One round: take in its episodes, then make its updates. Returns metrics with the numbers
+        of steps and updates so far, and what the outbox hands back of the round's file.
 
         Raises:
             StorageFailure: the round's file cannot be written.
         """
-        data = shard_files.to_parquet(joined_round(shards))
+        data = shard_files.to_parquet(_joined(shards))
         handed_back = self.outbox.leave(round_name(round_index), data)
         before = self.steps
         self.add(*shards)
@@ -109,7 +107,7 @@ class Teacher:
         return Batch(observations, actions, scaled, next_observations, terminations)
 
     def snapshot(self) -> bytes:
-        """What the rollout workers and evaluators play."""
+        """The policy that rollout workers and evaluators play."""
         mean, std = identity(self.observation_dim)
         agent = self.population.agent
         return checkpoint.encode(
@@ -117,14 +115,14 @@ class Teacher:
         )
 
     def save(self, progress: dict[str, Any]) -> bytes:
-        """All that goes on from here, but for the pool, which is the episodes seen; `progress` is
-        kept beside it.
+        """A checkpoint, with `progress` as its metadata. It does not contain the pool, which is
+        made again from the rounds' files.
         """
         agent = self.population.agent
         arrays = {name: tensor.numpy() for name, tensor in agent.tensors().items()}
         return checkpoint.encode(arrays, {**progress, "updates": agent.updates})
 
 
-def joined_round(shards: Sequence[Shard]) -> Shard:
-    """A round's episodes in one shard, as its file has them."""
+def _joined(shards: Sequence[Shard]) -> Shard:
+    """A round's episodes in one shard, as in its file."""
     return Shard.of([episode for shard in shards for episode in shard.episodes()], "replay")
