@@ -5,6 +5,7 @@ here.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,10 @@ def test_importing_does_not_load(module: str, forbidden: list[str]) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "[]"
+
+
+def test_the_house_is_drawn_as_it_is() -> None:
+    """cqlray/README.md names every module, and none that is not there."""
+    page = (PACKAGE / "README.md").read_text()
+    named = {name.rpartition("/")[2] for name in re.findall(r"[\w/]+\.py\b", page)}
+    assert named - {"test_layering.py"} == {path.name for path in FILES}
