@@ -25,21 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n`, the tests that share a fixture of their module, a cluster of several nodes for
-    example, go to the same process. Each process has its own small cluster.
-    """
+    """`-m "not ray"` leaves out also what needs the cluster through another fixture."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-        if "unit" not in item.path.parts and shares_with_module(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-def shares_with_module(item: pytest.Item) -> bool:
-    """Whether any of a test's fixtures is made once for its module."""
-    info = getattr(item, "_fixtureinfo", None)
-    fixtures = info.name2fixturedefs.values() if info else ()
-    return any(fixture[-1].scope == "module" for fixture in fixtures)
 
 
 def small_config(out: Path, **changes: object) -> RunConfig:
