@@ -22,7 +22,7 @@ from cqlray.config.members import members
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig
 from cqlray.data.checks.findings import require_valid
 from cqlray.data.checks.validation import validate as validate_data
-from cqlray.data.dataset import absolute_name, is_native
+from cqlray.data.dataset import SHARDS, absolute_name, is_native
 from cqlray.data.source import columns_in_words
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
@@ -36,7 +36,15 @@ from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.rows import EvaluationRow
-from cqlray.storage.run_directory import CONFIG, FITTED_Q, FORMAT, VIDEO, RunDirectory, write_bytes
+from cqlray.storage.run_directory import (
+    CONFIG,
+    DATASET,
+    FITTED_Q,
+    FORMAT,
+    VIDEO,
+    RunDirectory,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     from cqlray.stages.run import Run
@@ -100,13 +108,9 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
         raise UserError(
             f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}"
         )
-    if (
-        config.dataset is not None
-        and any((path / "dataset").glob("shard-*"))
-        and is_native(str(path))
-    ):
+    if config.dataset is not None and any((path / DATASET).glob(SHARDS)) and is_native(str(path)):
         config = dataclasses.replace(
-            config, dataset=str(path / "dataset")
+            config, dataset=str(path / DATASET)
         )  # foreign data, converted here already
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
@@ -138,7 +142,7 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
     how = f"cqlray evaluate {path} --fitted-q"
     with directory.locked(progress.say), _saying_how_to_go_on(how):
         _open_again(directory, progress, fitted_q, fitted_q=True)
-    newest = newest_rows(directory.rows(FITTED_Q))
+    newest = newest_rows(directory.each_row(FITTED_Q))
     if all(row["fqe_return"] is None for row in newest.values()):
         raise UserError(
             f"{directory.path}: fitted Q evaluation has no finite estimate of any member's newest"

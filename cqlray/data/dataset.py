@@ -48,6 +48,9 @@ class ShardSummary:
         )
 
 
+SHARDS = "shard-*.parquet"  # what `shard_name` gives
+
+
 def shard_name(index: int) -> str:
     """The file name of a dataset's shard."""
     return f"shard-{index:05d}.parquet"

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from cqlray.data.dataset import DESCRIPTION
 from cqlray.runtime.cluster import put, seen_by_all, value
 from cqlray.runtime.placement import Plan
 from cqlray.storage.locations import AnyPath
@@ -123,7 +124,7 @@ def seen_everywhere(files: Files, dataset: AnyPath) -> bool:
     """Whether every node sees a dataset's directory, also where it is not the run's."""
     if files.seen_by_learners(dataset):
         return True
-    description = dataset.absolute() / "dataset.json"
+    description = dataset.absolute() / DESCRIPTION
     return description.exists() and seen_by_all(
         partial(_holds, description, description.read_bytes())
     )

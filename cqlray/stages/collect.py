@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 async def collect(run: Run) -> None:
     """The dataset: what the teacher saw, and its snapshots played anew."""
-    if (run.directory / DATASET / "dataset.json").exists():
+    if (run.directory / DATASET / datasets.DESCRIPTION).exists():
         return
     line = "an actor died; going on from the last checkpoint"
     await run.restarting(
@@ -78,7 +78,7 @@ async def _describe(run: Run, summaries: list[ShardSummary]) -> None:
     rows = run.directory.rows(EVALUATIONS)
     references = {row["policy"]: row["returns"] for row in rows if row["member"] is None}
     description["reference_returns"] = references
-    write_json(run.directory / DATASET / "dataset.json", description)
+    write_json(run.directory / DATASET / datasets.DESCRIPTION, description)
     run.journal.note(dataset_digest=description["digest"])
     run.progress.finish(
         f"{description['episodes']} episodes, {description['transitions']:,} steps,"
@@ -89,7 +89,7 @@ async def _describe(run: Run, summaries: list[ShardSummary]) -> None:
 def _shards_there(run: Run) -> set[str]:
     """Files that earlier sessions left."""
     folder = Location.parse(run.directory / DATASET)
-    return {path.name for path in folder.glob("shard-*.parquet")}
+    return {path.name for path in folder.glob(datasets.SHARDS)}
 
 
 def number_of_shards(run: Run) -> int:

@@ -7,24 +7,20 @@ is next opened.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import math
-import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.lease import Lease, held
 from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.locks import is_locked, locked
 
 FORMAT = 1
-# seconds; a network disk keeps the lock of another machine that died for about so long
-LOCK_WAIT = 90.0
 
 # What a run directory holds, by name. Nobody else spells these.
 CONFIG = "config.yaml"  # as resolved
@@ -193,7 +189,7 @@ class RunDirectory:
             with held(self.path / LEASE, say) as self.lease:
                 yield
             return
-        with _lock(self.path, say):
+        with locked(self.path / LOCK, say):
             self._sweep()
             yield
             self._sweep()
@@ -208,14 +204,7 @@ class RunDirectory:
         """Whether a process holds the directory now."""
         if isinstance(self.path, Location):
             return Lease(self.path / LEASE).is_held()
-        try:
-            with (self.path / LOCK).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # never locked, or not to be seen from here
-            pass
-        return False
+        return is_locked(self.path / LOCK)
 
     def __truediv__(self, name: str) -> AnyPath:
         return self.path / name
@@ -285,53 +274,6 @@ class RunDirectory:
             f"{self.path} has no snapshot of its students yet; go on with: cqlray resume"
             f" {self.path}"
         )
-
-
-@contextmanager
-def _lock(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of a directory on a disk.
-
-    Raises:
-        UserError: another process holds it, or the disk refuses.
-    """
-    with contextlib.ExitStack() as opened:
-        try:
-            file = opened.enter_context((directory / LOCK).open("a+"))
-            taken = _take(file, f"{directory} is in use by another cqlray process", say)
-        except OSError as error:
-            reason = (
-                f"{error.strerror or error}; a run directory needs a disk that can be written to"
-                " and has locks (flock)"
-            )
-            raise UserError(f"{directory / '.lock'} cannot be locked: {reason}") from None
-        if not taken:
-            raise UserError(
-                f"{directory} is in use by another cqlray process; wait for it or stop it first"
-            )
-        yield
-
-
-def _take(file: IO[str], in_use: str, say: Callable[[str], None]) -> bool:
-    """Whether the lock could be had, within LOCK_WAIT if another machine holds it, for that may
-    have just died.
-    """
-    deadline, said = time.monotonic() + LOCK_WAIT, False
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(socket.gethostname())
-            file.flush()
-            return True
-        file.seek(0)
-        if file.read() == socket.gethostname():
-            return False
-        if not said:
-            say(f"{in_use}; waiting up to {LOCK_WAIT:.0f} s, for its machine may have died")
-            said = True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(min(1.0, LOCK_WAIT / 10))
 
 
 def _decoded(lines: list[str]) -> list[dict[str, Any]]:

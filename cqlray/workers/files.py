@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cqlray.data.dataset import DESCRIPTION
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.outbox import is_there, not_shared
 
@@ -22,7 +23,7 @@ class StoredData:
 
     def require(self) -> None:
         """Raises NotShared unless this node has the directory."""
-        description = self.directory / "dataset.json"
+        description = self.directory / DESCRIPTION
         there = description.exists() if isinstance(description, Location) else is_there(description)
         if not there:
             raise not_shared(self.directory)

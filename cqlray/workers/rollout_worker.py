@@ -18,6 +18,7 @@ from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
 from cqlray.storage import checkpoint
 from cqlray.storage.outbox import Outbox, Source, contents
+from cqlray.storage.run_directory import DATASET
 
 Contribution: TypeAlias = tuple[ShardSummary, Shard, bytes | None]
 
@@ -97,5 +98,5 @@ class RolloutWorker:
         return ShardSummary.of(shard, self.environment), shard, None
 
     def _left(self, index: int, shard: Shard, outbox: Outbox) -> Contribution:
-        handed_back = outbox.leave(f"dataset/{shard_name(index)}", shard_files.to_parquet(shard))
+        handed_back = outbox.leave(f"{DATASET}/{shard_name(index)}", shard_files.to_parquet(shard))
         return ShardSummary.of(shard, self.environment), shard, handed_back

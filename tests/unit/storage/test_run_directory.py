@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from cqlray import seeding
 from cqlray.errors import UserError
-from cqlray.storage import checkpoint
-from cqlray.storage import run_directory as storage
+from cqlray.storage import checkpoint, locks
 from cqlray.storage.run_directory import (
     RunDirectory,
     read_json,
@@ -110,7 +109,7 @@ def test_two_processes_cannot_hold_one_run(tmp_path: Path, monkeypatch: pytest.M
             ).__enter__()
         assert directory.in_use()
         (directory.path / ".lock").write_text("another-machine")
-        monkeypatch.setattr(storage, "LOCK_WAIT", 0.5)
+        monkeypatch.setattr(locks, "LOCK_WAIT", 0.5)
         with pytest.raises(
             UserError, match="in use by another cqlray process; wait for it or stop it first"
         ):
