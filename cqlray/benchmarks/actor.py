@@ -1,23 +1,22 @@
-"""What it costs to run the learner in its Ray actor, with its evaluators elsewhere, beside its bare
-loop.
+"""What it costs to run the learner in its Ray actor, with evaluators elsewhere, compared with the
+bare loop.
 
-Five rates over the same data and members, measured in turns, five rounds:
-- bare: the learner's updates in a plain process, one behind the other; no calls, no snapshots, no
-  Ray.
-- actor: the learner in its actor, called as the driver calls it: SECONDS_PER_ADVANCE, a snapshot
-  and a checkpoint at each interval, each carried here. An interval is as many updates as take
-  SECONDS_PER_ADVANCE, shorter than in any preset.
-- tested: the same, and each snapshot is tested by the evaluators, as in a run.
-- contended: the same, while every evaluator plays without a pause, as no run asks for.
-- beside: the bare loop, while as many plain processes play like that: what a core's neighbours cost
-  (caches, memory, the clock of a chip whose other cores are busy), whoever runs them. Contended is
-  set against this as well.
+Five rates over the same data and members, measured in turns, in five rounds:
+- bare: the learner's updates in a plain process, one after another; no calls, no snapshots, no Ray.
+- actor: the learner in its actor, called as the driver calls it: for SECONDS_PER_ADVANCE, with a
+  snapshot and a checkpoint at each interval, each brought here. An interval is as many updates as
+  take SECONDS_PER_ADVANCE, shorter than in any preset.
+- tested: the same, and the evaluators test each snapshot, as in a run.
+- contended: the same, while every evaluator plays without a pause, more than in any run.
+- beside: the bare loop, while as many plain processes play without a pause: what the neighbours of
+  a core cost, whoever runs them (caches, memory, the clock of a chip whose other cores are busy).
+  Contended is compared with this, too.
 
-Besides: the CPU time of the driver's process for a learner's call and for a test by an evaluator,
-which bounds how many learners and evaluators one driver can serve. In these calls is as little as
-can be: no updates, one episode.
+Besides: the CPU time of the driver's process for a call of the learner and for a test by an
+evaluator, which bounds how many learners and evaluators one driver can serve. These calls do as
+little as possible: no updates, one episode.
 
-Updates per second of the process's CPU time tell what the actor itself costs, whoever else uses the
+Updates per second of the process's CPU time show what the actor itself costs, whoever else uses the
 machine: Ray runs its workers at a lower priority (niceness 15), so on a busy machine other programs
 slow an actor more than a plain process.
 """
@@ -26,31 +25,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import statistics
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from cqlray import seeding
+from cqlray.benchmarks.actor_contestants import (
+    ENV,
+    FOREVER,
+    BareLearner,
+    BarePlayer,
+    DrivenLearner,
+    played_shards,
+)
 from cqlray.benchmarks.command import parse, say, show
-from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, apart, ratios
 from cqlray.benchmarks.learner import WORKLOADS
 from cqlray.config.members import Member
-from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig
+from cqlray.config.schema import ResourcesConfig, RunConfig
 from cqlray.data.episode import Shard
 from cqlray.envs.make import EnvSpec, describe_env
-from cqlray.envs.scaling import ActionScaling
-from cqlray.runtime.event_loop import group
 from cqlray.runtime.placement import Plan, make_plan
-from cqlray.runtime.pool import Pool, Reply
+from cqlray.runtime.pool import Pool
 from cqlray.workers.evaluator import Evaluator
-from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec
-from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
+from cqlray.workers.learner import CHUNK, Learner, LearnerSpec
 
 if TYPE_CHECKING:
-    from cqlray.runtime.cluster import Actor, Cluster
+    from cqlray.runtime.cluster import Cluster
 
 NAMES = {
     "bare": "bare loop",
@@ -59,159 +60,12 @@ NAMES = {
     "contended": "actor, evaluators busy",
     "beside": "bare loop, players busy",
 }
-ENV = EnvConfig("Pendulum-v1")
-SHARDS, EPISODES_PER_SHARD = 10, 10  # of 200 steps
-FOREVER = 10**9
-CALLS = 100  # of each kind, one behind the other, for what they cost the driver
-# Those of the environment's sizes.
+# Workloads of the environment's sizes.
 OF_PENDULUM = [
     name
     for name, workload in WORKLOADS.items()
     if (workload.observation_dim, workload.action_dim) == (3, 1)
 ]
-
-
-class BareLearner:
-    """The learner's updates and nothing else."""
-
-    def __init__(
-        self, members: list[Member], scaling: ActionScaling, threads: int, *shards: Shard
-    ) -> None:
-        spec = LearnerSpec(members, 0, scaling, FOREVER, "cpu", threads, "float32")
-        self.learner = Learner(spec, None, *shards)
-
-    def turn(self, seconds: float) -> Turn:
-        """Updates for at least so long."""
-
-        def work() -> int:
-            before, deadline = self.learner.updates(), time.perf_counter() + seconds
-            while True:
-                self.learner.population.advance(CHUNK, self.learner.gather)
-                if time.perf_counter() >= deadline:
-                    return self.learner.updates() - before
-
-        return timed(work)
-
-
-class BarePlayer:
-    """An evaluator that no driver calls."""
-
-    def __init__(self, spec: EnvSpec) -> None:
-        self.evaluator = Evaluator(ENV, spec)
-
-    def play(self, snapshot: bytes, part: tuple[int, ...], seconds: float) -> None:
-        """Test a snapshot again and again for at least so long."""
-        deadline = time.perf_counter() + seconds
-        while True:
-            self.evaluator.evaluate(snapshot, part)
-            if time.perf_counter() >= deadline:
-                return
-
-
-class DrivenLearner:
-    """A learner actor, called as the driver calls it, and evaluators for its snapshots."""
-
-    def __init__(self, learner: Actor, evaluators: Pool) -> None:
-        from cqlray.stages import evaluate, train
-
-        self.learner, self.evaluators = learner, evaluators
-        self.seconds_per_advance = train.SECONDS_PER_ADVANCE
-        episodes, size = RunConfig().evaluation.episodes, evaluate.EPISODES_PER_CALL
-        seeds = seeding.integer_seeds(0, "benchmark", count=episodes)
-        self.parts = [tuple(seeds[first : first + size]) for first in range(0, episodes, size)]
-        self.updates = 0
-        self.snapshot: bytes | None = None
-        self.busy = False  # evaluators play on and on
-        self.inside = 0.0  # seconds inside calls of `advance`
-        self.tests = 0  # calls that the evaluators finished
-
-    async def warm_up(self) -> None:
-        """Go on until there is a snapshot that every evaluator has played."""
-        while self.snapshot is None:
-            await self.turn(0.0, "actor")
-        await self.turn(0.0, "contended")
-
-    async def turn(self, seconds: float, mode: str) -> Turn:
-        """Calls for at least so long."""
-        before, cpu_before, ended = self.updates, await self._cpu_seconds(), 0.0
-        self.inside, self.busy = 0.0, mode == "contended"
-        started = time.perf_counter()
-        async with group() as tasks:
-            reply = self._advance()
-            for _ in self.evaluators.actors if self.busy else []:
-                tasks.create_task(self._test(self.parts[0]))
-            while True:
-                result: Advance = await reply
-                ended = time.perf_counter() - started
-                if ended < seconds:
-                    reply = self._advance()
-                self.updates, self.snapshot = result.updates, result.snapshot or self.snapshot
-                self.inside += result.seconds
-                if mode == "tested" and result.snapshot is not None:
-                    for part in self.parts:
-                        tasks.create_task(self._test(part))
-                if ended >= seconds:
-                    break
-            self.busy = False
-        return Turn(self.updates - before, ended, await self._cpu_seconds() - cpu_before)
-
-    def _advance(self) -> Reply:
-        return self.learner.ask("advance", self.seconds_per_advance, False)
-
-    async def _test(self, part: tuple[int, ...]) -> None:
-        """Once; while the evaluators are to be busy, again and again."""
-        while True:
-            await self.evaluators.call("evaluate", self.snapshot, part)
-            self.tests += 1
-            if not self.busy:
-                return
-
-    async def driver_ms(self) -> dict[str, float]:
-        """CPU time of this process for a learner's call and for a test, called and answered as in a
-        run.
-        """
-        from cqlray.runtime.cluster import put
-
-        snapshot, part = put(self.snapshot), self.parts[0][:1]
-
-        async def step() -> None:
-            await self.learner.ask("step", 0.0, False, returns=3)
-
-        async def test() -> None:
-            await self.evaluators.call("evaluate", snapshot, part)
-
-        return {"learner": await self._ms_each(step), "evaluation": await self._ms_each(test)}
-
-    async def _ms_each(self, call: Callable[[], Awaitable[None]]) -> float:
-        before = time.process_time()
-        for _ in range(CALLS):
-            await call()
-        return 1e3 * (time.process_time() - before) / CALLS
-
-    async def _cpu_seconds(self) -> float:
-        return float(await self.learner.ask("__ray_call__", _process_time))
-
-    async def niceness(self) -> int:
-        """Of the actor's process: 0 is a usual one's, 19 the lowest priority."""
-        return int(await self.learner.ask("__ray_call__", _niceness))
-
-
-def _process_time(_: Any) -> float:
-    return time.process_time()
-
-
-def _niceness(_: Any) -> int:
-    return os.nice(0)
-
-
-def played_shards(spec: EnvSpec) -> list[Shard]:
-    """A dataset of 20,000 steps with uniform actions."""
-    worker = RolloutWorker(ENV, spec)
-    seeds = seeding.integer_seeds(0, "benchmark-data", count=SHARDS * EPISODES_PER_SHARD)
-    parts = [tuple(seeds[first::SHARDS]) for first in range(SHARDS)]
-    return [
-        worker.collect(ShardTask(index, "random", part), None) for index, part in enumerate(parts)
-    ]
 
 
 def measure(
@@ -251,9 +105,9 @@ def _measure(
     spec = describe_env(ENV)
     shards = played_shards(spec)
     with ExitStack() as opened:
-        learner = Apart(BareLearner, population, spec.scaling, plan.threads, *shards)
+        learner = apart(BareLearner, population, spec.scaling, plan.threads, *shards)
         bare = opened.enter_context(learner)
-        players = [opened.enter_context(Apart(BarePlayer, spec)) for _ in range(plan.evaluators)]
+        players = [opened.enter_context(apart(BarePlayer, spec)) for _ in range(plan.evaluators)]
         bare.call("turn", 0.0)
         in_one_call = bare.call("turn", 0.0).rate * train.SECONDS_PER_ADVANCE
         interval = max(1, round(in_one_call / CHUNK)) * CHUNK

@@ -9,11 +9,11 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from types import TracebackType
 from typing import Any
 
 ROUNDS = 5
@@ -48,14 +48,10 @@ def timed(work: Callable[[], int]) -> Turn:
 
 
 class Apart:
-    """An object that is made and used in a fresh process without Ray."""
+    """An object in another process, whose methods are called from here."""
 
-    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        # Ctrl-C is handled by the process that waits for the result.
-        self.pool = ProcessPoolExecutor(
-            1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-        )
-        self.pool.submit(_make, make, args).result()
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool = pool
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method and wait for its result."""
@@ -65,16 +61,15 @@ class Apart:
         """Call a method; its result is to come."""
         return self.pool.submit(_call, method, args)
 
-    def __enter__(self) -> Apart:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.pool.shutdown()
+@contextmanager
+def apart(make: Callable[..., Any], *args: Any) -> Iterator[Apart]:
+    """Make an object in a fresh process without Ray, which ends with the block."""
+    # Ctrl-C is handled by the process that waits for the result.
+    ignoring = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, ignoring) as pool:
+        pool.submit(_make, make, args).result()
+        yield Apart(pool)
 
 
 def _make(make: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.benchmarks.command import parse, show
-from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, apart, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS, make_population
 from cqlray.config.members import members as members_of
 from cqlray.config.schema import RunConfig
@@ -62,8 +62,8 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
         for part in make_plan(config, members_of(config), ClusterResources(cores)).populations
     ]
     with contextlib.ExitStack() as stack:
-        alone = stack.enter_context(Apart(Updates, workload, cores))
-        together = [stack.enter_context(Apart(Updates, workload, 1, share)) for share in shares]
+        alone = stack.enter_context(apart(Updates, workload, cores))
+        together = [stack.enter_context(apart(Updates, workload, 1, share)) for share in shares]
         for learner in (alone, *together):
             learner.call("turn", WARM_UP)
         of_alone, of_together = (

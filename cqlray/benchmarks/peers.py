@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from cqlray.benchmarks.command import parse, show
-from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, ratios, timed
+from cqlray.benchmarks.contestants import ROUNDS, Turn, apart, ratios, timed
 from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, Workload
 from cqlray.benchmarks.members import Updates
 from cqlray.errors import UserError
@@ -130,8 +130,8 @@ def measure(workload: str, threads: int, updates: int | None = None) -> dict[str
             "benchmark peers needs d3rlpy, which is not installed: pip install 'cqlray[peers]'"
         )
     with (
-        Apart(Updates, workload, threads) as ours,
-        Apart(D3rlpyUpdates, workload, threads) as theirs,
+        apart(Updates, workload, threads) as ours,
+        apart(D3rlpyUpdates, workload, threads) as theirs,
     ):
         for contestant in (ours, theirs):
             contestant.call("turn", WARM_UP)

@@ -1,15 +1,15 @@
-"""How many environment steps per second the rollout workers make, beside what the environment alone
-allows.
+"""How many environment steps per second rollout workers make, compared with what the environment
+alone allows.
 
-Three rates for each number of workers and of environments in a worker, measured in turns, three
+Three rates for each number of workers and of environments in a worker, measured in turns, in three
 rounds:
 - workers: RolloutWorker actors that the driver's pool keeps busy; a call plays one whole episode in
   each environment, and as in a run the shard's summary comes back and the shard stays in the object
   store. Every step counts, over the time until the last call is back. The CPU time of this process
   for each call is what the driver pays.
 - in process: the same calls of a RolloutWorker in this process, without Ray.
-- bare: `env.step` of one environment with uniform actions in this process, nothing computed and
-  nothing kept.
+- bare: `env.step` of one environment with uniform actions in this process; nothing else is computed
+  or kept.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Calls:
         return ShardTask(self.made, "random", tuple(seeds))
 
     def count(self, summary: ShardSummary) -> None:
-        """Take note of what a call brought."""
+        """Add the steps of a call's shard."""
         self.steps += summary.transitions
 
 
 def bare_steps(env: EnvConfig, seconds: float) -> int:
-    """Steps of one environment that nobody looks at."""
+    """Steps of one environment, which nobody looks at."""
     played, generator = make_env(env), np.random.default_rng(0)
     space: Any = played.action_space
     actions = generator.uniform(space.low, space.high, (1000, *space.shape)).astype(np.float32)
@@ -82,7 +82,7 @@ def bare_steps(env: EnvConfig, seconds: float) -> int:
 def steps_in_process(
     worker: RolloutWorker, snapshot: bytes | None, envs_per_worker: int, seconds: float
 ) -> int:
-    """Steps of a worker that is no actor."""
+    """Steps of a worker in this process."""
     calls, deadline = Calls(envs_per_worker), time.perf_counter() + seconds
     while True:
         calls.count(worker.play(calls.next(), snapshot)[0])
@@ -173,7 +173,7 @@ async def _cells(
 
 
 def _up_to(cores: int) -> list[int]:
-    """1, 2, 4 ... and the number of cores itself."""
+    """1, 2, 4 ..., and the number of cores."""
     return sorted(
         {2**power for power in range(cores.bit_length()) if 2**power <= cores} | {max(1, cores)}
     )
@@ -187,9 +187,7 @@ def _plan(env: EnvConfig, workers: int, cluster: ClusterResources) -> Plan:
 
 
 def _teacher_config() -> TeacherConfig:
-    """It only gives the snapshot of fresh networks, two layers of 256, by the way that snapshots
-    go.
-    """
+    """Of a teacher that only gives a snapshot of fresh networks with two layers of 256."""
     return TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
 
 

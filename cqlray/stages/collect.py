@@ -142,7 +142,7 @@ def _replay_calls(run: Run, count: int, index: int) -> Iterator[Call]:
     for place, first in enumerate(range(max(0, total - count), total, size)):
         last = min(first + size, total) - 1
         rounds = tuple(range(first // per_round, last // per_round + 1))
-        task = ReplayTask(index + place, rounds, first - rounds[0] * per_round, last + 1 - first)
+        task = ReplayTask(index + place, first - rounds[0] * per_round, last + 1 - first)
         files = [argument for number in rounds for argument in source(number)]
         yield Call("replay", (task, run.files.outbox, *files))
 

@@ -1,6 +1,6 @@
-"""RolloutWorker: plays episodes with the teacher's policies.
+"""RolloutWorker: plays episodes with the teacher's policies, and makes shards of them.
 
-Loads no torch, so that it starts fast.
+It loads no torch, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -25,32 +25,27 @@ Contribution: TypeAlias = tuple[ShardSummary, Shard, bytes | None]
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What a shard is a pure function of, beside the snapshot: made again anywhere, it is the same
-    bytes.
-    """
+    """What, with the snapshot, determines a shard: made again anywhere, it is the same bytes."""
 
     index: int
     tier: str
-    seeds: tuple[int, ...]  # one an episode: seeds its reset and its action noise
+    seeds: tuple[int, ...]  # one for each episode: of its reset and its action noise
 
 
 @dataclass(frozen=True)
 class ReplayTask:
-    """A shard of what the teacher saw: `episodes` of them from `first` on, in the joined files of
-    some rounds.
-    """
+    """A shard of what the teacher saw: some episodes of one or several rounds, joined."""
 
     index: int
-    rounds: tuple[int, ...]
-    first: int
+    first: int  # counted from the first of the rounds
     episodes: int
 
 
 class RolloutWorker:
     """Holds environments; keeps nothing from one call to the next.
 
-    A shard comes with its summary, which is all that the driver asks for. A shard of the dataset is
-    left in an outbox as a file; what that hands back is the third result.
+    Each method makes a shard, and its summary, which is all that the driver reads. What is for the
+    dataset is also left in an outbox as a file; the third result is what the outbox hands back.
     """
 
     def __init__(self, env: EnvConfig, spec: EnvSpec) -> None:
@@ -72,12 +67,12 @@ class RolloutWorker:
         return Shard.of(rollout(actor, envs, task.seeds, self.spec.scaling), task.tier)
 
     def play(self, task: ShardTask, snapshot: bytes | None) -> tuple[ShardSummary, Shard]:
-        """`collect` for a round of the teacher, who keeps the file."""
+        """A shard for a round of the teacher, which keeps the round's file itself."""
         shard = self.collect(task, snapshot)
         return ShardSummary.of(shard, self.environment), shard
 
     def contribute(self, task: ShardTask, snapshot: bytes | None, outbox: Outbox) -> Contribution:
-        """`collect` for the dataset.
+        """A shard for the dataset.
 
         Raises:
             EnvironmentFailure: the environment raised. StorageFailure: the file cannot be written.
@@ -85,14 +80,14 @@ class RolloutWorker:
         return self._left(task.index, self.collect(task, snapshot), outbox)
 
     def replay(self, task: ReplayTask, outbox: Outbox, *rounds: Source) -> Contribution:
-        """The task's episodes, from the files of its rounds."""
+        """A shard for the dataset of what the teacher saw, from the files of the task's rounds."""
         shards = [shard_files.from_parquet(data, "a teacher's round") for data in contents(*rounds)]
         episodes = [episode for shard in shards for episode in shard.episodes()]
         chosen = episodes[task.first : task.first + task.episodes]
         return self._left(task.index, Shard.of(chosen, "replay"), outbox)
 
     def load(self, index: int, file: Source) -> Contribution:
-        """A shard that an earlier session left in its file, where it stays."""
+        """A shard of the dataset from the file in which an earlier session left it."""
         (data,) = contents(file)
         shard = shard_files.from_parquet(data, shard_name(index))
         return ShardSummary.of(shard, self.environment), shard, None

@@ -9,7 +9,9 @@ import json
 import pytest
 
 from cqlray.benchmarks import actor as learner_actor
-from cqlray.benchmarks.actor import ENV, NAMES, BareLearner, driven_learner, played_shards
+from cqlray.benchmarks import actor_contestants
+from cqlray.benchmarks.actor import NAMES, driven_learner
+from cqlray.benchmarks.actor_contestants import ENV, BareLearner, played_shards
 from cqlray.cli.parser import OneLine
 from cqlray.config.members import Member
 from cqlray.config.schema import CQLConfig, ResourcesConfig, RunConfig
@@ -56,7 +58,7 @@ def test_the_updates_counted_are_those_that_the_learner_made(
             made.append(len(made))
 
         assert await driven._ms_each(make) < 1.0
-        assert made == list(range(learner_actor.CALLS))
+        assert made == list(range(actor_contestants.CALLS))
         assert (await driven.driver_ms()).keys() == {"learner", "evaluation"}
         assert sum(turn.work for turn in turns) == await driven.learner.ask("updates"), (
             "these calls make no updates"
@@ -82,7 +84,7 @@ def test_the_command_prints_what_programs_rely_on(
 ) -> None:
     monkeypatch.setattr(train, "SECONDS_PER_ADVANCE", 0.1)
     monkeypatch.setattr(learner_actor, "ROUNDS", 1)
-    monkeypatch.setattr(learner_actor, "CALLS", 10)
+    monkeypatch.setattr(actor_contestants, "CALLS", 10)
     assert learner_actor.main(["--seconds", "0.1", "--json"], OneLine) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["member_updates_per_s"].keys() == NAMES.keys()
