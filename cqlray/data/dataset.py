@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,12 +187,19 @@ def checked_description(description: Any, file: str) -> dict[str, Any]:
     """The description, whose file messages call `file`.
 
     Raises:
-        UserError: it lacks what loading needs.
+        UserError: it lacks what loading needs, or its digest is not that of its shards.
     """
     if wrong := list(_wrong_keys(description)):
         raise UserError(
             f"{file}: {', '.join(wrong)} missing or of the wrong type; it should be as cqlray"
             " wrote it"
+        )
+    if description["digest"] != dataset_digest(
+        [entry["digest"] for entry in description["shards"]]
+    ):
+        raise UserError(
+            f"{file}: its digest is not that of its shards; a shard was replaced or left out, or"
+            " the file was changed"
         )
     found: dict[str, Any] = description
     return found
@@ -217,15 +225,23 @@ def _wrong_keys(description: Any) -> Iterator[str]:
         ("transitions", int),
         ("episodes", int),
     ):
-        if not isinstance(description.get(key), kind):
+        value = description.get(key)
+        if not isinstance(value, kind) or (key == "digest" and not _is_digest(value)):
             yield key
     if not _are_columns(description.get("columns", {})):
         yield "columns"
     shards = description.get("shards")
     for index, entry in enumerate(shards if isinstance(shards, list) else []):
-        for key in ("file", "digest"):
-            if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-                yield f"shards[{index}].{key}"
+        found = entry if isinstance(entry, dict) else {}
+        if not isinstance(found.get("file"), str):
+            yield f"shards[{index}].file"
+        if not _is_digest(found.get("digest")):
+            yield f"shards[{index}].digest"
+
+
+def _is_digest(value: Any) -> bool:
+    """Whether it is a SHA-256 as Python writes it."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _are_columns(columns: Any) -> bool:

@@ -27,6 +27,7 @@ from cqlray.config.load import dump_yaml, merge, validate
 from cqlray.config.members import members
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import CollectionConfig, EnvConfig, RunConfig, to_dict
+from cqlray.data.dataset import dataset_digest
 from cqlray.errors import UserError
 
 
@@ -244,7 +245,7 @@ def recorded(folder: Path, env: str) -> Path:
     }
     description = {
         "environment": environment,
-        "digest": "",
+        "digest": dataset_digest([]),
         "shards": [],
         "transitions": 0,
         "episodes": 0,

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cqlray.api.datasets import load_dataset
 from cqlray.data import dataset as datasets
 from cqlray.data import normalizer
 from cqlray.data.columns import join_shards
+from cqlray.data.dataset import read_description
 from cqlray.data.episode import Shard
+from cqlray.data.loading import load_columns
 from cqlray.data.replay import ReplayPool
 from cqlray.data.shards import to_parquet
 from cqlray.errors import UserError
@@ -113,11 +116,35 @@ def test_descriptions_of_wrong_types_are_said(tmp_path: Path) -> None:
         {**description, "shards": [{"file": "x"}, "y"]},
         r"shards\[0\]\.digest, shards\[1\]\.file, shards\[1\]\.digest",
     )
-    told(
-        {**description, "shards": [{"file": "../", "digest": ""}]},
-        "names this file, but it cannot be read",
-    )
-    told(
-        {**description, "shards": [{"file": "a\0", "digest": ""}]},
-        "names this file, but it cannot be read",
-    )
+    digest = description["shards"][0]["digest"]
+    for file in ("../", "a\0"):
+        told(
+            {**description, "shards": [{"file": file, "digest": digest}]},
+            "names this file, but it cannot be read",
+        )
+
+
+@pytest.mark.parametrize("digest", ["../../elsewhere", "", "A" * 64, "a" * 63, "a" * 64 + "\n", 3])
+def test_a_digest_is_64_hex_digits(tmp_path: Path, digest: object) -> None:
+    write_dataset(tmp_path, [random_shard([5])])
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    shards = [{**description["shards"][0], "digest": digest}]
+    for changed, wrong in (({"digest": digest}, "digest"), ({"shards": shards}, r"shards\[0\]")):
+        (tmp_path / "dataset.json").write_text(json.dumps({**description, **changed}))
+        for read in (read_description, load_columns, load_dataset):
+            with pytest.raises(UserError, match=rf"dataset\.json: {wrong}.* of the wrong type"):
+                read(tmp_path)
+
+
+def test_a_replaced_shard_is_refused_even_with_its_own_digest(tmp_path: Path) -> None:
+    """Each shard is held to its entry, and the entries to the dataset's digest, by every reader."""
+    write_dataset(tmp_path, [random_shard([5]), random_shard([3, 2], seed=1)])
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    other = random_shard([3, 2], seed=2)
+    (tmp_path / "shard-00001.parquet").write_bytes(to_parquet(other))
+    replaced = [description["shards"][0], {**description["shards"][1], "digest": other.digest()}]
+    for shards in (replaced, description["shards"][:1], description["shards"][::-1]):
+        (tmp_path / "dataset.json").write_text(json.dumps({**description, "shards": shards}))
+        for read in (read_description, load_columns, load_dataset):
+            with pytest.raises(UserError, match=r"dataset\.json: its digest is not that of its"):
+                read(tmp_path)
