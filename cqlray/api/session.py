@@ -1,5 +1,5 @@
-"""A run from outside: check everything first, make or open the directory, join Ray, hand over to
-the driver, report.
+"""A run from outside: check everything, make or open its directory, join Ray, hand over to the
+driver, return what came of it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cqlray.config import load as validate
+from cqlray.api.checks import environment_of, without_tests
+from cqlray.config.load import dump_yaml, load_config
 from cqlray.config.members import members
-from cqlray.config.schema import NO_ENVIRONMENT, RunConfig
-from cqlray.data.checks.findings import require_valid
-from cqlray.data.checks.validation import validate as validate_data
+from cqlray.config.schema import RunConfig
 from cqlray.data.dataset import SHARDS, absolute_name, is_native
-from cqlray.data.source import columns_in_words
-from cqlray.envs.make import EnvSpec, describe_env
-from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
+from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
 from cqlray.results.policies import newest_rows
@@ -61,13 +58,13 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             then.
         Interrupted: asked to stop; the directory can be resumed.
     """
-    config = _without_tests(config)
+    config = without_tests(config)
     if inside_job():
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
     if not RunDirectory.is_free(path):
         RunDirectory.create(path, {})  # says why not
-    spec = _spec(config, progress)
+    spec = environment_of(config, progress)
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
         plan = make_plan(config, members(config), cluster)
@@ -77,14 +74,14 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
         )
         # Last, because it is what makes the directory a run that can be resumed.
-        write_bytes(directory / CONFIG, validate.dump_yaml(resolved).encode())
+        write_bytes(directory / CONFIG, dump_yaml(resolved).encode())
         return directory, plan
 
     return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
 
 
 def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
-    """Of a run that is to begin."""
+    """The manifest of a run that is about to begin."""
     packages = {name: version(name) for name in PACKAGES}
     return {
         "format": FORMAT,
@@ -102,38 +99,37 @@ def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
 def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     """Go on with a run exactly where it stopped. Raises as `start`."""
     directory = RunDirectory.open(path)
-    config = validate.validate(validate.load_yaml(path / CONFIG), str(path / CONFIG))
+    config = load_config(path / CONFIG)
     manifest = directory.manifest()
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{path} is of format {manifest.get('format')}; this cqlray reads format {FORMAT}"
         )
-    if config.dataset is not None and any((path / DATASET).glob(SHARDS)) and is_native(str(path)):
-        config = dataclasses.replace(
-            config, dataset=str(path / DATASET)
-        )  # foreign data, converted here already
+    converted = any((path / DATASET).glob(SHARDS)) and is_native(str(path))
+    if config.dataset is not None and converted:  # the run had converted foreign data already
+        config = dataclasses.replace(config, dataset=str(path / DATASET))
 
     def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
-        # Populations stay as they were first made, whatever the machine is now: their grouping is
-        # part of the bits.
+        # Populations stay as they were, whatever the machine is now: results depend on them to the
+        # bit.
         plan = make_plan(config, members(config), cluster)
         populations = tuple(tuple(population) for population in manifest["plan"]["populations"])
         return directory, dataclasses.replace(
             plan, populations=populations, learners=min(plan.learners, len(populations))
         )
 
-    return _with_video(
-        _drive(config, _spec(config), progress, prepare, manifest["dataset_only"]), config, progress
-    )
+    spec, dataset_only = environment_of(config), manifest["dataset_only"]
+    return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
 
 
 def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
-    """Judge all snapshots of a run by fitted Q evaluation, as far as that was not done; each
-    member's newest row.
+    """Judge the snapshots of a run by fitted Q evaluation where that was not done; returns the
+    newest row of each member.
 
     Raises:
-        UserError: not a run, one that is under way, or without a dataset or snapshots yet; no
-            member's newest snapshot has an estimate. Interrupted: asked to stop.
+        UserError: it is no run, is under way, or has no dataset or snapshots yet; or no member's
+            newest snapshot has a finite estimate.
+        Interrupted: asked to stop.
     """
     from cqlray.driver import fitted_q
 
@@ -153,10 +149,9 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
 
 def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
     """The run's record with fresh tests of its last snapshots, its teacher and the random policy in
-    the place of the old ones.
+    place of the old tests. They also normalise scores.
 
-    A teacher that the data's description tells of, and not this run, is as it was. Scores that are
-    normalised by teacher and random policy are so by their fresh tests.
+    A teacher that is known from the dataset's description alone cannot be tested: its returns stay.
 
     Raises:
         UserError: the run has no environment. And as `start`.
@@ -166,32 +161,28 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     record = require_environment(path)
     directory = RunDirectory.open(path)
     for population in range(len(directory.manifest()["plan"]["populations"])):
-        directory.last_snapshot(population)  # says so where there is none yet
+        directory.last_snapshot(population)  # raises UserError if there is none yet
     tested = _open_again(directory, progress, lambda run: fresh_tests(run, episodes))
     rows = cast(list[EvaluationRow], tested)
-    dataset, fresh = (
-        record.dataset,
-        {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"},
-    )
+    dataset = record.dataset
+    fresh = {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"}
     if dataset is not None and {"teacher", "random"} <= fresh.keys():
         dataset = {**dataset, "reference_returns": fresh}
-    told = references_of_data(record)
-    others = [
-        row for row in record.evaluations if row["policy"] in told and row["policy"] not in fresh
-    ]
+    kept = set(references_of_data(record)) - fresh.keys()
+    others = [row for row in record.evaluations if row["policy"] in kept]
     return dataclasses.replace(record, evaluations=[*others, *rows], dataset=dataset)
 
 
 def require_environment(path: AnyPath) -> RunRecord:
-    """The run's record, if episodes can be played with its policies.
+    """The record of a run whose policies can play episodes.
 
     Raises:
         UserError: it has no environment. And as load_run.
     """
-    from cqlray.results.report import comparison_page as comparison
+    from cqlray.results.report import comparison_page
 
     record = load_run(path)
-    comparison.require_environment(record)
+    comparison_page.require_environment(record)
     return record
 
 
@@ -201,18 +192,16 @@ def _open_again(
     story: Callable[[Run], Awaitable[T]],
     fitted_q: bool = False,
 ) -> T:
-    """A story of a run that was made before; nothing of its config changes, but for `fitted_q`."""
+    """Do something with a run on disk, with its config but for `fitted_q`."""
     from cqlray.driver import drive
     from cqlray.runtime.joining import connect
 
-    path = directory.path
-    source = str(path / CONFIG)
-    config = validate.validate(validate.load_yaml(path / CONFIG), source)
+    config = load_config(directory.path / CONFIG)
     if fitted_q:
         evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
         config = dataclasses.replace(config, evaluation=evaluation)
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
-    spec = _spec(config)
+    spec = environment_of(config)
     with connect() as cluster:
         plan = make_plan(config, members(config), cluster)
         plan = dataclasses.replace(plan, populations=populations)
@@ -245,8 +234,8 @@ def _drive(
 def _with_video(
     directory: RunDirectory, config: RunConfig, progress: ProgressDisplay
 ) -> RunDirectory:
-    """The finished run with the video it was asked for; what cannot be drawn is a line, and takes
-    nothing from the results.
+    """Record the video that the config asks for. If that fails, a line says why, and the run is as
+    good as without.
     """
     if (
         config.evaluation.video
@@ -263,7 +252,7 @@ def _with_video(
 
 @contextmanager
 def _saying_how_to_go_on(command: str) -> Iterator[None]:
-    """Nothing that is on disk is lost by these; their message says so."""
+    """Add to the message of a stop or a failure how to go on: nothing on disk is lost."""
     from cqlray.runtime.cluster import FROM_RAY, describe
 
     try:
@@ -281,9 +270,8 @@ def _saying_how_to_go_on(command: str) -> Iterator[None]:
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:
     """The summary of a run, as --json prints it.
 
-    Where fitted Q evaluation judged the run, its members have fqe_return, the estimate for the
-    newest snapshot of each that was judged, and fqe_updates, which says which that is; None for a
-    member without.
+    After fitted Q evaluation its members have fqe_return and fqe_updates, of their newest snapshot
+    that has an estimate; both are None for a member without one.
     """
     record = record or load_run(directory.path)
     samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
@@ -291,9 +279,10 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
     estimates = fqe_returns(record)
     if estimates:
         for member in summary["members"]:
-            own = estimates.get(member["member"], {})
-            newest = max(own, default=None)
-            member |= {"fqe_return": None if newest is None else own[newest], "fqe_updates": newest}
+            fitted = estimates.get(member["member"], {})
+            newest = max(fitted, default=None)
+            estimate = None if newest is None else fitted[newest]
+            member |= {"fqe_return": estimate, "fqe_updates": newest}
     return {
         **summary,
         "run_dir": str(directory.path),
@@ -301,59 +290,7 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
     }
 
 
-def _without_tests(config: RunConfig) -> RunConfig:
-    """Without an environment there is nothing to test in.
-
-    Raises:
-        UserError: there is no dataset either.
-    """
-    if config.env.id != NO_ENVIRONMENT:
-        return config
-    if config.dataset is None:
-        raise UserError("env.id none: only for training on logged data; name an environment")
-    fitted_q = config.evaluation.fitted_q is not False
-    return dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=fitted_q)
-    )
-
-
 def default_name(config: RunConfig) -> str:
     """runs/ENVIRONMENT-DATE-TIME."""
     env = config.env.id.split(":")[-1].replace("/", "-").lower()
     return f"runs/{env}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _spec(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec:
-    """The environment's description, and the check that the dataset is from it; with `progress`
-    also that it is sound.
-
-    Raises:
-        UserError: see describe_env; dataset and environment do not belong together; the dataset has
-            errors.
-    """
-    if config.dataset is None:
-        return describe_env(config.env)
-    source = open_configured(config)
-    recorded = source.environment.get("id")
-    # Minari's files name no module, which is what a user gives then.
-    if (
-        recorded is not None
-        and config.env.id != NO_ENVIRONMENT
-        and not f":{config.env.id}".endswith(f":{recorded}")
-    ):
-        raise UserError(
-            f"dataset {config.dataset!r} is from {recorded}, not from env.id {config.env.id!r}"
-        )
-    spec = spec_of(source)
-    if config.evaluation.episodes:
-        played = describe_env(config.env)
-        require_same_spaces(source, played)
-        spec = played
-    if progress is not None:
-        if source.columns:
-            progress.say(f"columns      {columns_in_words(source.columns)}")
-        report = validate_data(source, max(member.cql.batch_size for member in members(config)))
-        for warning in report.warnings:
-            progress.say(f"warning: {warning}")
-        require_valid(report, config.dataset)
-    return spec

@@ -205,6 +205,14 @@ class TextFile(Protocol):
     def read_text(self, encoding: str = ...) -> str: ...
 
 
+def load_config(path: TextFile) -> RunConfig:
+    """The config in a YAML file, such as a run directory's config.yaml.
+
+    Raises UserError as load_yaml and validate do.
+    """
+    return validate(load_yaml(path), str(path))
+
+
 def load_yaml(path: TextFile) -> dict[str, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 

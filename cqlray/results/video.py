@@ -22,7 +22,7 @@ import gymnasium
 import numpy as np
 
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
-from cqlray.config import load as validate
+from cqlray.config.load import load_config
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env, make_env
 from cqlray.envs.rollout import Actor, rollout
@@ -107,7 +107,7 @@ def record(
     place = any_path(out) if str(out) else directory / VIDEO
     write = _writer(Path(place.name).suffix)
     path = directory / CONFIG
-    env = validate.validate(validate.load_yaml(path), str(path)).env
+    env = load_config(path).env
     most = MOST_GIF_FRAMES if Path(place.name).suffix == ".gif" else math.inf
     clips = [
         _episode(image_module, env, _actor(name, directory, member, seed), seed, most)

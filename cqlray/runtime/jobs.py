@@ -11,19 +11,17 @@ import logging
 import os
 import shlex
 import signal
-import socket
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cqlray.errors import UserError
+from cqlray.runtime.address import listens
 from cqlray.storage.locations import any_path
 
 MISTAKE, FAILED, STOPPED = 2, 1, 130
-SECONDS_TO_ANSWER = 5.0
 _WHERE = "an absolute path on a disk that all nodes share, or s3://BUCKET/… or gs://BUCKET/…"
 
 
@@ -86,7 +84,7 @@ def connect(address: str | None) -> Any:
             " unset one"
         )
     address = os.environ[named] if named else address
-    if address and not _listens(address):
+    if address and not listens(address):
         raise UserError(
             f"no Ray cluster at {address}: nothing listens there; is the tunnel open, and `ray"
             " start` running?"
@@ -107,24 +105,6 @@ def connect(address: str | None) -> Any:
         )
         where = f"at {address}" if address else "on this machine"
         raise UserError(f"no Ray cluster to submit to {where}: {_reason(error)}{hint}") from error
-
-
-def _listens(address: str) -> bool:
-    """Whether somebody answers at HOST:PORT; Ray itself would try for minutes.
-
-    Other forms of address are left to Ray.
-    """
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        if parts.hostname and parts.port and parts.scheme in ("", "http", "https", "ray"):
-            socket.create_connection(
-                (parts.hostname, parts.port), timeout=SECONDS_TO_ANSWER
-            ).close()
-    except OSError:
-        return False
-    except ValueError:  # no address at all
-        return True
-    return True
 
 
 def submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], identity: str | None) -> str:

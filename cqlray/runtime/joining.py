@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +17,9 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from cqlray.errors import UserError
+from cqlray.runtime.address import listens
 from cqlray.runtime.event_loop import restoring_handlers
 from cqlray.runtime.placement import ClusterResources
-
-SECONDS_TO_ANSWER = 5.0
 
 
 @contextmanager
@@ -89,7 +87,7 @@ def _init() -> None:
     asked, started = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)  # by `ray start`
     if asked:
         _require_address(asked)
-    if not asked and not (started and _listens(started)):
+    if not asked and not (started and listens(started)):
         ray.init(address="local", include_dashboard=False, **quiet)
         return
     try:
@@ -116,20 +114,5 @@ def _require_address(asked: str) -> None:
             " cluster set RAY_ADDRESS=HOST:6379 or auto, from elsewhere use"
             " cqlray submit --address http://HOST:8265 run …"
         )
-    if not _listens(asked):
+    if not listens(asked):
         raise UserError(f"RAY_ADDRESS {asked!r}: nothing listens there; is `ray start` running?")
-
-
-def _listens(address: str) -> bool:
-    """Whether somebody answers at HOST:PORT, for which Ray itself would try for minutes.
-
-    Other forms of address are left to Ray.
-    """
-    host, _, port = address.rpartition(":")
-    if "/" in address or not port.isdigit():
-        return True
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
-    except OSError:
-        return False
-    return True

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import cqlray
-from cqlray.api import session
+from cqlray.api import checks
 from cqlray.cli import main as cli
 from cqlray.cli.flags import parse_config
 from cqlray.config.schema import ColumnsConfig, EnvConfig
@@ -165,7 +165,7 @@ def test_the_plan_names_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ProgressDisplay, "say", lambda _, line: said.append(line))
     swapped(episodes=40).to_csv(tmp_path / "trips.csv", index=False)
     config, _ = parse_config(["--dataset", str(tmp_path / "trips.csv"), *FLAGS, *BOUNDS], "train")
-    session._spec(session._without_tests(config), ProgressDisplay(quiet=True))
+    checks.environment_of(checks.without_tests(config), ProgressDisplay(quiet=True))
     assert said[0] == f"columns      {IN_WORDS}"
 
 
@@ -275,7 +275,7 @@ def test_python_does_not_import_it_either(of_a_module: str) -> None:
     assert data.environment["id"] == "evil_mod:Evil-v0" and data.description["episodes"] == 40
     assert data.fixed()[0].validate().errors == []
     config, _ = parse_config(["--dataset", of_a_module, "--env", "none"], "train")
-    spec = session._spec(session._without_tests(config), ProgressDisplay(quiet=True))
+    spec = checks.environment_of(checks.without_tests(config), ProgressDisplay(quiet=True))
     assert (config.env.kwargs, spec.observation_dim) == ({}, 2)
     assert "evil_mod" not in sys.modules
 
