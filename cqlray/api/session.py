@@ -21,6 +21,7 @@ from cqlray.api.checks import environment_of, without_tests
 from cqlray.config.load import dump_yaml, load_config
 from cqlray.config.members import members
 from cqlray.config.schema import RunConfig
+from cqlray.config.secrets import masked_words
 from cqlray.data.dataset import SHARDS, absolute_name, is_native
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
@@ -86,7 +87,7 @@ def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "id": uuid.uuid4().hex,
-        "command": shlex.join(["cqlray", *sys.argv[1:]]),
+        "command": shlex.join(["cqlray", *masked_words(sys.argv[1:])]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **packages},
         "environment": dataclasses.asdict(spec),

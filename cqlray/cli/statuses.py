@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+from cqlray.config.secrets import masked
+
 MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
 
 
 def complain(line: str, status: int) -> int:
-    print(f"cqlray: {line}", file=sys.stderr)
+    print(f"cqlray: {masked(line)}", file=sys.stderr)
     return status

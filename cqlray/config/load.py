@@ -21,6 +21,7 @@ import yaml
 from cqlray.config import models
 from cqlray.config.mistakes import line_of, nearest, on_one_line, position, shown
 from cqlray.config.schema import TIERS, RunConfig, to_dict
+from cqlray.config.secrets import IN_ADDRESS, has_key, is_secret
 from cqlray.errors import UserError
 
 _MISSING = object()
@@ -155,6 +156,17 @@ def _broken_rules(config: RunConfig) -> Iterator[tuple[str, ...]]:
     """For each broken rule: its line, and the fields that it joins."""
     for line in _collection_mistakes(config):
         yield line, "collection.tiers", "collection.episodes"
+    for field in ("out", "dataset"):
+        if has_key(getattr(config, field) or ""):
+            yield f"{field}: {IN_ADDRESS}", field
+    for name, value in config.env.kwargs.items():
+        # A run keeps its config for resume, and its dataset the environment's arguments.
+        if isinstance(value, str) and value and is_secret(name):
+            yield (
+                f"env.kwargs.{name} looks like a secret, which would stand in config.yaml and"
+                " dataset.json; let the environment read it from an environment variable",
+                "env.kwargs",
+            )
     if config.teacher.warmup_rounds >= config.teacher.rounds:
         line = (
             f"teacher.warmup_rounds is {config.teacher.warmup_rounds}; "

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cqlray.config.schema import RunConfig
+from cqlray.config.secrets import masked
 
 _REQUIREMENTS = {
     "int_type": "a whole number",
@@ -103,6 +104,7 @@ def shown(value: Any) -> str:
         text = repr(list(value) if isinstance(value, tuple) else value)
     except ValueError:
         return "a number of thousands of digits"
+    text = masked(text)
     return on_one_line(text if len(text) <= 60 else f"{text[:57]}...")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cqlray.config.secrets import masked_values
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
@@ -202,7 +203,8 @@ def checked_description(description: Any, file: str) -> dict[str, Any]:
             " the file was changed"
         )
     found: dict[str, Any] = description
-    return found
+    known = {"provenance": found["provenance"]} if "provenance" in found else {}
+    return {**found, **masked_values(known)}
 
 
 def require_digest(shard: Shard, entry: dict[str, Any], file: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cqlray.config.secrets import masked_values
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.data.formats.d4rl import SUFFIXES as HDF5
 from cqlray.data.formats.d4rl import open_d4rl
@@ -54,8 +55,11 @@ def open_source(
     source = (
         _open_name(name, names, environment) if isinstance(name, str) else _open_object(name, names)
     )
+    recorded = {**source.environment, "kwargs": masked_values(source.environment.get("kwargs", {}))}
     return dataclasses.replace(
-        source, environment=_complete_environment(source.name, source.environment, environment)
+        source,
+        environment=_complete_environment(source.name, recorded, environment),
+        provenance=masked_values(source.provenance),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow import fs
 
+from cqlray.config.secrets import refuse_keys
 from cqlray.errors import UserError
 
 
@@ -80,8 +81,9 @@ def locate(name: str) -> DataPath:
     """The file or directory that a path or URI names, which need not exist.
 
     Raises:
-        UserError: the URI cannot be understood, or its store cannot be reached.
+        UserError: the URI has a key in it, cannot be understood, or its store cannot be reached.
     """
+    refuse_keys(name, "dataset")
     if "://" not in name:
         return DataPath(name, fs.LocalFileSystem(), name)
     with unreachable(name):
