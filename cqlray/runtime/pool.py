@@ -77,7 +77,8 @@ class Pool:
             And what the method raises.
         """
         self.waiting += 1
-        self._tell()
+        if self.idle.empty():
+            self._tell()
         try:
             number = await self.idle.get()
         finally:
