@@ -36,10 +36,10 @@ def has_key(address: str) -> bool:
     place, _, query = rest.partition("?")
     host = place.partition("/")[0]
     user, at, _ = host.rpartition("@")
-    port = re.search(r":([^:@\]]*)$", host)  # a secret may hold a slash: KEY:SEC/RET@BUCKET
+    colon = re.search(r":(?!\d*$)", host)  # a secret may hold a slash: KEY:SEC/RET@BUCKET
     if at and (scheme in _USER_IS_KEY or ":" in user):
         return True
-    if port and (scheme in ("s3", "gs") or not port[1].isdigit()):
+    if colon and "@" in place:
         return True
     return any(is_secret(part.partition("=")[0]) for part in re.split("[&;]", query))
 
