@@ -159,6 +159,12 @@ def _broken_rules(config: RunConfig) -> Iterator[tuple[str, ...]]:
     for field in ("out", "dataset"):
         if has_key(getattr(config, field) or ""):
             yield f"{field}: {IN_ADDRESS}", field
+    scratch = config.resources.scratch
+    if scratch is not None and not scratch.startswith("/"):
+        yield (
+            f"resources.scratch is {shown(scratch)}; it must be an absolute path",
+            "resources.scratch",
+        )
     for name, value in config.env.kwargs.items():
         # A run keeps its config for resume, and its dataset the environment's arguments.
         if isinstance(value, str) and value and is_secret(name):

@@ -247,11 +247,11 @@ class ResourcesConfig:
     members.
     """
     gpus: int | None = _bounded(None, ge=0)
-    """GPUs for the learners; by default all there are."""
+    """GPUs for the learners; by default all."""
     data: Literal["auto", "memory", "disk"] = "auto"
-    """Where learners have the data: in memory, or on disk where it exceeds that; by default as its
-    size asks.
-    """
+    """Where learners have the data; auto: in memory, or on disk where it exceeds that."""
+    scratch: str | None = None
+    """Directory for data on disk; by default the run's, or the machine's temporary one."""
     threads_per_learner: int | None = _bounded(None, ge=1)
     """CPU threads of each learner, by default one: several pay on a quiet machine only, since each
     waits for the slowest.

@@ -15,7 +15,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from cqlray.data.columns import Columns, check_dimensions, normalize_in_place, scale_in_place
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
-from cqlray.storage.locations import replacing
+from cqlray.storage.scratch import open_private
 
 MAGIC = b"cqlray column file, version 1\n"
 HEADER_BYTES = 4096
@@ -173,10 +173,11 @@ def open_store(path: Path, of: str) -> ColumnFile | None:
     off, or of another fingerprint.
     """
     try:
-        file = path.open("rb")
+        file = open(path, "rb", opener=open_private)  # noqa: SIM115
     except FileNotFoundError:
         return None
     with file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # as long as it is mapped: who sweeps leaves it alone
         header = file.read(HEADER_BYTES)
         try:
             description: dict[str, Any] = json.loads(header.removeprefix(MAGIC))
@@ -211,7 +212,7 @@ def write_store(
     to_records = partial(_records, mean=mean, std=std, to_unit=to_unit)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f".{path.name}.lock").open("wb") as lock:
+        with open(path.with_name(f".{path.name}.lock"), "wb", opener=open_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (store := open_store(path, of)) is None:
                 _write(path, shards, of, to_records)
@@ -224,10 +225,26 @@ def write_store(
     return store
 
 
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """As `storage.locations.replacing`, for the owner alone and through no link."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # of one that was killed
+    try:
+        with open(temporary, "xb", opener=open_private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def _write(
     path: Path, shards: Iterable[Shard], of: str, to_records: Callable[[Shard], Array]
 ) -> None:
-    with replacing(path) as file:
+    with _replacing(path) as file:
         file.write(bytes(HEADER_BYTES))
         ends, transitions = [np.zeros(0, np.int64)], 0
         for shard in shards:

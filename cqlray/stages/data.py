@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from cqlray.data.loading import iterate_shards
 from cqlray.data.memory import data_bytes, where_data_lives
 from cqlray.envs.recorded import open_configured
 from cqlray.errors import UserError
-from cqlray.runtime.cluster import put
+from cqlray.runtime.cluster import put, seen_by_all
 from cqlray.runtime.files import seen_everywhere
 from cqlray.runtime.journal import Row
 from cqlray.stages.run import Run
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import DATASET, EVALUATIONS
+from cqlray.storage.scratch import Scratch
 from cqlray.workers.files import StoredData
 
 
@@ -76,14 +78,28 @@ def _provided(run: Run, place: AnyPath, description: Row) -> list[Any]:
     on_disk, why = exceeds_memory(run, description)
     if on_disk:
         _require_on_nodes(run, place, why)
-        home = run.directory.path
-        own = home.absolute() / DATASET if isinstance(home, Path) else None
-        folder = own or Path(tempfile.gettempdir(), description["digest"])
         run.progress.say(f"data         {why}")
-        return [StoredData(place.absolute(), folder / "records.bin")]
+        return [StoredData(place.absolute(), _scratch(run))]
     if run.files.seen_by_learners(place):
         return [StoredData(place.absolute())]
     return [put(shard) for shard in iterate_shards(place, description)]
+
+
+def _scratch(run: Run) -> Scratch:
+    """The file that learners on one machine make of the data, where it exceeds memory."""
+    home, chosen = run.directory.path.absolute(), run.config.resources.scratch
+    name = hashlib.sha256(str(home).encode()).hexdigest()[:32]
+    return Scratch(name, chosen, str(home) if isinstance(home, Path) else None)
+
+
+def give_back(run: Run) -> None:
+    """Remove that file from all machines; a run that was asked to stop keeps it for `resume`."""
+    stored = run.data[0] if run.data else None
+    if run.stop.requested or not isinstance(stored, StoredData) or stored.scratch is None:
+        return
+    # Whatever went wrong is not to hide why the run ends; the next run there sweeps.
+    with suppress(Exception):
+        seen_by_all(stored.scratch.remove)
 
 
 def require_disk(run: Run) -> None:

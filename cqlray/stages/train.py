@@ -17,7 +17,7 @@ from cqlray.errors import Lost, UserError
 from cqlray.runtime.cluster import Actor, Reply
 from cqlray.runtime.event_loop import group
 from cqlray.runtime.journal import Row
-from cqlray.stages.data import data_for_learners
+from cqlray.stages.data import data_for_learners, give_back
 from cqlray.stages.evaluate import Evaluation
 from cqlray.stages.run import STOPPING, Run
 from cqlray.storage import checkpoint
@@ -66,6 +66,7 @@ class Training:
             await self.evaluation.finish(lambda population: self.done[population])
         finally:
             run.journal.busy("learner", self.plan.learners, self.busy_seconds)
+            give_back(run)
         run.dismiss("evaluator", "fitted_q")
         run.progress.finish(self.evaluation.newest)
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.outbox import is_there, not_shared
+from cqlray.storage.scratch import Scratch
 
 
 @dataclass(frozen=True)
 class StoredData:
     """A dataset that learners read themselves.
 
-    What exceeds memory has a `file`, which the learners of one machine make of the shards and
-    share.
+    What exceeds memory has a `scratch` file, which the learners of one machine make of the shards
+    and share.
     """
 
     directory: AnyPath
-    file: Path | None = None
+    scratch: Scratch | None = None
 
     def require(self) -> None:
         """Raises NotShared unless this node has the directory."""

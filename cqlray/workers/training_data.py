@@ -70,13 +70,13 @@ def load_training_data(
 
     Raises:
         NotShared: this node does not have the directory of the data.
-        UserError: that directory cannot be read here, or the file of a StoredData not be written.
+        UserError: that directory cannot be read here, or the scratch file not be written.
     """
     stored = data[0] if isinstance(data[0], StoredData) else None
     if stored is not None:
         stored.require()
-        if stored.file is not None:
-            return _from_disk(stored.directory, stored.file, scaling, normalize)
+        if stored.scratch is not None:
+            return _from_disk(stored.directory, stored.scratch.path(), scaling, normalize)
     columns = (
         join_shards([shard for shard in data if isinstance(shard, Shard)])
         if stored is None

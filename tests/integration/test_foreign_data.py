@@ -117,7 +117,7 @@ def test_data_larger_than_memory_gives_the_same_bits(
         resources=ResourcesConfig(evaluators=1, learners=2, data="disk"),
     )
     assert on_disk["files"] == ours["files"]
-    assert (tmp_path / "b" / "dataset" / "records.bin").exists()
+    assert not list((tmp_path / "b").glob("cqlray-*")), "the file is given back"
 
 
 def test_a_log_without_an_environment_is_trained_and_not_tested(

@@ -405,6 +405,10 @@ def configs(draw: st.DrawFn) -> RunConfig:
         | st.tuples(*[st.integers(1, 99)] * len(tiers))
     )
     values["collection"] = {"tiers": tiers, "episodes": list(episodes)}
+    if scratch := values.get("resources", {}).get("scratch"):
+        values["resources"]["scratch"] = f"/{scratch}"
+    elif "resources" in values:
+        values["resources"].pop("scratch", None)
     for name in ("difference_clip_min", "difference_clip_max"):
         values.get("sweep", {}).pop(name, None)
     values["cql"] = {

@@ -17,6 +17,7 @@ from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
 from cqlray.errors import UserError
+from cqlray.storage.scratch import Scratch
 from cqlray.workers import training_data
 from cqlray.workers.files import StoredData
 from cqlray.workers.learner import Advance, Learner
@@ -41,7 +42,7 @@ def on_disk(shards: list[Shard], tmp_path: Path) -> StoredData:  # noqa: F811
         "x", "x", dataclasses.asdict(SPEC), lambda: (Piece(shard, "x") for shard in shards)
     )
     write_dataset(source, tmp_path / "data")
-    return StoredData(tmp_path / "data", tmp_path / "records.bin")
+    return StoredData(tmp_path / "data", Scratch("records", str(tmp_path)))
 
 
 @pytest.mark.parametrize("normalization", [True, False])
@@ -62,13 +63,13 @@ def test_from_disk_from_memory_and_staged_are_the_same_bits(
 
 def test_a_learner_on_disk_resumed_anywhere_ends_with_the_same_bits(on_disk: StoredData) -> None:
     whole = finish(role((on_disk,)))
-    file = on_disk.file.stat().st_mtime_ns
+    file = on_disk.scratch.path().stat().st_mtime_ns
     first = role((on_disk,))
     part = first.advance(1e-3, save=True)
     assert 0 < part.updates < 170
     rest = finish(role((on_disk,), saved=part.saved))
     assert bits(rest) == bits(whole)[-len(rest) :]
-    assert on_disk.file.stat().st_mtime_ns == file, "the file was made once"
+    assert on_disk.scratch.path().stat().st_mtime_ns == file, "the file was made once"
 
 
 def test_no_thread_is_left_behind(on_disk: StoredData) -> None:
@@ -94,5 +95,5 @@ def test_calibration_needs_the_data_on_the_device(on_disk: StoredData) -> None:
 
 def test_a_dataset_that_is_not_on_this_node_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is not on node"):
-        role((StoredData(tmp_path / "nowhere", tmp_path / "records.bin"),))
+        role((StoredData(tmp_path / "nowhere", Scratch("records", str(tmp_path))),))
     assert np.array_equal(list(tmp_path.iterdir()), [])
