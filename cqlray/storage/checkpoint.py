@@ -1,4 +1,4 @@
-"""Named arrays and a little JSON as one safetensors file's bytes; never pickle.
+"""Encode named arrays and a little JSON as the bytes of one safetensors file; never pickle.
 
 The same arrays give the same bytes: names are sorted, and the metadata is one JSON string.
 """
@@ -18,19 +18,19 @@ from cqlray.storage.locations import AnyPath, Location
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _KEY = "cqlray"
-_LARGEST_HEADER = 100_000_000  # bytes; the format's own limit
+_LARGEST_HEADER = 100_000_000  # bytes; the format's limit
 _LIKELY_HEADER = 2**16  # bytes; one request to an object store then, as a rule
 
 
 def encode(arrays: Mapping[str, Array], metadata: Mapping[str, Any]) -> bytes:
-    """Arrays and JSON-able metadata -> bytes."""
+    """Encode arrays and JSON-compatible metadata as bytes."""
     ordered = {name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)}
     data: bytes = save(ordered, metadata={_KEY: json.dumps(metadata, sort_keys=True)})
     return data
 
 
 def read_metadata(path: AnyPath) -> dict[str, Any]:
-    """The metadata of a file, without its arrays.
+    """Read a file's metadata without its arrays.
 
     Raises:
         UserError: as `decode`. FileNotFoundError.
@@ -52,10 +52,10 @@ def read_metadata(path: AnyPath) -> dict[str, Any]:
 
 
 def decode(data: bytes, name: str = "checkpoint") -> tuple[dict[str, Array], dict[str, Any]]:
-    """Bytes -> arrays and metadata; `name` is what messages call them.
+    """Decode bytes to arrays and metadata; `name` stands for them in error messages.
 
     Raises:
-        UserError: the bytes are cut off or are something else.
+        UserError: the bytes are truncated or are not a checkpoint.
     """
     try:
         header_size = int.from_bytes(data[:8], "little")

@@ -31,9 +31,9 @@ from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.locations import Location
 
 RENEW_EVERY = 15.0  # seconds
-EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's own clock
+EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's clock
 CERTAINLY_OVER = 3600.0  # seconds by the clocks of two machines, which may differ by minutes
-PAUSE = 2.0  # seconds at most, before the next try of those who claimed at the same instant
+PAUSE = 2.0  # seconds at most, before those who claimed at the same instant try again
 
 
 class Claim(TypedDict):
@@ -48,8 +48,9 @@ class Claim(TypedDict):
 
 
 class Lease:
-    """A lease on the directory above `folder`, which holds the claims. `check` before what must not
-    be done by two.
+    """A lease on the directory above `folder`, which holds the claims.
+
+    Call `check` before anything that two processes must not both do.
     """
 
     def __init__(self, folder: Location) -> None:
@@ -61,7 +62,7 @@ class Lease:
         self.released = threading.Event()
 
     def check(self) -> None:
-        """Let the holder pass.
+        """Check that this process still holds the lease.
 
         Raises:
             UserError: another process has taken the lease.
@@ -75,7 +76,7 @@ class Lease:
         """Take the lease if nobody holds it, or its holder has not renewed it for EXPIRES_AFTER.
 
         Raises:
-            UserError: somebody holds it.
+            UserError: another process holds it.
         """
         while True:
             self._wait_for_others(say)
@@ -89,7 +90,7 @@ class Lease:
             self._place(token).remove()
 
     def _wait_for_others(self, say: Callable[[str], None]) -> None:
-        """Return when the others' claims are gone or have expired.
+        """Wait until the others' claims are gone or have expired.
 
         Raises:
             UserError: one of them is renewed.
@@ -111,42 +112,38 @@ class Lease:
                     raise self._in_use(now[token])
             silent = {token: claim for token, claim in silent.items() if token in now}
             if time.monotonic() - asked > RENEW_EVERY:
-                # The storage was away: its holder could not renew it either.
+                # The storage was unavailable: its holder could not renew it either.
                 deadline = time.monotonic() + EXPIRES_AFTER
         self.passed_over |= silent.keys()
 
     def renew(self) -> None:
-        """Renew it until it is released or lost; runs in a thread."""
+        """Renew the lease until it is released or lost; runs in a thread."""
         while not self.released.wait(RENEW_EVERY):
             try:
                 self.lost_to = self._successor()
                 if self.lost_to is not None:
                     return
                 self._write()
-            except UserError:  # the storage is away; the run's own writes will say so
+            except UserError:  # the storage is unavailable; the run's writes will report it
                 continue
 
     def _successor(self) -> str | None:
-        """Who has passed over this process's claim."""
+        """The process that took over because this one did not renew its claim in time."""
         for claim in self._others().values():
             if self.token in claim["passed_over"]:
                 return claim["holder"]
         return None if self._place(self.token).exists() else "a process that removed the lease"
 
     def release(self) -> None:
-        """Give it back."""
+        """Give the lease back."""
         self._place(self.token).remove()
 
     def is_held(self) -> bool:
-        """Whether another process holds it and has renewed it lately; one that just died looks so
-        for a while.
-        """
+        """Whether another process holds the lease and renewed it lately, or died just now."""
         return any(_age(claim) < EXPIRES_AFTER for claim in self._others().values())
 
     def _others(self) -> dict[str, Claim]:
-        """The claims of other processes, by token; those that are certainly over are passed
-        over.
-        """
+        """The claims of other processes, by token, without those that have certainly ended."""
         found: dict[str, Claim] = {}
         for place in self.folder.glob("*.json"):
             if place.stem == self.token or place.stem in self.passed_over:
@@ -210,19 +207,19 @@ def held(folder: Location, say: Callable[[str], None]) -> Iterator[Lease]:
     finally:
         lease.released.set()
         thread.join()
-        # Where the storage is away, that is said already, and the lease expires by itself.
+        # If the storage is unavailable, that was reported already, and the lease will expire.
         with contextlib.suppress(StorageFailure):
             lease.release()
 
 
 def _age(claim: Claim) -> float:
-    """Seconds since it was renewed, by the clocks of two machines."""
+    """Seconds since a claim was renewed, by the clocks of two machines."""
     return (datetime.now(UTC) - datetime.fromisoformat(claim["renewed"])).total_seconds()
 
 
 def _is_over(claim: Claim) -> bool:
-    """Whether its holder is certainly gone: a dead process of this machine, or not renewed for very
-    long.
+    """Whether a claim's holder is certainly gone: it died on this machine, or has been silent for
+    very long.
     """
     if claim["machine"] == _machine() and not Path(f"/proc/{claim['pid']}").exists():
         return True
@@ -230,9 +227,7 @@ def _is_over(claim: Claim) -> bool:
 
 
 def _machine() -> str:
-    """This boot of this machine, and the process numbers that count here (a container has its
-    own).
-    """
+    """Identify this boot of this machine, and its process numbers (each container has others)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
             "/proc/self/ns/pid"

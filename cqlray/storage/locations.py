@@ -1,6 +1,4 @@
-"""Where run directories and datasets lie: a local path, or s3://BUCKET/… or gs://BUCKET/…; one
-class for all of them.
-"""
+"""One class for all places of files: a local path, s3://BUCKET/… or gs://BUCKET/…."""
 
 from __future__ import annotations
 
@@ -24,11 +22,10 @@ SCHEMES = ("s3", "gs")
 
 @dataclass(frozen=True, order=True)
 class Location:
-    """A place that may hold a file or a directory. Its methods are pathlib's, where pathlib has
-    them.
+    """A place that may hold a file or a directory; its methods are pathlib's, where those exist.
 
-    Every write is whole or not there. In an object store a method raises StorageFailure where it is
-    refused or has no answer for minutes; on a disk it raises OSError.
+    Every write is complete or absent. In an object store, a method raises StorageFailure if it is
+    refused or gets no answer for minutes; on a disk it raises OSError.
     """
 
     scheme: str  # "" on the local disk
@@ -36,7 +33,7 @@ class Location:
 
     @staticmethod
     def parse(place: Place) -> Location:
-        """The place of an address; nothing need be there.
+        """The place that an address names; nothing need be there.
 
         Raises:
             UserError: an address of another kind, without a bucket, or with more in it than bucket
@@ -90,12 +87,12 @@ class Location:
 
     @property
     def parent(self) -> Location:
-        """The directory it is in; a bucket's parent is the bucket."""
+        """The directory that contains it; a bucket's parent is the bucket."""
         is_bucket = bool(self.scheme) and len(self.path.parts) == 1
         return self if is_bucket else Location(self.scheme, self.path.parent)
 
     def absolute(self) -> Location:
-        """The same place, whatever the working directory."""
+        """The same place, independent of the working directory."""
         return self if self.scheme else Location.parse(self._local.absolute())
 
     # -- reading -----------------------------------------------------------------------------------
@@ -128,7 +125,7 @@ class Location:
         return self._kind() == "Directory"
 
     def iterdir(self) -> Iterator[Location]:
-        """What is directly below, by name; nothing where there is no directory."""
+        """What the directory contains, sorted by name; nothing if there is no directory."""
         if self.scheme:
             names = self._store.names(str(self.path))
         else:
@@ -136,24 +133,22 @@ class Location:
         return (self / name for name in names)
 
     def glob(self, pattern: str) -> Iterator[Location]:
-        """What is directly below and has a name that the pattern fits."""
+        """What the directory contains under names that match the pattern."""
         return (below for below in self.iterdir() if fnmatchcase(below.name, pattern))
 
     # -- writing -----------------------------------------------------------------------------------
 
     def mkdir(self) -> None:
-        """Make it a directory, with those above it, if it is none yet."""
+        """Make the directory and its parents, unless they exist."""
         if self.scheme:
             self._store.mkdir(str(self.path))
         else:
             self._local.mkdir(parents=True, exist_ok=True)
 
     def write(self, data: bytes, writer: str = "") -> None:
-        """Make or replace the file: readers see all of the old or all of the new. Directories above
-        it are made.
+        """Write the file and its directories: readers see all of the old content or of the new.
 
-        Where several processes may write one file at a time, each needs a name of its own as
-        `writer`.
+        If several processes may write the same file at once, each needs a distinct `writer`.
         """
         if self.scheme:
             self._store.write(str(self.path), data)
@@ -161,7 +156,7 @@ class Location:
             _write_local(self._local, data, writer)
 
     def remove(self) -> None:
-        """Remove a file, or a directory with all that is in it; nothing there is nothing to do."""
+        """Remove a file, or a directory with everything in it; do nothing if there is neither."""
         if self.scheme:
             self._store.remove(str(self.path))
         elif self._local.is_dir() and not self._local.is_symlink():
@@ -170,8 +165,8 @@ class Location:
             self._local.unlink(missing_ok=True)
 
     def append(self, text: str) -> None:
-        """Add whole lines to a file that `read_appended` reads: all of them, or after a kill on a
-        disk a beginning.
+        """Append whole lines, for `read_appended`; a kill may cut them short on a disk, not in a
+        bucket.
         """
         if self.scheme:
             self._store.append(str(self.path), text)
@@ -179,24 +174,20 @@ class Location:
             _append_local(self._local, text)
 
     def read_appended(self) -> str:
-        """All lines that were appended, the last perhaps cut off by a kill; empty where there are
-        none.
-        """
+        """All appended lines, the last perhaps cut off by a kill; empty if there are none."""
         if self.scheme:
             return self._store.read_appended(str(self.path))
         return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
 
     def appended_lines(self) -> Iterator[str]:
-        """The lines of `read_appended`, one after the other; from a disk without holding them
-        all.
-        """
+        """The lines of `read_appended` one by one; from a disk, without holding all in memory."""
         if self.scheme:
             yield from self.read_appended().splitlines()
         elif self._local.exists():
             with self._local.open(encoding="utf-8", errors="replace") as file:
                 yield from file
 
-    # -- what it stands on -------------------------------------------------------------------------
+    # -- where it is stored ------------------------------------------------------------------------
 
     @property
     def _local(self) -> Path:
@@ -219,7 +210,7 @@ AnyPath: TypeAlias = Path | Location
 
 
 def any_path(place: Place) -> AnyPath:
-    """What `place` names: a Path on the local disk, which callers of the Python API expect, else a
+    """What `place` names: on the local disk a Path, as users of the Python API expect, else a
     Location.
 
     Raises:
@@ -237,7 +228,7 @@ def _object_store(scheme: str, bucket: str) -> ObjectStore:
 
 
 def _write_local(path: Path, data: bytes, writer: str) -> None:
-    """Under another name first, flushed to the disk, then renamed."""
+    """Write under another name, flush to the disk, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, writer) as file:
         file.write(data)
@@ -245,11 +236,8 @@ def _write_local(path: Path, data: bytes, writer: str) -> None:
 
 @contextmanager
 def replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
-    """A file to write that takes the place of the one at `path`, whole, when the block ends well;
-    else it is removed.
-    """
-    # A writer's other name is always the same: what a kill leaves behind is overwritten when it
-    # writes the file again.
+    """Open a file that replaces the one at `path` if the block succeeds, and is removed if not."""
+    # A writer always uses the same temporary name, so what a kill leaves behind is overwritten.
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -268,7 +256,7 @@ def _append_local(path: Path, text: str) -> None:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                text = "\n" + text  # the last line was cut off by a kill; readers pass over it
+                text = "\n" + text  # the last line was cut off by a kill; readers skip it
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The lock of a run directory on a disk: the kernel lets go of it however its holder ends."""
+"""Lock a run directory on a disk; the kernel releases the lock however its holder ends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO
 
 from cqlray.errors import UserError
 
-# seconds; a network disk keeps the lock of another machine that died for about so long
+# seconds; about as long as a network disk keeps the lock of another machine that died
 LOCK_WAIT = 90.0
 
 
 @contextmanager
 def locked(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock of the directory that the file is in; `say` is told of a wait.
+    """Hold the lock of the directory that contains the file; `say` announces a wait.
 
     Raises:
         UserError: another process holds it, or the disk refuses.
@@ -42,9 +42,7 @@ def locked(lock: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _take(file: IO[str], in_use: str, say: Callable[[str], None]) -> bool:
-    """Whether the lock could be had, within LOCK_WAIT if another machine holds it, for that may
-    have just died.
-    """
+    """Try to take the lock; wait up to LOCK_WAIT for another machine, which may just have died."""
     deadline, said = time.monotonic() + LOCK_WAIT, False
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -71,6 +69,6 @@ def is_locked(lock: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # never locked, or not to be seen from here
+    except OSError:  # never locked, or not visible from here
         pass
     return False

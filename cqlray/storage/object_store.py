@@ -1,14 +1,13 @@
-"""Objects under s3:// and gs:// through pyarrow: whole writes, retries, and lines appended as
-parts.
+"""Read and write objects in s3:// and gs:// with pyarrow: atomic writes, retries, appended lines.
 
-Buckets and credentials are found as Amazon's and Google's own tools find them, so that none is ever
+Buckets and credentials are found as Amazon's and Google's tools find them, so that none is ever
 in an address, a config or a message.
 
 Why not obstore? Version 0.12.1 was tried on 2026-11-30 against moto and gcp-storage-emulator. It
 reads an object in one request instead of three and can put one on condition that none is there.
 But its errors have types for some failures only: 500, 503, no connection and a refused listing are
 all a GenericError, and a missing bucket is a FileNotFoundError, so that texts would be read as
-here. Its own retries wait within Rust, where Ctrl-C is not heard, and say nothing meanwhile, so
+here. Its retries wait within Rust, where Ctrl-C has no effect, and report nothing meanwhile, so
 that the loop below would stay. It finds no AWS profile or single sign-on without boto3. In Google's
 store it speaks the XML API, which the emulator lacks, so that gs:// would go untested. pyarrow
 would stay for Parquet in any case, and the lease needs no put on condition: see lease.py.
@@ -35,7 +34,7 @@ from pyarrow import fs
 from cqlray.errors import StorageFailure
 from cqlray.storage import append_parts as parts
 
-GIVE_UP_AFTER = 300.0  # seconds of one operation's failures
+GIVE_UP_AFTER = 300.0  # seconds for which one operation keeps failing
 SAID_AFTER = 2.0  # seconds; what passes sooner is not worth a line
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0  # seconds, before jitter
 PARTS_PER_MERGE = 100
@@ -73,7 +72,7 @@ _MISTAKES = {
 _GOOGLE_TRANSIENT = re.compile(
     r"UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|INTERNAL|ABORTED|UNKNOWN"
 )
-# Said as UNAVAILABLE, where nobody is logged in at all.
+# Reported as UNAVAILABLE if nobody is logged in.
 _NO_GOOGLE_TOKEN = "Could not create a OAuth2 access token"
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
@@ -90,7 +89,7 @@ _CHECK_GOOGLE = (
 
 
 class Fault(NamedTuple):
-    """What an error of pyarrow's means."""
+    """What one of pyarrow's errors means."""
 
     transient: bool
     reason: str  # one line, without secrets
@@ -98,7 +97,7 @@ class Fault(NamedTuple):
 
 
 def fault(error: Exception) -> Fault:
-    """Tell a passing failure from one that stays. pyarrow has only the text to tell them apart."""
+    """Tell a transient failure from a permanent one, by pyarrow's message (it has nothing else)."""
     text = " ".join(str(error).split())
     if found := _AWS.search(text):
         return _amazon_fault(*found.groups())
@@ -126,16 +125,14 @@ def _is_transient(code: str, status: int) -> bool:
 
 
 def _without_secrets(text: str) -> str:
-    """Without credentials, should a library ever say them; what is shorter than any real one is
-    left as it is.
-    """
+    """Remove credentials, should a library ever print them; anything too short to be one stays."""
     for secret in (os.environ.get(name, "") for name in _SECRETS):
         text = text.replace(secret, "***") if len(secret) >= 12 else text
     return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 class ObjectStore:
-    """One bucket. Paths are `bucket/key`, as pyarrow has them; every method retries what may pass.
+    """One bucket. Paths are `bucket/key`, as in pyarrow; every method retries transient failures.
 
     Raises (every method):
         StorageFailure: refused, no such bucket, or no answer for GIVE_UP_AFTER seconds.
@@ -148,7 +145,7 @@ class ObjectStore:
     def read(self, path: str, most: int | None = None) -> bytes:
         """An object's bytes, or the first `most`, all of one version of it.
 
-        Raises FileNotFoundError, too.
+        Also raises FileNotFoundError.
         """
 
         def get() -> bytes | None:
@@ -167,8 +164,8 @@ class ObjectStore:
         return data
 
     def write(self, path: str, data: bytes) -> None:
-        """Put an object: its old content or all of the new is seen, at any instant and however this
-        process ends.
+        """Write an object: readers see the old content or all of the new, however this process
+        ends.
         """
 
         def put() -> None:
@@ -189,7 +186,7 @@ class ObjectStore:
         return self._retrying(lambda: self._filesystem().get_file_info(path)).type
 
     def names(self, path: str) -> list[str]:
-        """Names directly below, sorted; none where there is nothing."""
+        """The names in a directory, sorted; none if there is nothing."""
         # In Google's store pyarrow does not list what is a directory only by the objects below it,
         # so all of those are listed.
         selector = fs.FileSelector(path, allow_not_found=True, recursive=self.scheme == "gs")
@@ -201,10 +198,10 @@ class ObjectStore:
         self._retrying(lambda: self._filesystem().create_dir(path, recursive=True))
 
     def remove(self, path: str) -> None:
-        """Delete an object or all below a prefix; nothing there is nothing to do."""
+        """Delete an object, or all below a prefix; do nothing if there is neither."""
         if self.kind(path) == fs.FileType.Directory:
-            # In Google's store the last that pyarrow deletes is the object that marks a directory,
-            # which need not be there.
+            # In Google's store pyarrow finally deletes the object that marks a directory, which
+            # need not exist.
             with contextlib.suppress(FileNotFoundError):
                 self._retrying(lambda: self._filesystem().delete_dir(path))
         else:
@@ -239,7 +236,7 @@ class ObjectStore:
             standing[-len(tail) :] = [merged]
 
     def read_appended(self, path: str) -> str:
-        """All that was appended, in order; empty where nothing was."""
+        """Everything that was appended, in order; empty if nothing was."""
         folder = f"{path}.d"
         for _ in range(10):
             try:
@@ -271,7 +268,7 @@ class ObjectStore:
         return _amazon(self.bucket, endpoint, region, in_parts)
 
     def _retrying(self, work: Callable[[], _T]) -> _T:
-        """Do it, again and again with longer and longer pauses while what fails may pass."""
+        """Do the work; repeat it after growing pauses while its failure may be transient."""
         started, pause, said = time.monotonic(), FIRST_PAUSE, False
         while True:
             try:
@@ -308,8 +305,8 @@ class ObjectStore:
 def _amazon(
     bucket: str, endpoint: str | None, region: str | None, in_parts: bool
 ) -> fs.S3FileSystem:
-    """The S3 file system; retries are ours, but for the parts of a large object, not to send all of
-    them again.
+    """The S3 file system; we do the retries, except those of a large object's parts, so that one
+    failed part does not resend all.
     """
     retries = fs.AwsStandardS3RetryStrategy(max_attempts=3 if in_parts else 1)
     options: dict[str, Any] = {
@@ -327,9 +324,7 @@ def _amazon(
 
 @functools.cache
 def _google(emulator: str | None) -> fs.GcsFileSystem:
-    """The Google file system, or one of the emulators that Google's own clients find by
-    STORAGE_EMULATOR_HOST.
-    """
+    """The Google file system, or the emulator that STORAGE_EMULATOR_HOST names."""
     options: dict[str, Any] = {"retry_time_limit": timedelta(seconds=20)}
     if emulator:
         url = urlsplit(emulator if "//" in emulator else f"http://{emulator}")

@@ -1,7 +1,7 @@
-"""What the workers of a run leave behind: written by themselves where every node sees the run
-directory, or handed back with their results where the driver's machine alone has it.
+"""How a run's workers deliver files: they write them where every node sees the run directory, or
+return them with their results where only the driver's machine has it.
 
-A worker is given an outbox to write to and sources to read from, and does not know which of the two
+A worker gets an outbox to write to and sources to read from, and does not know which of the two
 it is.
 """
 
@@ -22,8 +22,8 @@ from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.run_directory import MANIFEST, read_json, writing_to
 from cqlray.storage.writer import Writer
 
-# A network file system says these of a server that is slow or was restarted, not of a node without
-# the disk.
+# A network file system raises these when its server is slow or was restarted, not on a node
+# without the disk.
 _PASSING = {
     errno.EIO,
     errno.ESTALE,
@@ -38,18 +38,15 @@ TRIES, FIRST_PAUSE = 6, 0.5  # seconds, doubled each time: half a minute in all
 
 @dataclass(frozen=True)
 class SharedDirectory:
-    """The run directory where every node sees the same storage: what is left is written there at
-    once.
-    """
+    """The run directory, where every node sees the same storage: files are written at once."""
 
     path: AnyPath
     run_id: (
-        str  # of its manifest: a directory of the same name on another machine's own disk is not it
+        str  # from its manifest: another machine's local disk may have a directory of the same name
     )
 
     def leave(self, name: str, data: bytes) -> bytes | None:
-        """Write a file of the run whole; several processes may be at the same one, with the same
-        bytes.
+        """Write a file of the run atomically; several processes may write the same bytes at once.
 
         Raises:
             StorageFailure: it cannot be written.
@@ -61,11 +58,11 @@ class SharedDirectory:
         return None
 
     def in_background(self) -> Outbox:
-        """The same, by a thread."""
+        """An outbox that writes the same files in a thread."""
         return Background(self)
 
     def flush(self) -> None:
-        """All is written."""
+        """Nothing to wait for: everything is written."""
 
     def read(self, name: str) -> bytes:
         """A file's bytes. Raises NotShared where this node does not see the run directory."""
@@ -87,39 +84,37 @@ class SharedDirectory:
 
 
 class HandedBack:
-    """What is left goes back to the driver, with the result of the call that left it."""
+    """Files go back to the driver, with the result of the call that made them."""
 
     def leave(self, name: str, data: bytes) -> bytes | None:
-        """The bytes to be handed back."""
+        """The bytes to return to the driver."""
         return data
 
     def in_background(self) -> Outbox:
-        """Nothing is slow here."""
+        """This outbox itself, since nothing is slow here."""
         return self
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Nothing to wait for."""
 
 
 class Background:
-    """A shared directory that a thread writes to, one file after another, while the worker goes
-    on.
-    """
+    """A thread writes files to a shared directory, in order, while the worker continues."""
 
     def __init__(self, directory: SharedDirectory) -> None:
         self.directory, self.writer = directory, Writer()
         directory.require()
 
     def leave(self, name: str, data: bytes) -> bytes | None:
-        """Have a file written after those before it.
+        """Queue a file to be written.
 
-        Raises StorageFailure where one of them could not be.
+        Raises StorageFailure if an earlier one could not be written.
         """
         self.writer.submit(partial(self._write, name, data), len(data))
         return None
 
     def in_background(self) -> Outbox:
-        """It is."""
+        """This outbox itself."""
         return self
 
     def flush(self) -> None:
@@ -135,7 +130,7 @@ Outbox: TypeAlias = SharedDirectory | HandedBack | Background
 
 @dataclass(frozen=True)
 class StoredFiles:
-    """Files of a run that a worker reads itself."""
+    """Files of a run that a worker reads from storage."""
 
     directory: SharedDirectory
     names: tuple[str, ...]
@@ -147,7 +142,7 @@ Source: TypeAlias = bytes | StoredFiles
 def contents(*sources: Source) -> Iterator[bytes]:
     """The files' bytes, in their order.
 
-    Raises NotShared where they are to be read on a node without them.
+    Raises NotShared if this node should read them and does not have them.
     """
     for source in sources:
         if isinstance(source, bytes):
@@ -167,7 +162,7 @@ def is_there(file: Path, run_id: str | None = None) -> bool:
         try:
             file.stat()
             return run_id is None or read_json(file).get("id", "") == run_id
-        except UserError:  # damaged: not ours
+        except UserError:  # damaged, so not this run's
             return False
         except OSError as error:
             if error.errno not in _PASSING:

@@ -1,4 +1,4 @@
-"""Which members have a row after how many updates: what a run that goes on has yet to do."""
+"""Which members have a row at which update count: what a resumed run still has to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cqlray.storage.run_directory import RunDirectory
 class RowIndex:
     """The students' rows of a run's files by member and updates.
 
-    A file is read once, when it is first asked about; from then on the index knows what `add` told
-    it. Nobody else may write to the directory meanwhile.
+    A file is read once, when it is first needed; from then on `add` keeps the index up to date.
+    Nobody else may write to the directory meanwhile.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -28,13 +28,11 @@ class RowIndex:
                 found.setdefault(row["updates"], set()).add(row["member"])
 
     def has(self, file: str, member: int, updates: int) -> bool:
-        """Whether a file has a row of the member after so many updates."""
+        """Whether a file has a row of the member at an update count."""
         return member in self._of(file).get(updates, ())
 
     def missing(self, file: str, members: Sequence[int], updates: Iterable[int]) -> list[int]:
-        """Of these update counts those at which some of the members have no row in a file,
-        rising.
-        """
+        """The update counts, ascending, at which some of the members lack a row in a file."""
         found = self._of(file)
         return sorted(at for at in updates if not found.get(at, set()).issuperset(members))
 
@@ -46,7 +44,7 @@ class RowIndex:
 
 
 def is_of_student(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a member's snapshot, and not of the teacher or the random policy."""
+    """Whether a row is about a member's snapshot, not the teacher or the random policy."""
     return bool(
         row.get("stage", "students") == "students" and row.get("policy", "student") == "student"
     )

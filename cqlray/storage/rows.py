@@ -1,4 +1,4 @@
-"""The rows of a run's JSON lines, file by file: what each has."""
+"""The types of the rows in a run's JSON-lines files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float64]
 Numbers: TypeAlias = list[float] | Floats
-"""A number for each episode: a list as the file has it, an array as a run's record keeps it. What
-was not finite is null in the file (None in the list) and NaN in the array.
+"""A number for each episode: a list from the file, an array in a run's record. A number that was
+not finite is null in the file (None in the list) and NaN in the array.
 """
 
 
 class Metrics(TypedDict, total=False):
-    """What an update says of itself, a mean over the updates since the row before; null where it
-    was not finite. An algorithm has some of these.
+    """Metrics of an algorithm's updates, means over the updates since the previous row; null if not
+    finite. Each algorithm has some of these.
     """
 
     td_loss: float | None
@@ -50,13 +50,13 @@ MetricsRow: TypeAlias = TeacherMetrics | StudentMetrics
 
 
 class Played(TypedDict):
-    """What one test in the environment brought."""
+    """The result of one test in the environment."""
 
     returns: Numbers
     lengths: NotRequired[list[int]]
-    """Steps of each episode; missing where a dataset's description told the returns."""
+    """Steps of each episode; missing where the returns come from a dataset's description."""
     excesses: NotRequired[Numbers]
-    """Value of the first state minus what was observed, in rewards as trained on."""
+    """Estimated value of the first state minus the observed return, in rewards as trained on."""
     value: NotRequired[float | None]
     discounted_return: NotRequired[float | None]
     tail_value: NotRequired[float | None]
@@ -99,7 +99,7 @@ class FittedQRow(TypedDict):
 
 
 class Event(TypedDict):
-    """A line of events.jsonl: when something happened, what, and what there is to say of it."""
+    """A line of events.jsonl: what happened, when, and the details."""
 
     at: float
     """Unix seconds."""

@@ -1,4 +1,4 @@
-"""Run directories: every file appears whole or not at all, and one process at a time writes.
+"""Run directories: every file is complete or absent, and one process at a time writes.
 
 JSON lines are the one kind of file that grows; a line that a kill cut off is dropped when the file
 is next opened.
@@ -22,9 +22,9 @@ from cqlray.storage.locks import is_locked, locked
 
 FORMAT = 1
 
-# What a run directory holds, by name. Nobody else spells these.
+# The names of all files in a run directory; no other module spells them out.
 CONFIG = "config.yaml"  # as resolved
-MANIFEST = "manifest.json"  # versions, plan, what befell the run
+MANIFEST = "manifest.json"  # versions, plan, what happened to the run
 MEMBERS = "members.json"
 METRICS = "metrics.jsonl"  # rows.MetricsRow
 EVALUATIONS = "evaluations.jsonl"  # rows.EvaluationRow
@@ -43,22 +43,22 @@ _HALF_MADE = (f".{MANIFEST}.tmp", f".{CONFIG}.tmp")
 
 
 def round_name(index: int) -> str:
-    """The episodes of a teacher's round."""
+    """The file with the episodes of a teacher's round."""
     return f"teacher/replay-{index:05d}.parquet"
 
 
 def teacher_snapshot_name(rounds: int) -> str:
-    """The teacher's policy as tested after so many rounds."""
+    """The file with the teacher's policy, as tested after `rounds` rounds."""
     return f"teacher/snapshot-{rounds:05d}.safetensors"
 
 
 def snapshot_name(population: int, updates: int) -> str:
-    """Policies and critics of a population at an update count."""
+    """The file with a population's policies and critics at an update count."""
     return f"{_snapshots(population)}/{updates:09d}.safetensors"
 
 
 def checkpoint_name(population: int) -> str:
-    """All that a population goes on from."""
+    """The file that a population's training resumes from."""
     return f"checkpoints/population-{population}.safetensors"
 
 
@@ -68,7 +68,7 @@ def _snapshots(population: int) -> str:
 
 @contextmanager
 def writing_to(place: AnyPath) -> Iterator[None]:
-    """What goes wrong with a write as one line.
+    """Turn a failed write into an error with a one-line message.
 
     Raises:
         StorageFailure: the disk is full, gone, or refuses.
@@ -80,7 +80,7 @@ def writing_to(place: AnyPath) -> Iterator[None]:
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:
-    """Write a file whole: its old content or all of the new is there, however this process ends.
+    """Write a file atomically: it has the old content or all of the new, however this process ends.
 
     Raises:
         StorageFailure: the disk is full, gone, or refuses.
@@ -112,9 +112,7 @@ def read_json(path: AnyPath) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The value with every number that is not finite replaced by None: JSON has no other way to say
-    it.
-    """
+    """Replace every number that is not finite by None, since JSON has no other way to write it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -123,11 +121,11 @@ def finite(value: Any) -> Any:
 
 
 class RunDirectory:
-    """A run's directory, held by this process alone while it writes."""
+    """A run's directory, locked by this process while it writes."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
-        self.lease: Lease | None = None  # held while it is written to, where there is no lock
+        self.lease: Lease | None = None  # held while writing, where there is no lock
 
     @staticmethod
     def create(path: AnyPath, manifest: dict[str, Any]) -> RunDirectory:
@@ -151,12 +149,12 @@ class RunDirectory:
 
     @staticmethod
     def is_free(path: AnyPath) -> bool:
-        """Whether a run may be made there: nothing is, or the manifest alone of one that was killed
-        as it was made.
+        """Whether a run can be created there: it is empty, or has only the manifest of a run killed
+        during its creation.
         """
         if not path.exists():
             return True
-        # In Amazon's store the lease's directory stays when the lease was given back.
+        # In Amazon's store the lease's directory stays after the lease was released.
         half_made = {MANIFEST, LEASE, *_HALF_MADE}
         return (
             path.is_dir()
@@ -179,11 +177,11 @@ class RunDirectory:
 
     @contextmanager
     def locked(self, say: Callable[[str], None] = print) -> Iterator[None]:
-        """Hold the directory: on a disk the kernel lets go of it however this process ends,
-        elsewhere a lease expires.
+        """Lock the directory: on a disk the kernel releases it however this process ends, elsewhere
+        a lease expires.
 
         Raises:
-            UserError: another process holds it, or nobody can.
+            UserError: another process holds it, or it cannot be locked.
         """
         if isinstance(self.path, Location):
             with held(self.path / LEASE, say) as self.lease:
@@ -195,7 +193,7 @@ class RunDirectory:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what processes that were killed while they wrote have left."""
+        """Remove what processes left when they were killed while writing."""
         for left in Path(str(self.path)).rglob(".*.tmp"):
             with contextlib.suppress(OSError):
                 left.unlink()
@@ -231,20 +229,20 @@ class RunDirectory:
             )
 
     def rows(self, name: str) -> list[dict[str, Any]]:
-        """The JSON lines of a file; lines that a kill cut off are passed over.
+        """The rows of a JSON-lines file, without lines that a kill cut off.
 
-        No file is no lines.
+        Empty if there is no file.
         """
         return list(self.each_row(name))
 
     def each_row(self, name: str) -> Iterator[dict[str, Any]]:
-        """`rows` one after the other, for files that may be larger than memory."""
+        """The rows one by one, for files that may be larger than memory."""
         lines = Location.parse(self / name).appended_lines()
         while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
             yield from _decoded(batch)
 
     def snapshots(self, population: int) -> dict[int, Location]:
-        """A population's snapshots by their updates, rising."""
+        """A population's snapshots by update count, ascending."""
         found = Location.parse(self / _snapshots(population)).glob("*.safetensors")
         return dict(sorted((int(path.stem), path) for path in found))
 
@@ -264,12 +262,12 @@ class RunDirectory:
         return teacher_snapshot_name(read_json(self / TEACHER)["best_round"])
 
     def require_snapshots(self, populations: int) -> None:
-        """Raises UserError where none of so many populations has a snapshot yet."""
+        """Raise UserError if none of the run's populations has a snapshot yet."""
         if not any(self.snapshots(population) for population in range(populations)):
             raise self.no_snapshots()
 
     def no_snapshots(self) -> UserError:
-        """What to raise where the students have left no snapshot yet."""
+        """The error to raise when the students have no snapshot yet."""
         return UserError(
             f"{self.path} has no snapshot of its students yet; go on with: cqlray resume"
             f" {self.path}"
@@ -277,7 +275,7 @@ class RunDirectory:
 
 
 def _decoded(lines: list[str]) -> list[dict[str, Any]]:
-    """The rows of lines; decoded together they share their keys, which halves time and memory."""
+    """Decode lines to rows; decoded together they share keys, which halves time and memory."""
     try:
         rows: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
         if len(rows) == len(lines):

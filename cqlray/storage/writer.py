@@ -1,5 +1,5 @@
-"""Writes in the background, in order: slow storage holds up nobody, and what a kill leaves behind
-is a beginning.
+"""Write in the background and in order: slow storage delays nobody, and after a kill everything up
+to some write is there and nothing after it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-MOST_BYTES = 2**30  # that wait to be written; then whoever brings more waits
+MOST_BYTES = 2**30  # waiting to be written; beyond this, whoever adds more waits
 
 
 class Writer:
-    """One thread that does what it is given, one after another. After a failure nothing more is
-    done.
+    """A thread that makes the writes it is given, in order, until one fails.
 
-    Every method raises what a write raised before, once it is known. Threads wait by `flush` and
-    `submit`; an event loop awaits the futures of `room`, `written` and `failure`.
+    Every method raises the error of an earlier write, once it is known. Threads wait with `flush`
+    and `submit`; an event loop awaits the futures of `room`, `written` and `failure`.
     """
 
     def __init__(self) -> None:
@@ -30,9 +29,7 @@ class Writer:
         self.thread: threading.Thread | None = None
 
     def put(self, write: Callable[[], None], size: int = 0) -> None:
-        """Have it done after all that was put before; `size` is of the bytes that it holds on
-        to.
-        """
+        """Queue a write; `size` is the number of bytes that it keeps in memory."""
         with self.change:
             self._raise()
             self.waiting.append((write, size))
@@ -43,34 +40,34 @@ class Writer:
             self.change.notify_all()
 
     def submit(self, write: Callable[[], None], size: int = 0) -> None:
-        """`put`, once there is room for it."""
+        """Queue a write as soon as there is room for it."""
         self.room(size).result()
         self.put(write, size)
 
     def flush(self) -> None:
-        """Wait until all of it is done."""
+        """Wait until all writes are done."""
         self.written().result()
 
     def room(self, size: int) -> Future[None]:
-        """Done once no more than MOST_BYTES wait with so many more; what is larger goes alone."""
+        """Done once `size` more bytes fit in MOST_BYTES; a larger write waits for all others."""
         return self._when(lambda: self.bytes + size <= MOST_BYTES or not self.waiting)
 
     def written(self) -> Future[None]:
-        """Done once nothing waits."""
+        """Done once all writes are made."""
         return self._when(lambda: not self.waiting)
 
     def failure(self) -> Future[None]:
-        """Never done; it fails when a write does."""
+        """Never done; fails when a write fails."""
         return self._when(lambda: False)
 
     def close(self) -> None:
-        """Let the thread end once all is done; nothing can be put any more."""
+        """Let the thread end once all writes are made; no more can be queued."""
         with self.change:
             self.closed = True
             self.change.notify_all()
 
     def check(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise the error of a failed write, if there is one."""
         with self.change:
             self._raise()
 
@@ -82,7 +79,7 @@ class Writer:
         return future
 
     def _tell(self) -> None:
-        """Let those go on whose sign is there, or all after a failure."""
+        """Wake those whose condition holds, or everyone after a failure."""
         due = [entry for entry in self.awaited if self.error is not None or entry[0]()]
         self.awaited = [
             entry for entry in self.awaited if entry not in due and not entry[1].cancelled()
