@@ -146,7 +146,7 @@ class Pool:
             value = await reply
             return value if returns == 1 else [value, *reply.references[1:]]
         except Lost as error:
-            if error.for_good and not self.closed:
+            if error.for_good and not error.of_argument and not self.closed:
                 self.actors[number] = self.hire(number)
             raise
         finally:

@@ -140,7 +140,7 @@ class Lessons:
         episodes = await self._play(teacher)
         reply = teacher.ask("learn", self.rounds, *episodes, returns=2)
         report = await self.run.stop.see_out(reply, STOPPING)
-        await self.run.files.keep({round_name(self.rounds): reply.references[1]})
+        await self._keep_round(reply.references[1])
         number = self.rounds + 1
         if report.pop("diverged"):
             raise UserError(
@@ -149,6 +149,19 @@ class Lessons:
             )
         self.run.journal.append(METRICS, [{"stage": "teacher", "round": number, **report}])
         return dict(report)
+
+    async def _keep_round(self, episodes: Any) -> None:
+        """The file of the round that the teacher has just learnt, also once asked to stop: without
+        it the checkpoint would not count that round.
+        """
+        file = {round_name(self.rounds): episodes}
+        try:
+            await self.run.files.keep(file)
+        except asyncio.CancelledError:  # nothing of it is kept
+            if not self.run.stop.requested:
+                raise
+            self.run.stop.check_hurry()
+            await self.run.files.keep(file)
 
     async def _play(self, teacher: Actor) -> list[Any]:
         """References to the episodes of a round."""

@@ -88,6 +88,26 @@ def test_results_are_in_the_calls_order_whatever_the_order_of_arrival(seed: int)
     assert len(hired) >= 3, "who died for good is replaced"
 
 
+def test_who_was_given_what_is_lost_for_good_is_not_replaced_itself() -> None:
+    hired: list[int] = []
+
+    async def work(number: int, task: int) -> None:
+        raise Lost("the learner that made the snapshot died", of_argument=True, for_good=True)
+
+    def hire(number: int) -> Fake:
+        hired.append(number)
+        return Fake(number, work)
+
+    async def story() -> None:
+        pool = Pool("workers", 1, hire)
+        with pytest.raises(Lost):
+            await pool.call("work", 0)
+        assert hired == [0] and pool.idle.qsize() == 1
+        pool.close()
+
+    asyncio.run(story())
+
+
 def test_a_slow_call_is_made_by_an_idle_actor_as_well() -> None:
     async def work(number: int, task: int) -> tuple[int, int]:
         await asyncio.sleep(60 if number == 0 and task == 3 else 0.002)
