@@ -1,4 +1,4 @@
-"""Whether a cluster answers at an address."""
+"""Check whether a cluster answers at an address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SECONDS_TO_ANSWER = 5.0
 def listens(address: str) -> bool:
     """Whether something answers at HOST:PORT or SCHEME://HOST:PORT; Ray would try for minutes.
 
-    True for any other form of address, which is left to Ray.
+    True for any other form of address: Ray decides about those.
     """
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")

@@ -1,7 +1,6 @@
-"""Ray, as the driver uses it: starting actors of plain classes, awaiting their replies, what Ray's
-errors mean, and nodes that leave.
+"""How the driver uses Ray: start actors of plain classes, await replies, interpret errors, and watch for nodes that leave.
 
-Beside it only joining.py and metrics.py import ray, and jobs.py Ray's client of jobs.
+Besides this file, only joining.py and metrics.py import ray, and jobs.py imports Ray's job client.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from cqlray.runtime import event_loop
 from cqlray.runtime.event_loop import Stop
 
 T = TypeVar("T")
-# What Ray says of a dead process or node: of its actors, and of the objects that were there alone.
+# Ray's errors for a dead process or node: for its actors, and for objects that only it held.
 LOST = (RayActorError, ObjectLostError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
-FROM_RAY = RayError  # all of these, what an actor raised, and whatever else Ray has
-# What we use of Ray, here and in joining.py, that it does not promise to keep; pyproject bounds its
-# versions for it.
+FROM_RAY = RayError  # all of these, what an actor raised, and every other error of Ray's
+# Ray's unstable interfaces that we use here and in joining.py; pyproject bounds Ray's version
+# because of them.
 PRIVATE = (
     "ray._private.services.find_bootstrap_address",
     "ray._private.state.state.actor_table",
@@ -61,12 +60,12 @@ SECONDS_OF_A_TICK = 0.5
 
 
 def put(value: Any) -> Any:
-    """A reference to the value in the object store."""
+    """Put a value into the object store; returns a reference to it."""
     return ray.put(value)
 
 
 async def value(reference: Any) -> Any:
-    """What a reference stands for, waited for.
+    """Await the value that a reference stands for.
 
     Raises:
         Lost: a process or node that it needs is gone. EnvironmentFailure, UserError: raised in an
@@ -74,7 +73,7 @@ async def value(reference: Any) -> Any:
     """
     try:
         return await reference
-    except RayTaskError as error:  # first, as it can be an instance of anything else as well
+    except RayTaskError as error:  # first, since it can also be an instance of other types
         if isinstance(error.cause, LOST):
             raise _gone(error.cause, of_argument=True) from error
         if isinstance(error.cause, EnvironmentFailure | UserError):
@@ -85,7 +84,7 @@ async def value(reference: Any) -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """What an error of Ray's says, in one line: of one that an actor raised, what it raised."""
+    """One line for an error of Ray's; if an actor raised it, the line is about that error."""
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines()
     if lines and isinstance(cause, LOST):
@@ -94,9 +93,9 @@ def describe(error: BaseException) -> str:
 
 
 def _gone(error: Exception, of_argument: bool) -> Exception:
-    """What to raise of a dead process: what its own __init__ raised, as it would again, or Lost.
+    """The error to raise for a dead process: Lost, or what its __init__ raised and would again.
 
-    Of an argument that is gone, `error` is of the actor that was to make it.
+    If an argument is gone, `error` is about the actor that should have made it.
     """
     if (
         isinstance(error, RayActorError)
@@ -108,7 +107,7 @@ def _gone(error: Exception, of_argument: bool) -> Exception:
 
 
 def _failed_creation(text: str) -> Exception:
-    """Ray keeps of an exception in __init__ the text alone."""
+    """The error of an actor whose __init__ raised, of which Ray keeps only the text."""
     last = text.strip().splitlines()[-1]
     name, _, message = last.partition(": ")
     for kind in (UserError, StorageFailure, NotShared):
@@ -123,7 +122,7 @@ def _failed_creation(text: str) -> Exception:
 
 
 class Reply:
-    """What an actor was asked for: awaiting it gives the first of its results, again and again."""
+    """The reply to an actor's call: awaiting it gives the first result, as often as you like."""
 
     def __init__(self, references: Sequence[Any]) -> None:
         self.references = references
@@ -133,39 +132,39 @@ class Reply:
 
 
 class Actor:
-    """An object of a plain class in a process of its own, somewhere on the cluster."""
+    """An object of a plain class in a separate process, somewhere on the cluster."""
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
         self.id: str = handle._actor_id.hex()
 
     def ask(self, method: str, *args: Any, returns: int = 1) -> Reply:
-        """Call a method; of several results each has its own reference. References among the
-        arguments are there as what they stand for."""
+        """Call a method; each of several results has a separate reference. The method receives the
+        values of references among its arguments."""
         call = getattr(self.handle, method)
         if returns == 1:
             return Reply([call.remote(*args)])
         return Reply(call.options(num_returns=returns).remote(*args))
 
     def kill(self) -> None:
-        """End its process."""
+        """End the actor's process."""
         ray.kill(self.handle)
 
 
 class Cluster:
     """The actors of one run, and a thread that looks after them and the cluster's nodes.
 
-    A thread, as a node or Ray's control store that does not answer must not hold up the event loop.
+    A thread, because a node or control store that does not answer must not block the event loop.
     """
 
     def __init__(
         self, say: Callable[[str], None], on_drain: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_drain` is called where this process's own node will soon be gone."""
+        """`on_drain` is called when this process's node will soon be gone."""
         self.say, self.on_drain = say, on_drain
         self.started: list[weakref.ref[Actor]] = []
-        self.starting: dict[Any, float] = {}  # who is not known to be there, and since when
-        self.looked = 0.0  # after them
+        self.starting: dict[Any, float] = {}  # actors not known to have started, and since when
+        self.looked = 0.0  # when we last checked them
         self.looked_for_drains = 0.0
         self.leaving: frozenset[str] = frozenset()  # ids of actors whose nodes are being drained
         self.closed = threading.Event()
@@ -182,10 +181,10 @@ class Cluster:
         spread: bool = False,
         name: str | None = None,
     ) -> Actor:
-        """Start an actor. `retried` ones keep nothing: after a death Ray makes them and their calls
-        again.
+        """Start an actor. `retried` ones are stateless: after a death Ray restarts them and repeats
+        their calls.
 
-        `spread` ones go to the nodes in turn. `name` is what the dashboard calls it, made unique.
+        `spread` ones go to the nodes in turn. `name`, made unique, is shown in the dashboard.
         """
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
         if name is not None:
@@ -201,21 +200,17 @@ class Cluster:
         return actor
 
     def is_leaving(self, actor: Actor) -> bool:
-        """Whether its node is being drained (a spot notice, `ray drain-node`, SIGTERM to `ray
-        start`).
-        """
+        """Whether an actor's node is being drained (spot notice, `ray drain-node`, SIGTERM)."""
         return actor.id in self.leaving
 
     def close(self) -> None:
-        """End all actors: after a failure a traceback holds on to them, and they would keep their
-        CPUs.
-        """
+        """End all actors, which would keep their CPUs while a traceback refers to them."""
         self.closed.set()
-        self.watch.join(SECONDS_OF_A_TICK)  # a call of it after Ray's end would start Ray anew
+        self.watch.join(SECONDS_OF_A_TICK)  # a call from it after Ray's end would restart Ray
         self.kill_all()
 
     def kill_all(self) -> None:
-        """End the actors that somebody still holds."""
+        """End the actors that something still refers to."""
         for actor in self._held():
             actor.kill()
 
@@ -224,7 +219,7 @@ class Cluster:
 
     def _watch(self) -> None:
         while not self.closed.wait(SECONDS_OF_A_TICK):
-            with suppress(RayError):  # an answer is not to be had now; ask again
+            with suppress(RayError):  # no answer now; ask again
                 self._look_for_drains()
                 self._complain()
 
@@ -247,7 +242,7 @@ class Cluster:
             self.on_drain()
 
     def _complain(self) -> None:
-        """Who has not started for long waits for a cluster that is full or still growing."""
+        """Report actors that have waited long to start: the cluster is full or still growing."""
         now = time.monotonic()
         if not self.starting or now - self.looked < SECONDS_BETWEEN_COMPLAINTS:
             return
@@ -271,10 +266,10 @@ class Cluster:
 def run_with_actors(
     story: Callable[[Cluster], Coroutine[Any, Any, T]], say: Callable[[str], None]
 ) -> T:
-    """Run a story that starts actors, which end with it.
+    """Run a coroutine that starts actors; they end with it.
 
     Raises:
-        Interrupted: asked to stop. And what the story raises.
+        Interrupted: asked to stop. Also whatever the coroutine raises.
     """
     stop = Stop(say)
     with closing(Cluster(say, stop.on_drain)) as cluster:

@@ -1,7 +1,7 @@
-"""The driver's event loop, which runs in a thread of its own while the main thread hears signals.
+"""Run the driver's event loop in a separate thread, while the main thread receives signals.
 
 So a run can be stopped whatever its loop is doing, and `cqlray.run()` works in a notebook, where
-another loop runs in the main thread already.
+another loop already runs in the main thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Stop:
     """Requests to stop a run.
 
-    The first cancels the run's story, whose parts then leave their last checkpoints. The second
+    The first cancels the run's coroutine, whose parts then save their last checkpoints. The second
     cancels these as well. The third waits for nothing.
     """
 
@@ -47,13 +47,13 @@ class Stop:
 
     @property
     def hurried(self) -> bool:
-        """Whether it was asked again, so that nothing more is waited for."""
+        """Whether it was asked to stop twice, so that nothing more is waited for."""
         return len(self.requests) > 1
 
     def handle_signals(self) -> None:
-        """Let Ctrl-C and SIGTERM be such requests, until `restoring_handlers` ends.
+        """Treat Ctrl-C and SIGTERM as requests to stop, until `restoring_handlers` ends.
 
-        To be called once Ray is there, as `ray.init` sets handlers of its own.
+        Call this after `ray.init`, which sets other handlers.
         """
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
@@ -62,14 +62,14 @@ class Stop:
     def _on_signal(self, number: int, _: Any) -> None:
         now = time.monotonic()
         echo = self.requested and now - self.requests[0] < SECONDS_OF_ONE_REQUEST
-        if number == signal.SIGTERM and (echo or self.drained):  # a drain ends in a SIGTERM, too
+        if number == signal.SIGTERM and (echo or self.drained):  # a drain also ends in a SIGTERM
             return
         self.request()
         if len(self.requests) > 2:
             raise KeyboardInterrupt
 
     def on_drain(self) -> None:
-        """This process's node is being drained: one request, unless there was one already."""
+        """Request a stop because this process's node is being drained, unless one was requested."""
         if self.requested:
             return
         self.drained = True
@@ -77,7 +77,7 @@ class Stop:
         self.request()
 
     def request(self) -> None:
-        """Ask; from any thread."""
+        """Ask the run to stop; can be called from any thread."""
         self.requests.append(time.monotonic())
         if self.loop is not None:
             with suppress(RuntimeError):  # the loop has ended
@@ -89,30 +89,30 @@ class Stop:
             task.cancel()
 
     def attach(self) -> None:
-        """Make the task that calls this the story that a request cancels."""
+        """Make the calling task the one that a request cancels."""
         self.loop, self.story = asyncio.get_running_loop(), asyncio.current_task()
         if self.requested:
             self._cancel()
 
     def check(self) -> None:
-        """Raises CancelledError once asked to stop.
+        """Raise CancelledError if the run was asked to stop.
 
-        For where work would begin anew: up to Python 3.12 a cancellation can get lost that comes
-        together with a failure.
+        Call it before new work begins: up to Python 3.12 a cancellation that coincides with a
+        failure can get lost.
         """
         if self.requested:
             raise asyncio.CancelledError
 
     def check_hurry(self) -> None:
-        """Raises CancelledError once asked again. For what still waits after the first request."""
+        """Raise CancelledError after the second request; for waits that outlast the first."""
         if self.hurried:
             raise asyncio.CancelledError
 
     async def see_out(self, reply: Awaitable[T], line: str) -> T:
-        """What a reply brings, also once asked to stop, which `line` then says. It can be awaited
-        again.
+        """Await a reply even after a request to stop; `line` then says what is waited for. It
+        can be awaited again.
 
-        The request is spent then; `check` is to be called before anything new begins.
+        This uses up the cancellation, so call `check` before anything new begins.
         """
         try:
             return await reply
@@ -124,7 +124,7 @@ class Stop:
             return await reply
 
     def announce(self, line: str) -> None:
-        """Say, once, what is still waited for."""
+        """Print, once, what is still waited for."""
         if not self.announced:
             self.announced = True
             self.say(line)
@@ -132,7 +132,7 @@ class Stop:
 
 @contextmanager
 def restoring_handlers() -> Iterator[None]:
-    """Have the signal handlers afterwards as they were before."""
+    """Restore the signal handlers at the end of the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -145,10 +145,10 @@ def restoring_handlers() -> Iterator[None]:
 
 
 def run(story: Callable[[], Coroutine[Any, Any, T]], stop: Stop) -> T:
-    """Run a coroutine to its end in a thread, for which the calling thread waits.
+    """Run a coroutine to its end in a thread, and wait for it.
 
     Raises:
-        Interrupted: asked to stop. And what the story raises.
+        Interrupted: asked to stop. Also whatever the coroutine raises.
     """
     outcome: Future[T] = Future()
     # A daemon, so that the third request ends the process even where the loop hangs in some call.
@@ -171,7 +171,7 @@ def _run(story: Callable[[], Coroutine[Any, Any, T]], stop: Stop, outcome: Futur
 
 @asynccontextmanager
 async def group() -> AsyncIterator[asyncio.TaskGroup]:
-    """Tasks that belong together: the failure of one cancels the others and is what is raised."""
+    """A group of tasks: the failure of one cancels the others and is raised."""
     try:
         async with asyncio.TaskGroup() as tasks:
             yield tasks
@@ -183,9 +183,9 @@ async def group() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def results(stories: Iterable[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
-    """What these coroutines return, in their order, whichever ends first; so many of them at once.
+    """Run coroutines, a limited number at once; returns their results in the coroutines' order.
 
-    `stories` may be a generator, which is then asked for one when there is room for it.
+    `stories` may be a generator, which is advanced when there is room for another coroutine.
     """
     found: dict[int, T] = {}
     numbered = enumerate(stories)

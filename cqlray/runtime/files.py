@@ -1,8 +1,8 @@
-"""Who writes what a run's workers leave behind, chosen once when the run is opened.
+"""Decide, when a run is opened, who writes its workers' files.
 
-Where every node sees the run directory, workers write there themselves (`SharedFiles`). Where the
-driver's machine alone has it, the bytes come back through the object store, and the driver writes
-them, in the background and in order (`RelayedFiles`). Stages and workers do not know which.
+If every node sees the run directory, the workers write there (`SharedFiles`). If only the driver's
+machine has it, the bytes come back through the object store, and the driver writes them in the
+background and in order (`RelayedFiles`). Stages and workers do not know which.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cqlray.storage.writer import Writer
 
 
 class SharedFiles:
-    """Every node sees the run directory."""
+    """Every node sees the run directory, so workers write and read its files."""
 
     shared = True
 
     def __init__(self, place: SharedDirectory, one_node: bool) -> None:
-        """`one_node`: there is no other node that might not see some local directory."""
+        """`one_node`: no other node exists that might not see a local directory."""
         self.place, self.one_node = place, one_node
 
     @property
@@ -47,10 +47,10 @@ class SharedFiles:
         return names
 
     async def keep(self, references: Mapping[str, Any]) -> None:
-        """Have what workers left, by file names, in the run directory: it is there."""
+        """Do nothing: the workers' files are in the run directory already."""
 
     def hold(self, shard: Any) -> Any:
-        """The reference that is held for the learners: none, as they read the shard's file."""
+        """The reference to keep for the learners: none, since they read the shard's file."""
         return None
 
     def seen_by_learners(self, path: AnyPath) -> bool:
@@ -62,7 +62,7 @@ class SharedFiles:
 
 
 class RelayedFiles:
-    """The driver's machine alone has the run directory."""
+    """Only the driver's machine has the run directory, so the driver writes its files."""
 
     shared = False
 
@@ -85,15 +85,16 @@ class RelayedFiles:
         return set()
 
     def hold(self, shard: Any) -> Any:
-        """The reference that is held for the learners."""
+        """The reference to keep for the learners."""
         return shard
 
     async def keep(self, references: Mapping[str, Any]) -> None:
-        """Have what workers left, by file names, in the run directory, in this order and after all
-        that was given to the writer before. Nothing of it is, where this is cancelled or raises.
+        """Write the workers' files, by name, in this order and after everything queued before.
+
+        If this is cancelled or raises, none of them is written.
 
         Raises:
-            Lost: it is gone with its node.
+            Lost: a file is gone with its node.
         """
         found = {name: await value(reference) for name, reference in references.items()}
         size = sum(len(data) for data in found.values())
@@ -110,7 +111,7 @@ Files: TypeAlias = SharedFiles | RelayedFiles
 
 
 def choose_files(directory: RunDirectory, plan: Plan, writer: Writer) -> Files:
-    """Ask every node that there is whether it sees the run directory."""
+    """Ask every node whether it sees the run directory, and choose accordingly."""
     run_id = directory.manifest().get("id")
     place = SharedDirectory(directory.path.absolute(), run_id or "")
     one_node = plan.cluster.nodes == 1 and not plan.cluster.grows
@@ -121,7 +122,7 @@ def choose_files(directory: RunDirectory, plan: Plan, writer: Writer) -> Files:
 
 
 def seen_everywhere(files: Files, dataset: AnyPath) -> bool:
-    """Whether every node sees a dataset's directory, also where it is not the run's."""
+    """Whether every node sees a dataset's directory, even one outside the run's."""
     if files.seen_by_learners(dataset):
         return True
     description = dataset.absolute() / DESCRIPTION
@@ -131,5 +132,5 @@ def seen_everywhere(files: Files, dataset: AnyPath) -> bool:
 
 
 def _holds(file: AnyPath, content: bytes) -> bool:
-    """Whether a file is there and the same."""
+    """Whether a file exists with this content."""
     return file.exists() and file.read_bytes() == content

@@ -1,7 +1,6 @@
-"""Ray jobs: what is so inside one, and one seen from outside through Ray's own client, which
-`cqlray submit` needs.
+"""Ray jobs: what differs inside one, and how `cqlray submit` starts and follows one.
 
-Inside, the working directory is a copy of Ray's, which goes with the job.
+Inside a job, the working directory is a copy that Ray deletes with the job.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ def inside_job() -> bool:
 
 
 def require_lasting(option: str, place: str | None) -> None:
-    """Let a place pass that means the same outside the job and after it.
+    """Check that a place means the same outside the job and after it.
 
     Raises:
-        UserError: there is none, it is relative, or it is an address of an unknown kind.
+        UserError: it is missing, relative, or an address of an unknown kind.
     """
     if not place:
         raise UserError(
@@ -53,10 +52,9 @@ def require_lasting(option: str, place: str | None) -> None:
 
 
 def turn_on_token_mode() -> bool:
-    """Where a token lies ready, use it: Ray's job client does so only if told to. Whether that had
-    to be done.
+    """Turn on Ray's token mode if a token exists; returns whether that was necessary.
 
-    To be called before ray is imported, which reads the variable once.
+    Call this before importing ray, which reads the variable once.
     """
     home = Path.home() / ".ray" / "auth_token"
     has_token = (
@@ -69,10 +67,10 @@ def turn_on_token_mode() -> bool:
 
 
 def connect(address: str | None) -> Any:
-    """Ray's job client.
+    """Connect Ray's job client to a cluster.
 
     Raises:
-        UserError: nothing is there, it is no Ray cluster, or it refuses the token.
+        UserError: nothing answers, it is not a Ray cluster, or it refuses the token.
     """
     # Ray lets these override --address; so would `ray job stop --address` later.
     named = next(
@@ -94,7 +92,7 @@ def connect(address: str | None) -> Any:
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(
             logging.WARNING
-        )  # not where they connect, what they pack, how they hung up
+        )  # not where they connect, what they upload, how they disconnected
     try:
         return JobSubmissionClient(address)
     except Exception as error:
@@ -108,7 +106,7 @@ def connect(address: str | None) -> Any:
 
 
 def submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], identity: str | None) -> str:
-    """The id of the new job.
+    """Submit a job; returns its id.
 
     Raises UserError: the id was used before, or Ray refuses the runtime_env.
     """
@@ -127,7 +125,7 @@ def submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], identity: 
 
 
 def _reason(error: Exception) -> str:
-    """One line of Ray's many."""
+    """The one line of Ray's long message that gives the reason."""
     from ray.exceptions import AuthenticationError
 
     if isinstance(error, AuthenticationError):
@@ -147,21 +145,21 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A job that was submitted: by which client, under which id, and what to type about it."""
+    """A submitted job: its client, its id, and the commands to type about it."""
 
     client: Any
     identity: str
     address: str | None
-    token_mode: str  # what has to stand before a command of Ray
+    token_mode: str  # what to type before a ray command
     resume: str
 
     def ray(self, verb: str) -> str:
-        """The command of Ray's about this job."""
+        """The ray command about this job."""
         address = ["--address", self.address] if self.address else []
         return self.token_mode + shlex.join(["ray", "job", *verb.split(), *address, self.identity])
 
     def explain(self, line: str) -> None:
-        """Say a line, and what can be done about the job."""
+        """Print a line, and what the user can do about the job."""
         rows = [
             ("see", self.ray("logs --follow")),
             ("stop", self.ray("stop")),
@@ -173,8 +171,8 @@ class Job:
         """Print the log until the job ends, or Ctrl-C; the exit status."""
         import aiohttp
 
-        # Not KeyboardInterrupt, which may strike within asyncio's own setup. This is the last thing
-        # that the process does.
+        # Not KeyboardInterrupt, which may come during asyncio's setup. This is the last thing that
+        # the process does.
         left = threading.Event()
         signal.signal(signal.SIGINT, lambda *_: left.set())
         self.explain(f"job {self.identity} is submitted")
@@ -206,15 +204,15 @@ class Job:
             task.result()
 
     def ended(self, status: str, code: int | None, message: str) -> int:
-        """Say how, and what now; the exit status.
+        """Print how the job ended and what to do now; returns the exit status.
 
-        `code` is that of cqlray in the job, where it got as far as that.
+        `code` is cqlray's exit status in the job, if cqlray got that far.
         """
         line = f"job {self.identity}: {status}"
         told = [row.strip() for row in message.splitlines() if row.strip()]
         if (
             status == "FAILED" and code is None and told
-        ):  # before cqlray began, or as the head or the job's own process died
+        ):  # before cqlray began, or because the head or the job's process died
             line += f": {' … '.join(dict.fromkeys([told[0], told[-1]]))}"
         if status == "STOPPED" or (status == "FAILED" and code != MISTAKE):
             line += f"; a run that has begun goes on with: {self.resume}"

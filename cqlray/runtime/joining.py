@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one for this process, and what there is on it."""
+"""Join a Ray cluster or start one for this process, and find out its resources."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def connect() -> Iterator[ClusterResources]:
         UserError: RAY_ADDRESS names a cluster that cannot be joined.
     """
     ours = not ray.is_initialized()
-    with restoring_handlers():  # Ray sets some, and `Stop` others; they hold until Ray is gone
+    with restoring_handlers():  # Ray and `Stop` set handlers, which last until Ray is gone
         if ours:
             _init()
         try:
@@ -42,7 +42,7 @@ def connect() -> Iterator[ClusterResources]:
 
 
 def _resources() -> ClusterResources:
-    """What there is, and what an autoscaler would bring."""
+    """The cluster's resources, and those that an autoscaler would add."""
     total = ray.cluster_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     grows, limits = _autoscaler()
@@ -59,8 +59,7 @@ def _resources() -> ClusterResources:
 
 
 def _autoscaler() -> tuple[bool, dict[str, float] | None]:
-    """Whether nodes come when they are asked for, and the most of each resource, where that is
-    known.
+    """Whether an autoscaler adds nodes on demand, and its limit for each resource, if known.
 
     Ray has no call for this. Version 2 of the autoscaler (KubeRay's) leaves its limits in the
     cluster's state; version 1 (`ray up`) only names its node types in its status, where a cluster
@@ -80,7 +79,7 @@ def _autoscaler() -> tuple[bool, dict[str, float] | None]:
 def _init() -> None:
     """Join or start a cluster.
 
-    "auto" only where `ray start` left one: elsewhere it joins any cluster that it sees on the
+    Use "auto" only if `ray start` left a cluster: else it joins any cluster that it finds on the
     machine, such as another run's, which ends with that run.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -102,7 +101,7 @@ def _init() -> None:
 
 
 def _require_address(asked: str) -> None:
-    """Raises UserError where RAY_ADDRESS is of another kind, or nothing listens there."""
+    """Raise UserError if RAY_ADDRESS is of another kind, or nothing listens there."""
     if asked.startswith(("http://", "https://")):
         raise UserError(
             f"RAY_ADDRESS {asked!r} is a dashboard, which takes jobs: cqlray submit --address"

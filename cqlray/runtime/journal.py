@@ -1,7 +1,7 @@
-"""What a run writes down as it goes on: rows, the events of its time line, notes in its manifest.
+"""What a run records as it goes: rows of results, events of its time line, and manifest entries.
 
-All in order and in the background, by the writer that also writes relayed files: what a kill leaves
-behind is a beginning.
+The writer that also writes relayed files does so in the background and in order, so a kill can lose
+only the latest writes.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Row: TypeAlias = dict[str, Any]
 
 
 class Journal:
-    """One run's journal; nobody else writes to the directory while it is open."""
+    """One run's journal; nothing else writes to the directory while it is open."""
 
     def __init__(self, directory: RunDirectory, writer: Writer, stop: Stop) -> None:
         self.directory, self.writer, self.stop = directory, writer, stop
-        self.index = RowIndex(directory)  # of the students' rows that the files have or will have
+        self.index = RowIndex(directory)  # the students' rows, written or queued
         self.stage_name, self.stage_began = "", 0.0
 
     # -- files -------------------------------------------------------------------------------------
 
     async def write(self, name: str, data: bytes) -> None:
-        """Write a file of the run; waits while too much waits to be written."""
+        """Queue a file of the run to be written; wait while too much is queued."""
         await asyncio.wrap_future(self.writer.room(len(data)))
         self.writer.put(partial(write_bytes, self.directory / name, data), len(data))
 
@@ -41,7 +41,7 @@ class Journal:
         self.writer.put(partial(write_json, self.directory / name, value))
 
     def append(self, name: str, rows: list[Row]) -> None:
-        """Append JSON lines of members' metrics or judgements."""
+        """Append JSON lines: members' metrics or evaluations."""
         self.writer.put(partial(self.directory.append, name, rows))
         self.index.add(name, rows)
 
@@ -50,9 +50,9 @@ class Journal:
         self.writer.put(partial(self.directory.update_manifest, **values))
 
     async def flush(self) -> None:
-        """Wait until all is written, also once asked to stop, unless asked again.
+        """Wait until all is written, even after a request to stop, but not after a second one.
 
-        `stop.check` is to be called before anything new begins.
+        Call `stop.check` before anything new begins.
         """
         while True:
             self.stop.check_hurry()
@@ -64,9 +64,7 @@ class Journal:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """End what is done within as soon as something cannot be written, which is then what is
-        raised.
-        """
+        """Cancel the block as soon as a write fails, and raise that failure."""
         async with group() as tasks:
             failure = tasks.create_task(_awaited(self.writer.failure))
             yield
@@ -75,16 +73,16 @@ class Journal:
     # -- the time line -----------------------------------------------------------------------------
 
     def event(self, event: str, **values: Any) -> None:
-        """A line of the time line."""
+        """Record an event of the time line."""
         row = {"at": round(time.time(), 3), "event": event, **values}
         self.writer.put(partial(self.directory.append, EVENTS, [row]))
 
     def died(self, role: str, error: Exception) -> None:
-        """Note that a process is gone."""
+        """Record that a process died."""
         self.event("death", role=role, what=str(error))
 
     def busy(self, role: str, processes: int, seconds: float) -> None:
-        """How many seconds the processes of a role were at work in this stage."""
+        """Record how many seconds a role's processes were busy in this stage."""
         self.event(
             "busy",
             stage=self.stage_name,
@@ -96,9 +94,9 @@ class Journal:
 
     @asynccontextmanager
     async def stage(self, name: str, ending: Callable[[], None]) -> AsyncIterator[None]:
-        """A stage: when it began and ended, and its seconds over all sessions. All is written then.
+        """Run a stage; record its start, its end, and its seconds over all sessions, all written.
 
-        `ending` is called last, however it ends.
+        `ending` is called last, however the stage ends.
         """
         self.stop.check()
         self.stage_name, self.stage_began = name, time.monotonic()

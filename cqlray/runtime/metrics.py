@@ -1,5 +1,4 @@
-"""What Ray's dashboard, Prometheus and Grafana show of a run: counters and gauges that the driver
-keeps.
+"""The driver's counters and gauges of a run, for Ray's dashboard, Prometheus and Grafana.
 
 Ray exports them on every node's metrics port with the prefix `ray_`; cluster/grafana holds a
 dashboard of them.
@@ -12,18 +11,16 @@ from collections.abc import Callable, Sequence
 
 from ray.util.metrics import Counter, Gauge
 
-# seconds without a word from a learner, whose calls take a few: its population is done, or waits
-# for one
+# seconds without a result from a learner, whose calls take a few seconds: its population is done
+# or waits for a learner
 SILENT = 300.0
 
 
 class RunMetrics:
-    """One run's metrics; making it twice in a process goes on with the same ones."""
+    """One run's metrics; a second instance in a process continues the same ones."""
 
     def __init__(self, writes_waiting: Callable[[], int]) -> None:
-        """`writes_waiting` tells how many writes the driver has yet to make; it is asked whenever
-        something arrives.
-        """
+        """`writes_waiting` returns the number of queued writes; it is called at each update."""
         self.steps = Counter(
             "cqlray_environment_steps_total", "Environment steps played.", tag_keys=("role",)
         )
@@ -44,14 +41,14 @@ class RunMetrics:
         self.writes_waiting = writes_waiting
         self.learners: dict[
             int, tuple[float, float]
-        ] = {}  # population -> when its learner last came back, how busy it was
+        ] = {}  # population -> when its learner last replied, how busy it was
 
     def played(self, role: str, steps: int) -> None:
-        """Steps that a role's actor played."""
+        """Count environment steps that a role's actor played."""
         self.steps.inc(float(steps), {"role": role})
 
     def advanced(self, population: int, updates: int, seconds: float) -> None:
-        """Member-updates of a learner's call, and the seconds of work in it."""
+        """Count a learner's member-updates in one call, and its busy seconds."""
         if updates:
             self.updates.inc(float(updates))
         now = time.monotonic()
@@ -62,11 +59,11 @@ class RunMetrics:
         self.writes.set(float(self.writes_waiting()))
 
     def tested(self, member: str, returns: Sequence[float]) -> None:
-        """The returns of a member's newest test."""
+        """Record the returns of a member's newest test."""
         self.returns.set(sum(returns) / len(returns), {"member": member})
 
     def team(self, role: str, waiting: int, at_work: int, size: int) -> None:
-        """A team after a call came in or was finished."""
+        """Record the state of a pool after a call was queued or finished."""
         self.queue.set(float(waiting), {"queue": role})
         self.busy.set(at_work / size, {"role": role})
         self.writes.set(float(self.writes_waiting()))

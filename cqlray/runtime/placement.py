@@ -1,4 +1,4 @@
-"""Who runs where: a pure function of config and cluster. actors.py makes it real."""
+"""Decide which processes run where: a pure function of config and cluster, without Ray."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SMALLEST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What Ray says there is."""
+    """The resources that Ray reports."""
 
     cpus: float
     gpus: float = 0.0
     nodes: int = 1
     memory: float = math.inf  # bytes that Ray has for tasks and actors
-    node_cpus: tuple[float, ...] = ()  # of each node; empty where one node is as good as another
-    grows: bool = False  # an autoscaler brings nodes when they are asked for
-    most_cpus: float = math.inf  # that it would bring, where it says so
+    node_cpus: tuple[float, ...] = ()  # of each node; empty if nodes need not be told apart
+    grows: bool = False  # an autoscaler adds nodes on demand
+    most_cpus: float = math.inf  # the autoscaler's limit, if it is known
     most_gpus: float = math.inf
 
     def grown(self, cpus: float, gpus: float) -> ClusterResources:
-        """As it is once an autoscaler, if there is one, has brought so much."""
+        """The cluster after an autoscaler, if there is one, has grown it to these amounts."""
         if not self.grows:
             return self
         return replace(
@@ -43,12 +43,12 @@ class ClusterResources:
 
 @dataclass(frozen=True)
 class Plan:
-    """Processes of each role, and the share of a CPU that each asks Ray for."""
+    """The number of processes of each role, and the share of a CPU that each asks Ray for."""
 
     cluster: ClusterResources
     rollout_workers: int
     evaluators: int
-    fitted_q: int  # processes that judge policies by the data alone
+    fitted_q: int  # processes that evaluate policies from the data alone
     populations: tuple[tuple[int, ...], ...]  # member indices
     learners: int  # at one time; more populations than learners take turns
     gpu: bool
@@ -57,19 +57,19 @@ class Plan:
 
     @property
     def memory_per_learner(self) -> float:
-        """Bytes, where learners are spread evenly over equal nodes."""
+        """Bytes for each learner, if they are spread evenly over equal nodes."""
         nodes = max(1, self.cluster.nodes)
         return self.cluster.memory / nodes / math.ceil(max(1, self.learners) / nodes)
 
     def needs(self) -> str:
-        """What all processes of the larger stage ask for."""
+        """The resources that all processes of the larger stage ask for."""
         teaching = self.cpus["teacher"] + self.rollout_workers * self.cpus["rollout_worker"]
         training = self.learners * self.cpus["learner"]
         cpus = max(teaching, training) + self.evaluators * self.cpus["evaluator"]
         return f"{math.ceil(cpus)} CPUs, {self.learners if self.gpu else 0} GPUs"
 
     def lines(self, offline_only: bool) -> list[str]:
-        """The plan for people."""
+        """The plan as text for the user."""
         where = (
             f"{self.cluster.cpus:g} CPUs, {self.cluster.gpus:g} GPUs on"
             f" {_count(self.cluster.nodes, 'node')}"
@@ -95,7 +95,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterResources) -> Plan:
-    """Share the cluster out among the roles.
+    """Divide the cluster among the roles.
 
     Raises:
         UserError: the config asks for what the cluster does not have.
@@ -139,7 +139,7 @@ def make_plan(config: RunConfig, members: Sequence[Member], cluster: ClusterReso
 def _learners(
     wanted: int | None, threads: int, gpus: int, members: int, cluster: ClusterResources
 ) -> int:
-    """How many there is work and room for.
+    """The number of learners that have both work and room.
 
     Raises:
         UserError: there is no room for what is wanted.
@@ -168,8 +168,8 @@ def _order(member: Member) -> str:
 
 
 def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
-    """Populations: members of one structure together, cut so that `parts` learners have work, the
-    largest cut first.
+    """Group members of one structure into populations; split the largest so that `parts` learners
+    have work.
     """
     pieces = [1] * len(structures)
     while sum(pieces) < parts:
@@ -188,12 +188,11 @@ def _split(structures: list[list[int]], parts: int) -> list[list[int]]:
 def _shares(
     workers: int, evaluators: int, fits: int, learners: int, threads: int, cluster: ClusterResources
 ) -> dict[str, float]:
-    """CPUs for each process of a role, scaled down where a stage's processes together would ask for
-    more than there is.
+    """CPUs for each process of a role, scaled down if a stage's processes together want too many.
 
-    A learner with a GPU (no `threads`) is held by that: CPUs that others have on its node must not
-    keep it from there. On several nodes so much stays free that whatever stands where, one of them
-    has room for the largest share: what finds none would wait for ever.
+    A GPU decides where a learner with one runs (no `threads`): others' CPUs on its node must not
+    keep it away. On several nodes enough CPUs stay free that, however processes are placed, some
+    node has room for the largest share; a process that finds no room would wait for ever.
     """
     cpus = max(cluster.cpus, 1.0)
     nodes = sum(of_node > 0 for of_node in cluster.node_cpus)

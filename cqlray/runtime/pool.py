@@ -1,6 +1,4 @@
-"""A number of equal actors that keep nothing: `await pool.call(method, ...)` is made by whichever
-is free.
-"""
+"""A pool of equal, stateless actors: `await pool.call(method, ...)` runs on whichever is free."""
 
 from __future__ import annotations
 
@@ -13,25 +11,25 @@ from typing import Any, Protocol
 
 from cqlray.errors import Lost
 
-# A call is made by a second actor as well once it takes so many times the median, and so many
+# A second actor makes a call as well once it has taken this many times the median, and this many
 # seconds.
 SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
-SECONDS_BETWEEN_LOOKS = 0.5  # at a call that is under way
-SECONDS_OF_SILENCE = 60.0  # after which a call that is slow for its pool is said aloud
+SECONDS_BETWEEN_LOOKS = 0.5  # between checks of a running call
+SECONDS_OF_SILENCE = 60.0  # after which a slow call is reported
 
 
 class Reply(Protocol):
-    """What asking an actor gives: awaiting it gives the first of its results."""
+    """The reply to an actor's call: awaiting it gives the first of its results."""
 
     @property
     def references(self) -> Sequence[Any]:
-        """All results, for other actors to be given."""
+        """References to all results, to pass to other actors."""
 
     def __await__(self) -> Any: ...
 
 
 class Actor(Protocol):
-    """What a pool is made of."""
+    """An actor of a pool."""
 
     def ask(self, method: str, *args: Any, returns: int = 1) -> Reply: ...
 
@@ -41,9 +39,9 @@ class Actor(Protocol):
 class Pool:
     """Equal actors for calls that are pure functions.
 
-    A call that takes far longer than the others (a node that is slow, or hangs) is made by a free
-    actor as well, and whichever ends first counts. An actor is free once its own attempt has ended,
-    whoever still waits for it.
+    If a call takes far longer than the others (its node is slow or hangs), a free actor makes it as
+    well, and the first result counts. An actor is free once its attempt has ended, even if the
+    other actor's result was used.
     """
 
     def __init__(
@@ -54,8 +52,8 @@ class Pool:
         say: Callable[[str], None] = lambda line: None,
         watch: Callable[[int, int, int], None] = lambda waiting, at_work, size: None,
     ) -> None:
-        """`hire` makes the actor of a number; `watch` is told how many calls wait, how many actors
-        are at work, and how many there are, whenever that changes.
+        """`hire` makes the actor with a given number. `watch` receives the number of waiting calls,
+        of busy actors and of all actors whenever one changes.
         """
         self.name, self.hire, self.say, self.watch = name, hire, say, watch
         self.actors = {number: hire(number) for number in range(size)}
@@ -69,12 +67,12 @@ class Pool:
         self.closed = False
 
     async def call(self, method: str, *args: Any, returns: int = 1) -> Any:
-        """The result of whichever actor made the call; of several `returns` a list, in which all
-        but the first are references.
+        """Make a call on some actor; returns its result, or for several `returns` a list in which
+        all but the first are references.
 
         Raises:
-            Lost: its actor died, as often as Ray makes the call again, or an argument is gone.
-            And what the method raises.
+            Lost: its actor died on every try that Ray makes, or an argument is gone.
+            Also whatever the method raises.
         """
         self.waiting += 1
         if self.idle.empty():
@@ -93,9 +91,7 @@ class Pool:
     async def _first_of(
         self, first: asyncio.Task[Any], began: float, relieve: Callable[[int], asyncio.Task[Any]]
     ) -> Any:
-        """The result of the first attempt that brings one, with a second attempt where the first is
-        slow.
-        """
+        """The first result of one attempt, or of two if the first attempt is slow."""
         attempts, relieved, said = {first}, False, False
         while True:
             ended, attempts = await asyncio.wait(
@@ -119,11 +115,11 @@ class Pool:
                 said = True
 
     def has_idle(self) -> bool:
-        """Whether an actor has nothing to do, and no call waits for one."""
+        """Whether an actor is idle and no call is waiting."""
         return self.waiting == 0 and not self.idle.empty()
 
     def is_slow(self, began: float) -> bool:
-        """Whether a call that began then takes far longer than the others took."""
+        """Whether a call that began at `began` takes far longer than the others took."""
         limit = max(SLOW_SECONDS, SLOW_FACTOR * self._usual(float("inf")))
         return time.monotonic() - began > limit
 
@@ -156,7 +152,7 @@ class Pool:
     def _ended(self, attempt: asyncio.Task[Any]) -> None:
         self.attempts.discard(attempt)
         if not attempt.cancelled():
-            attempt.exception()  # looked at, also where nobody waits for this attempt any more
+            attempt.exception()  # retrieved even if nobody waits for this attempt any more
         if not self.closed:
             self._tell()
 
@@ -165,9 +161,9 @@ class Pool:
         self.watch(self.waiting, at_work, len(self.actors))
 
     def close(self) -> None:
-        """End the actors' processes, and forget what they were at."""
+        """End the actors' processes and cancel their calls."""
         self.closed = True
-        for attempt in self.attempts:  # before the actors, whose deaths would be taken for bad luck
+        for attempt in self.attempts:  # before the actors, whose deaths would count as failures
             attempt.cancel()
         for actor in self.actors.values():
             actor.kill()

@@ -1,6 +1,4 @@
-"""Progress of a run on stderr: a bar for each stage on a terminal, a plain line every few seconds
-elsewhere.
-"""
+"""Show a run's progress on stderr: a bar on a terminal, else a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ PLAIN_INTERVAL = 5.0  # seconds between plain lines of one stage
 
 
 class ProgressDisplay:
-    """One stage after another; `advance` as often as one likes."""
+    """Shows one stage after another; call `advance` as often as you like."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -57,12 +55,12 @@ class ProgressDisplay:
             self.bars.stop()
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if not self.quiet:
             self.console.print(Text(line), soft_wrap=True)
 
     def stage(self, name: str, total: int, unit: str, done: int = 0) -> None:
-        """Begin a stage of `total` units; `done` of them were made in an earlier session."""
+        """Begin a stage of `total` units; `done` of them come from an earlier session."""
         self.name, self.unit, self.total, self.done, self.first_done = name, unit, total, done, done
         self.started = self.said = time.monotonic()
         if self.bars is not None:
@@ -71,7 +69,7 @@ class ProgressDisplay:
             self._plain("")
 
     def advance(self, done: int, note: str = "") -> None:
-        """`done` units of the stage are made."""
+        """Show that `done` units of the stage are complete."""
         self.done = done
         if self.quiet:
             return
@@ -82,7 +80,7 @@ class ProgressDisplay:
             self._plain(note)
 
     def finish(self, note: str) -> None:
-        """The stage is done, perhaps before its total."""
+        """Show that the stage has ended, perhaps before its total."""
         if self.quiet:
             return
         if self.bars is not None and self.task is not None:
