@@ -1,10 +1,9 @@
 """The file to read first: a run, stage by stage, from top to bottom.
 
-Each stage leaves its result in the run directory before the next begins, and begins by looking for
-what an earlier session left there. So a fresh run, a resumed run and a replaced actor are one and
-the same code: read the directory, go on. Episodes pass from worker to learner through Ray's object
-store, or through the run directory where every node sees it. `await` stands where the driver waits
-for somebody.
+Each stage writes its result to the run directory before the next begins, and begins by looking for
+what an earlier session wrote there. So a fresh run, a resumed run and a replaced actor use the same
+code: read the directory and continue. Episodes pass from worker to learner through Ray's object
+store, or through the run directory where every node sees it. The driver waits only at an `await`.
 """
 
 from __future__ import annotations
@@ -42,11 +41,10 @@ T = TypeVar("T")
 
 
 async def whole_run(run: Run) -> None:
-    """All stages, from wherever the directory stands; the report is made of what they leave.
+    """Run all stages, continuing from what the directory holds; their files make the report.
 
     Raises:
-        StorageFailure: the run directory cannot be written. ActorLost: an actor does not stay
-            alive.
+        StorageFailure: the run directory cannot be written. ActorLost: an actor keeps dying.
         EnvironmentFailure, UserError: raised in an actor.
     """
     require_disk(run)
@@ -60,7 +58,7 @@ async def whole_run(run: Run) -> None:
 
 
 async def dataset_alone(run: Run) -> None:
-    """The first two stages; all there is to `cqlray collect`."""
+    """Run the first two stages; this is `cqlray collect`."""
     async with run.stage("teacher"):
         await _shared_or_not(run, lambda: teach(run))
     async with run.stage("collection"):
@@ -68,7 +66,7 @@ async def dataset_alone(run: Run) -> None:
 
 
 async def fitted_q(run: Run) -> None:
-    """Judge all snapshots that lack it by the data alone, in a session of its own."""
+    """Evaluate snapshots that lack it by fitted Q evaluation, in a separate session."""
     run.journal.event("session", what="resumed", host=socket.gethostname())
     async with run.stage("fitted Q"):
         await _shared_or_not(run, lambda: evaluate.fit_q(run))
@@ -77,7 +75,7 @@ async def fitted_q(run: Run) -> None:
 
 
 async def fresh_tests(run: Run, episodes: int) -> list[Row]:
-    """Test last snapshots, teacher and random policy once more; nothing is written."""
+    """Test the last snapshots, the teacher and the random policy again; write nothing."""
     return await evaluate.evaluate_again(run, episodes)
 
 
@@ -85,7 +83,7 @@ async def fresh_tests(run: Run, episodes: int) -> list[Row]:
 
 
 async def _shared_or_not(run: Run, stage: Callable[[], Awaitable[None]]) -> None:
-    """Begin a stage again, by another way of files, when it meets a node without the directory."""
+    """Run a stage; if a node lacks the run directory, rerun it with the driver sending files."""
     try:
         await stage()
     except NotShared as error:
@@ -96,9 +94,7 @@ async def _shared_or_not(run: Run, stage: Callable[[], Awaitable[None]]) -> None
 
 
 async def session(run: Run, story: Callable[[Run], Awaitable[None]], began: float) -> None:
-    """A story of a run, noted in its time line and manifest; `began` is since when its seconds
-    count.
-    """
+    """Run a session and record it in the time line and manifest; it is timed from `began` on."""
     before = run.directory.manifest()
     host = socket.gethostname()
     what = "resumed" if "seconds" in before else "began"
@@ -124,10 +120,10 @@ def drive(
     progress: ProgressDisplay,
     story: Callable[[Run], Awaitable[T]],
 ) -> T:
-    """Open a run on the cluster that was joined, and follow a story of it to its end.
+    """Open a run on the cluster that was joined, and run a coroutine on it to its end.
 
     Raises:
-        Interrupted: asked to stop. And what the story raises.
+        Interrupted: asked to stop. Also whatever the coroutine raises.
     """
     stop, writer = Stop(progress.say), Writer()
     with closing(Cluster(progress.say, stop.on_drain)) as cluster, closing(writer):
@@ -138,6 +134,6 @@ def drive(
 
 
 async def _watched(run: Run, story: Callable[[Run], Awaitable[T]]) -> T:
-    """The story, which ends at once where the run directory cannot be written."""
+    """Run the coroutine; end at once if the run directory cannot be written."""
     async with run.journal.watched():
         return await story(run)

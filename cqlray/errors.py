@@ -1,33 +1,29 @@
-"""The errors that end in one clear line."""
+"""Errors that the user sees as one clear line."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A mistake in a config, a dataset, an environment or a command: what is wrong, where, what
-    would be right.
-    """
+    """The user's mistake, as a message: what is wrong, where, and what would be right."""
 
 
 class NotShared(UserError):
-    """A node does not have a directory that the others share; the run can do without that, its
-    driver having it.
-    """
+    """A node lacks a directory that the others share; the run can continue: the driver has it."""
 
 
 class StorageFailure(UserError):
-    """The disk is full, or the storage refuses or is away for good.
+    """The disk is full, or the storage refuses access or stays unavailable.
 
-    What is there is whole and can be resumed.
+    What was written is intact and can be resumed.
     """
 
 
 class Interrupted(Exception):
-    """The run was asked to stop (Ctrl-C, SIGTERM); what is on disk is whole and can be resumed."""
+    """The run was asked to stop (Ctrl-C, SIGTERM); what is on disk is intact and can be resumed."""
 
 
 class EnvironmentFailure(Exception):
-    """The user's environment raised: where (seed and step), and its own traceback as text."""
+    """The user's environment raised an error: where (seed and step), and its traceback as text."""
 
     def __init__(self, where: str, traceback_text: str) -> None:
         super().__init__(where, traceback_text)
@@ -39,20 +35,18 @@ class EnvironmentFailure(Exception):
 
 
 class ActorLost(Exception):
-    """A process of the run cannot start, died again and again without progress, or failed; what is
-    on disk can be resumed.
+    """A process of the run cannot start, failed, or kept dying without progress; the run can be
+    resumed.
     """
 
 
 class Lost(Exception):
-    """A process of the run is gone, or what was on its node alone; whoever asked it decides what
-    comes of that.
-    """
+    """A process is gone, or data that only its node had; the caller decides what to do."""
 
     def __init__(self, what: str, of_argument: bool = False, for_good: bool = False) -> None:
-        """`of_argument`: not who was asked, but something that it was given.
+        """`of_argument`: an argument is lost, not the process that was called.
 
-        `for_good`: Ray does not restart it.
+        `for_good`: Ray does not restart the process.
         """
         super().__init__(what)
         self.of_argument, self.for_good = of_argument, for_good

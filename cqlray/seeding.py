@@ -1,7 +1,6 @@
-"""Named random streams: every draw of a run comes from (run seed, purpose, indices) and from
-nothing else.
+"""Named random streams: (run seed, purpose, indices) alone determine every random draw of a run.
 
-Adding a purpose never moves another stream, and who draws (which worker, which node) plays no part.
+Adding a purpose never changes another stream, and it does not matter which worker or node draws.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which numbers of a flat observation are which part of the environment's own, in words."""
+"""Describe which numbers of a flat observation come from which part of the original."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from cqlray.envs.make import make_env
 
 
 def observation_layout(config: EnvConfig) -> list[str]:
-    """A line for each part of the observation that `envs.observations` flattens; none where it is a
-    vector already.
+    """A line for each part of an observation that is flattened; none if it is a vector already.
 
     Raises:
-        UserError: the environment cannot be made. What its own code raises passes through.
+        UserError: the environment cannot be made. Errors from its code pass through.
     """
     env = make_env(config)
     try:
@@ -29,7 +28,7 @@ def observation_layout(config: EnvConfig) -> list[str]:
 
 
 def _lines(space: gymnasium.Space[Any], name: str, start: int) -> Iterator[str]:
-    """The parts in the order of gymnasium.spaces.flatten, from number `start` of the vector on."""
+    """The parts in the order of gymnasium.spaces.flatten, from index `start` of the vector on."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, part in parts:

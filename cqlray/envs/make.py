@@ -1,6 +1,6 @@
-"""Gymnasium environments: made, checked, described.
+"""Make, check and describe Gymnasium environments.
 
-What is not supported is refused, in one line.
+An unsupported one is refused with a one-line message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cqlray.errors import UserError
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What the rest of cqlray needs to know of an environment."""
+    """What the rest of cqlray needs to know about an environment."""
 
     id: str
     observation_dim: int  # numbers in a flat observation
@@ -39,7 +39,7 @@ class EnvSpec:
 
 
 def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
-    """One environment, its observations flat vectors.
+    """Make an environment whose observations are flat vectors.
 
     Raises:
         UserError: no such id, the module cannot be imported, the environment cannot be made, or its
@@ -57,7 +57,7 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
             f"env.id {config.id!r}: {error}; install it, or write module:Name-v0 of a module on the"
             " path"
         ) from None
-    except ImportError as error:  # Gymnasium keeps the ids of environments that it has no longer
+    except ImportError as error:  # Gymnasium keeps the ids of removed environments
         raise UserError(f"env.id {config.id!r}: {_first_line(error)}") from None
     except TypeError as error:
         raise UserError(f"env.kwargs {config.kwargs}: {_first_line(error)}") from None
@@ -69,7 +69,7 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
 
 
 def describe_env(config: EnvConfig) -> EnvSpec:
-    """Make the environment once and check that it is one that cqlray can use.
+    """Make the environment once and check that cqlray supports it.
 
     Raises:
         UserError: see make_env; or spaces that are not supported.
@@ -101,9 +101,7 @@ def describe_env(config: EnvConfig) -> EnvSpec:
 
 
 def _hint(env_id: str) -> str:
-    """What may have been meant; nothing where the id is right and something that it needs is
-    missing.
-    """
+    """Suggest the id that may have been meant; nothing if only a dependency is missing."""
     if env_id in gymnasium.registry:
         return ""
     close = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
@@ -119,26 +117,23 @@ def _first_line(error: Exception) -> str:
 
 
 class EnvPool:
-    """Environments of one kind, made when first needed and then kept: a seeded reset makes them
-    new.
-    """
+    """Equal environments, made when first needed and then reused: a seeded reset renews them."""
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
         self.envs: list[gymnasium.Env[Any, Any]] = []
 
     def take(self, count: int) -> list[gymnasium.Env[Any, Any]]:
-        """The first `count` environments."""
+        """The first `count` environments, made if needed."""
         while len(self.envs) < count:
             self.envs.append(make_env(self.config))
         return self.envs[:count]
 
 
 def registered_spec(environment: Mapping[str, Any]) -> str | None:
-    """Gymnasium's own description of a recorded environment, as JSON; None where the id is not
-    registered here.
+    """Gymnasium's description of a recorded environment, as JSON; None if its id is unknown here.
 
-    `environment` has id, kwargs and max_episode_steps, as dataset.json has them.
+    `environment` has id, kwargs and max_episode_steps, as in dataset.json.
     """
     try:
         spec = copy.deepcopy(gymnasium.spec(environment.get("id") or ""))

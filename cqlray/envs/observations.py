@@ -1,7 +1,7 @@
 """Flatten observations of any supported space to vectors of numbers, with gymnasium's functions.
 
-The parts of a Dict (in the space's order) and of a Tuple stand one after another, Discrete and
-MultiDiscrete are one-hot, arrays are laid out row by row. `cqlray.data.formats.minari_spaces`
+The parts of a Dict (in the space's order) and of a Tuple follow one another, Discrete and
+MultiDiscrete are one-hot, and arrays are flattened row by row. `cqlray.data.formats.minari_spaces`
 flattens recorded observations the same way.
 """
 
@@ -16,14 +16,13 @@ from gymnasium.wrappers import FlattenObservation
 
 from cqlray.errors import UserError
 
-# A Box with more numbers than this and more than one dimension is a picture, whatever its dtype.
+# A Box with more numbers than this and more than one dimension is an image, whatever its dtype.
 LARGEST_ARRAY = 4096
 _SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple are"
 
 
 def with_flat_observations(env: gymnasium.Env[Any, Any], what: str) -> gymnasium.Env[Any, Any]:
-    """The environment, wrapped only where its observations are not vectors already; `what` names it
-    in messages.
+    """The environment, wrapped unless its observations are vectors; `what` names it in messages.
 
     Raises:
         UserError: images, texts, graphs or sequences, anywhere in the observation; or no numbers at
@@ -36,14 +35,13 @@ def with_flat_observations(env: gymnasium.Env[Any, Any], what: str) -> gymnasium
     if spaces.flatdim(space) == 0:
         raise UserError(f"{what}: observations are {space}, which holds no numbers")
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        # no wrapper, no cost: an integer or float64 vector becomes float32 where episodes are
-        # recorded
+        # no wrapper, no cost: integers and float64 become float32 when episodes are recorded
         return env
     return FlattenObservation(env)
 
 
 def _problems(space: gymnasium.Space[Any], where: str) -> Iterator[str]:
-    """A line for each part of the space that cannot be flattened to a vector worth training on."""
+    """A line for each part of the space that cannot be flattened usefully."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _problems(part, f"{where}[{key!r}]")

@@ -1,7 +1,7 @@
 """Open a dataset together with the environment it was recorded in.
 
-What the data does not record of its environment comes from the environment that the user names, or
-from the config.
+What the data does not record about its environment comes from the one that the user names, or from
+the config.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def open_data(data: Any, columns: ColumnsConfig, env: EnvConfig | None) -> Sourc
 
 
 def _limit(data: Any, limit: int | None) -> dict[str, Any] | None:
-    """What a D4RL file without timeouts is cut into episodes by; other data records its limit."""
+    """The time limit that cuts a D4RL file without timeouts into episodes; other data has it."""
     return {"max_episode_steps": limit} if limit and str(data).endswith((".hdf5", ".h5")) else None
 
 
 def open_configured(config: RunConfig) -> Source:
-    """The dataset that `train` is to use. Raises as open_data."""
+    """The dataset that the config names for training. Raises as open_data."""
     assert config.dataset is not None
     return open_data(config.dataset, config.columns, config.env)
 
@@ -69,12 +69,11 @@ def open_configured(config: RunConfig) -> Source:
 def recorded_environment(
     data: str, columns: ColumnsConfig, limit: int | None = None, named: str | None = None
 ) -> dict[str, Any]:
-    """The environment that the data records, as EnvConfig's fields, so that training on it needs no
-    --env.
+    """The environment that the data records, as EnvConfig's fields, so training needs no --env.
 
-    An id with a module (`package.module:Name-v0`) makes gymnasium import that module, and passes
-    the recorded arguments to its code. A file from elsewhere must not cause that, so the user has
-    to name the same id.
+    An id with a module (`package.module:Name-v0`) makes gymnasium import that module and pass the
+    recorded arguments to its code. A file from elsewhere must not cause that, so the user must
+    name the same id.
 
     Args:
         limit: the time limit, if it was given: a D4RL file without timeouts cannot be opened
@@ -131,7 +130,7 @@ def spec_of(source: Source) -> EnvSpec:
 
 
 def require_same_spaces(source: Source, spec: EnvSpec) -> None:
-    """Check that data and environment belong together.
+    """Check that the data and the environment match.
 
     Raises:
         UserError: the data has other dimensions or bounds than the environment.

@@ -1,4 +1,4 @@
-"""The only environment loop: a pure function of (actor, environments, seeds)."""
+"""Play episodes: the only environment loop, a pure function of (actor, environments, seeds)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cqlray.errors import EnvironmentFailure
 
 
 class Actor(Protocol):
-    """Whatever acts: observations [n, observation_dim] float32 -> actions [n, A] in [-1, 1]."""
+    """A policy: observations [n, observation_dim] float32 -> actions [n, A] in [-1, 1]."""
 
     def act(self, observations: Array) -> Array: ...
 
 
 class _Recorder:
-    """One episode as it is played."""
+    """Records one episode while it is played."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], seed: int) -> None:
         self.env = env
@@ -52,7 +52,7 @@ class _Recorder:
     def episode(self) -> Episode:
         steps = len(self.rewards)
         terminations, truncations = np.zeros(steps, bool), np.zeros(steps, bool)
-        # An environment may say both; the termination is what a bootstrapped target needs to know.
+        # An environment may report both; a bootstrapped target needs the termination.
         terminations[-1], truncations[-1] = self.terminated, self.truncated and not self.terminated
         return Episode(
             observations=np.stack(self.observations),
@@ -70,10 +70,10 @@ def rollout(
     seeds: Sequence[int],
     scaling: ActionScaling,
 ) -> list[Episode]:
-    """One whole episode in each environment, side by side; environment i is reset with seeds[i].
+    """Play one whole episode in each environment, in parallel; seeds[i] resets environment i.
 
     Raises:
-        EnvironmentFailure: the environment raised; with its traceback and the seed.
+        EnvironmentFailure: the environment raised; has its traceback and the seed.
     """
     recorders = [_Recorder(env, seed) for env, seed in zip(envs, seeds, strict=True)]
     recorder = recorders[0]
@@ -84,8 +84,8 @@ def rollout(
         observations = np.stack(current)
         playing = list(enumerate(recorders))
         while playing:
-            # All rows are computed, also those of finished episodes, so that a row's bits never
-            # depend on the others.
+            # Rows of finished episodes are computed too, so that a row's bits never depend on the
+            # others.
             actions = scaling.to_environment(actor.act(observations))
             for index, recorder in playing:
                 observations[index] = recorder.step(actions[index])

@@ -1,6 +1,6 @@
 """Scale actions to and from [-1, 1].
 
-Actions are in the environment's bounds in data and files, and in [-1, 1] in algorithms.
+In data and files, actions are in the environment's bounds; in algorithms, in [-1, 1].
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How the driver uses Ray: start actors of plain classes, await replies, interpret errors, and watch for nodes that leave.
+"""How the driver uses Ray: start actors of plain classes, await replies, interpret errors, and
+watch for nodes that leave.
 
 Besides this file, only joining.py and metrics.py import ray, and jobs.py imports Ray's job client.
 """

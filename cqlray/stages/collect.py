@@ -1,6 +1,4 @@
-"""The second stage: the workers play the teacher's snapshots and fill the dataset, shard by
-shard.
-"""
+"""The second stage: workers play the teacher's snapshots and fill the dataset, shard by shard."""
 
 from __future__ import annotations
 
@@ -27,18 +25,18 @@ from cqlray.storage.run_directory import (
 )
 from cqlray.workers.rollout_worker import ReplayTask, ShardTask
 
-ROUNDS_AT_HAND = 64  # of the teacher's, where workers are given their files by the driver
+ROUNDS_AT_HAND = 64  # of the teacher's, where the driver sends the workers their files
 
 
 class Call(NamedTuple):
-    """What to ask a rollout worker for: its method, and the arguments."""
+    """A call to make on a rollout worker: the method and its arguments."""
 
     method: str
     args: tuple[Any, ...]
 
 
 async def collect(run: Run) -> None:
-    """The dataset: what the teacher saw, and its snapshots played anew."""
+    """Make the dataset from episodes that the teacher saw, and new ones by its snapshots."""
     if (run.directory / DATASET / datasets.DESCRIPTION).exists():
         return
     line = "an actor died; going on from the last checkpoint"
@@ -67,7 +65,7 @@ async def _collect(run: Run) -> None:
 
 
 async def _describe(run: Run, summaries: list[ShardSummary]) -> None:
-    """dataset.json, once the shards and the tests of teacher and random policy are written."""
+    """Write dataset.json, after the shards and the tests of teacher and random policy."""
     described = datasets.Description(
         {**dataclasses.asdict(run.spec), "kwargs": dict(run.config.env.kwargs)}
     )
@@ -87,13 +85,13 @@ async def _describe(run: Run, summaries: list[ShardSummary]) -> None:
 
 
 def _shards_there(run: Run) -> set[str]:
-    """Files that earlier sessions left."""
+    """The names of shard files that earlier sessions wrote."""
     folder = Location.parse(run.directory / DATASET)
     return {path.name for path in folder.glob(datasets.SHARDS)}
 
 
 def number_of_shards(run: Run) -> int:
-    """Of the dataset that is asked for."""
+    """How many shards the configured dataset has."""
     size, total = run.config.collection.episodes_per_shard, 0
     for tier, count in run.config.collection.episodes_by_tier().items():
         episodes = min(count, _episodes_seen(run)) if tier == "replay" else count
@@ -102,7 +100,7 @@ def number_of_shards(run: Run) -> int:
 
 
 def shard_calls(run: Run) -> Iterator[Call]:
-    """What to ask the workers for, shard by shard in the dataset's order."""
+    """The calls that make the shards, in the dataset's order."""
     config, index, there = run.config.collection, 0, run.files.readable(_shards_there(run))
     for tier, count in config.episodes_by_tier().items():
         calls = (
@@ -120,7 +118,7 @@ def shard_calls(run: Run) -> Iterator[Call]:
 
 
 def _play_calls(run: Run, tier: str, count: int, index: int) -> Iterator[Call]:
-    """For shards of `count` episodes of a tier's policy, of which the first is number `index`."""
+    """Calls that play `count` episodes with a tier's policy; the first shard is number `index`."""
     size = run.config.collection.episodes_per_shard
     snapshot = None if tier == "random" else put({"medium": medium, "expert": expert}[tier](run))
     for place, first in enumerate(range(0, count, size)):
@@ -131,7 +129,7 @@ def _play_calls(run: Run, tier: str, count: int, index: int) -> Iterator[Call]:
 
 
 def _replay_calls(run: Run, count: int, index: int) -> Iterator[Call]:
-    """For shards of the last `count` episodes that the teacher saw, or all there are."""
+    """Calls that make shards of the last `count` episodes the teacher saw, or of all there are."""
     per_round = run.config.teacher.episodes_per_round
     size, total = run.config.collection.episodes_per_shard, _episodes_seen(run)
 
@@ -148,7 +146,7 @@ def _replay_calls(run: Run, count: int, index: int) -> Iterator[Call]:
 
 
 def _episodes_seen(run: Run) -> int:
-    """By the teacher."""
+    """The number of episodes that the teacher saw."""
     rounds: int = read_json(run.directory / TEACHER)["rounds"]
     return rounds * run.config.teacher.episodes_per_round
 

@@ -1,4 +1,4 @@
-"""The data that learners train on: where it lies, and how it gets to them."""
+"""Find the data that learners train on, and choose how it reaches them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from cqlray.workers.files import StoredData
 
 
 def adopt_dataset(run: Run) -> None:
-    """Somebody's dataset: cqlray's own is read and never written, other data becomes shards in the
-    run directory.
+    """Prepare the user's dataset: data in cqlray's format is used as is, other data becomes shards
+    in the run directory.
 
     Raises:
         UserError: it has changed since the run began.
@@ -50,7 +50,7 @@ def adopt_dataset(run: Run) -> None:
 
 
 def native_dataset(run: Run) -> AnyPath:
-    """The directory of the dataset's shards; foreign data is converted first."""
+    """The directory of the dataset's shards; data in another format is converted first."""
     own = run.directory / DATASET
     if run.config.dataset is None:
         return own
@@ -62,11 +62,10 @@ def native_dataset(run: Run) -> AnyPath:
 
 
 def data_for_learners(run: Run) -> list[Any]:
-    """What learners are given: the word to read the data themselves, or else its shards in the
-    object store.
+    """The learners' data: either where to read it, or its shards in the object store.
 
     Raises:
-        UserError: they are to read it from disk, and do not see it.
+        UserError: they must read it from disk, and do not see it.
     """
     if not run.data:
         place = native_dataset(run)
@@ -103,17 +102,13 @@ def give_back(run: Run) -> None:
 
 
 def require_disk(run: Run) -> None:
-    """Raises UserError where data that is to be made could not be read from disk, though it is to
-    be.
-    """
+    """Raise UserError if learners must read the future dataset from disk and could not."""
     if run.config.dataset is None and run.config.resources.data == "disk":
         _require_on_nodes(run, run.directory / DATASET, "resources.data disk")
 
 
 def _require_on_nodes(run: Run, place: AnyPath, why: str) -> None:
-    """Raises UserError unless every node sees a directory whose data learners are to read from
-    disk.
-    """
+    """Raise UserError unless every node sees the directory that learners must read from."""
     if not seen_everywhere(run.files, place):
         raise UserError(
             f"{place} is not on every node, and learners cannot have the data otherwise ({why}):"

@@ -1,7 +1,7 @@
-"""How good policies are: episodes in the environment, and fitted Q evaluation from data alone.
+"""Evaluate policies: by episodes in the environment, and by fitted Q evaluation from data alone.
 
-Snapshots are judged while the learners go on. One that could not be, as it went with a node or its
-process died, is judged from its file in the end.
+Snapshots are evaluated while the learners continue. One that was lost with a node or process is
+evaluated from its file in the end.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ EPISODES_PER_CALL = 10
 
 
 async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Row]:
-    """One test, its episodes shared out among the evaluators: a row for each member.
+    """Run one test, its episodes divided among the evaluators; returns a row for each member.
 
-    `snapshot` is a reference, or None for uniform actions. Raises Lost where what it refers to is
-    gone.
+    `snapshot` is a reference, or None for uniform actions. Raises Lost if the snapshot is gone.
     """
     seeds = seeding.integer_seeds(run.config.seed, purpose, count=episodes)
     parts = [
@@ -51,57 +50,52 @@ async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Row
 
 
 class Evaluation:
-    """Judges the snapshots of a run's populations, in tests and by fitted Q, and writes down the
-    rows.
+    """Evaluates a run's snapshots, in tests and by fitted Q, and records the rows.
 
-    However many wait: to bound them would hold up learners. A waiting snapshot is some kilobytes
-    here, and its bytes are in Ray's object store, which spills; those that are judged from their
-    files are read a few at a time.
+    Any number may wait, since a limit would delay learners. A waiting snapshot takes some kilobytes
+    here; its bytes are in Ray's object store, which spills to disk. Those evaluated from files are
+    read a few at a time.
 
-    Fitted Q takes several policies for little more than one. Which snapshots go into one call is
-    fixed by their updates, so that the numbers, which depend on it by rounding, are the same
-    however a run went.
+    Several policies cost fitted Q little more than one. Update counts fix which snapshots share a
+    call, so that rounding, which depends on that, is the same however a run went.
     """
 
     def __init__(self, run: Run, tests: bool, fits: bool) -> None:
-        """`tests` and `fits` say how snapshots are judged."""
+        """`tests` and `fits`: whether snapshots are tested, and evaluated by fitted Q."""
         self.run = run
         self.files = [file for file, wanted in ((EVALUATIONS, tests), (FITTED_Q, fits)) if wanted]
-        self.tasks: asyncio.TaskGroup | None = None  # in which snapshots are judged
+        self.tasks: asyncio.TaskGroup | None = None  # in which snapshots are evaluated
         self.at_work: set[tuple[str, int, int]] = (
             set()
-        )  # file, population, updates of what is not done
+        )  # file, population, updates of what is still to do
         self.blocks: dict[
             tuple[int, int], dict[int, Any]
-        ] = {}  # of fits, until all snapshots are in
+        ] = {}  # of fits, until all snapshots have arrived
         self.newest = "no test yet"
         self.loss: Lost | None = None  # the newest death
         self.readers = asyncio.Semaphore(2 * max(run.plan.evaluators, run.plan.fitted_q))
-        self.watch: Callable[[], None] = lambda: None  # called when rows came
+        self.watch: Callable[[], None] = lambda: None  # called when rows arrive
 
     def judge(self, population: int, updates: int, snapshot: Any) -> None:
-        """Begin all judgements of a snapshot, a reference to it."""
+        """Begin all evaluations of a snapshot, given as a reference."""
         for file in self.files:
             self._begin(file, population, updates, snapshot)
 
     def make_up_for(self, population: int, done: int) -> None:
-        """Begin what an earlier session or learner did not get to: snapshots up to `done` that lack
-        a row.
-        """
+        """Begin the evaluations that an earlier session or learner missed, up to update `done`."""
         for file, updates, path in self._lacking(population, done):
             if (file, population, updates) not in self.at_work:
                 self._begin(file, population, updates, path)
 
     async def finish(self, done: Callable[[int], int] = lambda population: sys.maxsize) -> None:
-        """Judge, from the files, all snapshots that still lack a row; once more where processes die
-        of it.
+        """Evaluate from files all snapshots that still lack a row; repeat if processes die.
 
-        `done` says up to which updates a population's snapshots count. Blocks of fits that will not
-        fill up are fitted as they are; once the run has gone on and such a block is whole, it is
-        fitted anew, and its later rows are the ones that count.
+        `done` is the update count up to which a population's snapshots count. Blocks of fits that
+        will not fill up are fitted as they are; if the run continues and completes such a block, it
+        is fitted anew, and its later rows count.
 
         Raises:
-            ActorLost: nobody lives long enough to judge them.
+            ActorLost: processes keep dying before they finish.
         """
         for _ in range(DEATHS_IN_A_ROW + 1):
             self.at_work.clear()
@@ -125,7 +119,7 @@ class Evaluation:
             raise self._unjudged(sorted(lacking))
 
     def _lacking(self, population: int, done: int) -> list[tuple[str, int, Location]]:
-        """File, updates and place of what is to be judged; for fits the whole blocks."""
+        """Row file, updates and location of each snapshot to evaluate; for fits, whole blocks."""
         snapshots = self.run.snapshots(population, done)
         found: list[tuple[str, int, Location]] = []
         for file in self.files:
@@ -149,7 +143,7 @@ class Evaluation:
 
     @asynccontextmanager
     async def _in_store(self, *snapshots: Any) -> AsyncIterator[list[Any]]:
-        """References to snapshots, of which some may be files; not many of these at a time."""
+        """Yield references to snapshots, some of them files; only a few of these at a time."""
         files = any(isinstance(snapshot, Location) for snapshot in snapshots)
         async with self.readers if files else nullcontext():
             yield [put(s.read_bytes()) if isinstance(s, Location) else s for s in snapshots]
@@ -180,7 +174,7 @@ class Evaluation:
     # -- fitted Q ----------------------------------------------------------------------------------
 
     def _block(self, population: int, updates: int) -> tuple[int, int]:
-        """Population and number of the block that a snapshot belongs to."""
+        """The population and block number of a snapshot."""
         index = -(-updates // self.run.config.evaluation.interval) - 1
         return population, index // self._per_block(population)
 
@@ -188,7 +182,7 @@ class Evaluation:
         return max(1, POLICIES_AT_ONCE // len(self.run.plan.populations[population]))
 
     def _gather(self, population: int, updates: int, snapshot: Any) -> None:
-        """Begin a block's fits once its snapshots are all there; the last one may be small."""
+        """Begin a block's fits once all its snapshots have arrived; the last block may be small."""
         key = self._block(population, updates)
         block = self.blocks.setdefault(key, {})
         block[updates] = snapshot
@@ -226,7 +220,7 @@ class Evaluation:
         return run.pool(FittedQ, "fitted_q", size, *settings, *data_for_learners(run))
 
     def _unjudged(self, lacking: list[tuple[str, int, int]]) -> ActorLost:
-        """What to say where processes died of what they were given, again and again."""
+        """The error to raise when processes keep dying on the same snapshots."""
         file, population, updates = lacking[0]
         why = "" if self.loss is None else f": {self.loss}"
         return ActorLost(
@@ -236,10 +230,10 @@ class Evaluation:
 
 
 async def fit_q(run: Run) -> None:
-    """Judge all snapshots that lack it by fitted Q evaluation, and keep what comes of it.
+    """Run fitted Q evaluation on all snapshots that lack it, and record the results.
 
     Raises:
-        ActorLost: a judge does not stay alive.
+        ActorLost: a fitted Q process keeps dying.
     """
     evaluation = Evaluation(run, tests=False, fits=True)
     populations = range(len(run.plan.populations))
@@ -254,11 +248,11 @@ async def fit_q(run: Run) -> None:
 
 
 async def evaluate_again(run: Run, episodes: int) -> list[Row]:
-    """Test on the same fresh episodes the random policy, the teacher if it is in this run, and each
-    population's last snapshot; rows as in evaluations.jsonl, nothing is written.
+    """Test the random policy, this run's teacher if it has one, and each population's last snapshot
+    on the same new episodes; returns rows as in evaluations.jsonl and writes nothing.
 
     Raises:
-        ActorLost: an evaluator does not stay alive.
+        ActorLost: an evaluator keeps dying.
     """
     policies: list[tuple[bytes | None, list[Row]]] = []
     policies.append((None, [{"policy": "random", "member": None, "updates": None}]))
@@ -284,7 +278,7 @@ async def _rows_of(run: Run, snapshot: bytes | None, keys: list[Row], episodes: 
 
 
 def best_of_teacher(run: Run) -> bytes | None:
-    """The teacher's best snapshot; None where there is no teacher, or its files were removed."""
+    """The teacher's best snapshot; None if there is no teacher, or its files were removed."""
     if not (run.directory / TEACHER).is_file():
         return None
     path = run.directory / run.directory.best_teacher_snapshot()

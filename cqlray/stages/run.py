@@ -1,6 +1,4 @@
-"""What the stages of one run share: its config and directory, who works on it, and where its files
-go.
-"""
+"""What the stages of a run share: its config, its directory, its actors, and who writes files."""
 
 from __future__ import annotations
 
@@ -32,12 +30,12 @@ from cqlray.workers.rollout_worker import RolloutWorker
 ROLES = {"rollout_worker": "rollout worker", "evaluator": "evaluator", "fitted_q": "fitted Q"}
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 SECONDS_BETWEEN_LAST_CHECKPOINTS = 5.0  # on a node that is being drained
-DEATHS_IN_A_ROW = 3  # of one actor, without progress between them
+DEATHS_IN_A_ROW = 3  # of one actor, without progress in between
 STOPPING = "stopping after a last checkpoint (Ctrl-C again: without it)"
 
 
 class Run:
-    """One run that is open."""
+    """An open run."""
 
     def __init__(
         self,
@@ -60,23 +58,23 @@ class Run:
         self.data: list[Any] = []  # for the learners: references to shards, or one StoredData
 
     def stage(self, name: str) -> AbstractAsyncContextManager[None]:
-        """A stage of the run, in its time line and manifest."""
+        """Record a stage of the run in its time line and manifest."""
         return self.journal.stage(name, self._note_busy)
 
-    # -- who works on it ---------------------------------------------------------------------------
+    # -- actors ------------------------------------------------------------------------------------
 
     def rollout_workers(self) -> Pool:
-        """Who plays episodes for the teacher and the dataset."""
+        """The actors that play episodes for the teacher and the dataset."""
         size = self.plan.rollout_workers
         return self.pool(RolloutWorker, "rollout_worker", size, self.config.env, self.spec)
 
     def evaluators(self) -> Pool:
-        """Who tests policies in the environment."""
+        """The actors that test policies in the environment."""
         size = self.plan.evaluators
         return self.pool(Evaluator, "evaluator", size, self.config.env, self.spec)
 
     def pool(self, role: type[Any], name: str, size: int, *args: Any) -> Pool:
-        """The role's actors, made with `args`, started when first needed."""
+        """A role's actors, made with `args` and started when first needed."""
         if name not in self.pools:
             hire = partial(self._hire, role, name, args)
             watch = partial(self.metrics.team, name)
@@ -94,7 +92,7 @@ class Run:
         )
 
     def dismiss(self, *names: str) -> None:
-        """End the actors of these roles, where there are any."""
+        """End the actors of these roles, if there are any."""
         for name in names:
             if name in self.pools:
                 self._note_busy(name)
@@ -107,18 +105,14 @@ class Run:
             pool.busy_seconds = 0.0
 
     async def play(self, method: str, *args: Any, returns: int) -> tuple[ShardSummary, list[Any]]:
-        """A shard of some rollout worker's: its summary, and references to whatever else it
-        returns.
-        """
+        """Have a rollout worker make a shard; returns its summary, and references to the rest."""
         summary, *references = await self.rollout_workers().call(method, *args, returns=returns)
         self.metrics.shards.inc()
         self.metrics.played("rollout_worker", summary.transitions)
         return summary, references
 
     def is_checkpoint_due(self, actor: Actor, saved_at: float) -> bool:
-        """Whether an actor is to leave a checkpoint again; sooner where its node will soon be
-        gone.
-        """
+        """Whether an actor's next checkpoint is due; sooner if its node is being drained."""
         seconds = time.monotonic() - saved_at
         if seconds > SECONDS_BETWEEN_CHECKPOINTS:
             return True
@@ -132,15 +126,13 @@ class Run:
         return {updates: path for updates, path in found.items() if updates <= done}
 
     def lacking(self, file: str, population: int, updates: Iterable[int]) -> list[int]:
-        """Of these update counts those at which a file lacks a row of some member, rising."""
+        """The update counts, ascending, at which a file lacks some member's row."""
         return self.journal.index.missing(file, self.plan.populations[population], updates)
 
     # -- what may go wrong -------------------------------------------------------------------------
 
     async def stop_sharing(self, error: NotShared) -> None:
-        """Let the driver alone write and read files from now on: a node came that does not have
-        them.
-        """
+        """Let only the driver write and read files from now on, since a new node lacks them."""
         self.progress.say(f"{error}; from now on all files go through the driver")
         self.journal.event("not shared", what=str(error))
         self.dismiss(*ROLES)
@@ -157,12 +149,12 @@ class Run:
         story: Callable[[], Awaitable[None]],
         line: str,
     ) -> None:
-        """Begin a story again, from what it left on disk, when an actor of it died.
+        """Restart a coroutine from what it wrote to disk, when one of its actors dies.
 
-        `reached` says how far that is: deaths are counted until it rises. `line` is said of each.
+        `reached` measures its progress: deaths are counted until it rises. `line` reports each one.
 
         Raises:
-            ActorLost: nobody lives long enough for any progress.
+            ActorLost: actors keep dying without progress.
         """
         deaths, before = 0, reached()
         while True:
@@ -181,13 +173,13 @@ class Run:
                 self.forget_lost_data()
 
     def forget_lost_data(self) -> None:
-        """What was in a lost node's object store is gone; what is on disk no node takes along."""
+        """Drop references into a lost node's object store; what is on disk remains."""
         if self.data and not isinstance(self.data[0], StoredData):
             self.data = []
 
 
 def died(who: str, error: Lost) -> ActorLost:
-    """What to say of an actor that does not stay alive."""
+    """The error to raise for an actor that keeps dying."""
     times = DEATHS_IN_A_ROW + 1
     logs = "(Ray's logs: /tmp/ray/session_latest/logs)"
     return ActorLost(f"{who} died {times} times in a row: {error} {logs}")

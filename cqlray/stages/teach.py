@@ -1,6 +1,4 @@
-"""The first stage: a teacher learns SAC online, in rounds, from the episodes that the workers
-bring.
-"""
+"""The first stage: a teacher learns with SAC, online and in rounds, from the workers' episodes."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ from cqlray.workers.teacher import Teacher
 
 
 async def teach(run: Run) -> None:
-    """SAC, online: in each round the workers play the newest policy, and the teacher learns from
-    it.
-    """
+    """Train with SAC online: each round, workers play the newest policy and the teacher learns."""
     if (run.directory / TEACHER).exists():
         return
     line = "an actor died; going on from the last checkpoint"
@@ -41,13 +37,13 @@ async def teach(run: Run) -> None:
 
 
 class Lessons:
-    """The teacher's rounds, from where its checkpoint stands."""
+    """The teacher's rounds, continued from its checkpoint."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config.teacher
-        self.saved, self.rounds = False, 0  # rounds that the teacher has learnt
+        self.saved, self.rounds = False, 0  # rounds that the teacher has learnt from
         self.tests: list[Row] = []
-        self.untested: Row | None = None  # the last round's report, where its test is still to come
+        self.untested: Row | None = None  # the last round's report, until its test
         path = run.directory / TEACHER_CHECKPOINT
         if path.exists():
             progress = checkpoint.read_metadata(path)
@@ -55,7 +51,7 @@ class Lessons:
             self.tests, self.untested = progress["tests"], progress.get("untested")
 
     async def teach(self) -> None:
-        """All rounds; then the teacher's result."""
+        """Make all rounds, then write the teacher's result."""
         run = self.run
         run.progress.stage("teacher", self.config.rounds, "rounds", self.rounds)
         teacher = self._start()
@@ -96,9 +92,7 @@ class Lessons:
         )
 
     async def _go_on(self, teacher: Actor) -> None:
-        """Round after round, a test and a checkpoint now and then, a last checkpoint where it is
-        stopped.
-        """
+        """Make rounds, with tests and checkpoints when due, and a last checkpoint if stopped."""
         before, saved_at = self.rounds, time.monotonic()
         try:
             while self.untested is not None or not self._is_over():
@@ -122,7 +116,7 @@ class Lessons:
             raise
 
     def _is_over(self) -> bool:
-        """Whether all rounds are made, or the last tests all reached the return to stop at."""
+        """Whether all rounds are made, or the latest tests all reached the return to stop at."""
         goal, tests = self.config.stop_return, self.tests[-self.config.stop_tests :]
         reached = all(test["mean_return"] >= goal for test in tests)
         return self.rounds >= self.config.rounds or (
@@ -134,8 +128,8 @@ class Lessons:
         return last or self.rounds % self.config.evaluation_interval == 0
 
     async def _round(self, teacher: Actor) -> Row:
-        """Episodes of the newest policy, then updates; also once asked to stop, as before their end
-        there is nothing to save.
+        """Play episodes with the newest policy, then make updates; a request to stop waits for
+        these, since nothing can be saved before.
         """
         episodes = await self._play(teacher)
         reply = teacher.ask("learn", self.rounds, *episodes, returns=2)
@@ -164,7 +158,7 @@ class Lessons:
             await self.run.files.keep(file)
 
     async def _play(self, teacher: Actor) -> list[Any]:
-        """References to the episodes of a round."""
+        """Have a round's episodes played; returns references to them."""
         index, count = self.rounds, self.config.episodes_per_round
         policy = None
         if index >= self.config.warmup_rounds:
@@ -191,7 +185,7 @@ class Lessons:
         await self.run.journal.write(TEACHER_CHECKPOINT, await teacher.ask("save", progress))
 
     async def _test_references(self, best: bytes) -> None:
-        """Teacher and random policy on the students' episode seeds, which chose neither of them."""
+        """Test teacher and random policy on the students' episode seeds, which selected neither."""
         run = self.run
         episodes = run.config.evaluation.episodes or self.config.evaluation_episodes
         for policy, snapshot in (("teacher", put(best)), ("random", None)):
@@ -201,5 +195,5 @@ class Lessons:
 
 
 def snapshot_of(run: Run, rounds: int) -> bytes:
-    """Its bytes. Raises FileNotFoundError."""
+    """The bytes of the teacher's snapshot after `rounds` rounds. Raises FileNotFoundError."""
     return (run.directory / teacher_snapshot_name(rounds)).read_bytes()

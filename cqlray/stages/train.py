@@ -1,8 +1,8 @@
-"""The stages that a run is for: learners train the students, and each snapshot is judged meanwhile.
+"""The main stage: learners train the students, while each snapshot is evaluated.
 
-What a learner leaves, in this order: the snapshot, then the checkpoint, then (by the driver) the
-metrics and judgements of the snapshot. A driver that died before the last two finds the snapshots
-up to the checkpoint, and makes up for them.
+Files are written in this order: a learner's snapshot, its checkpoint, then (by the driver) the
+snapshot's metrics and evaluations. If the driver died before these, the next session adds them for
+all snapshots up to the checkpoint.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ SECONDS_PER_ADVANCE = 2.0
 
 
 class Step(NamedTuple):
-    """A learner's call: what it says, its snapshot, and what it hands back of a checkpoint."""
+    """The result of a learner's call: numbers, a snapshot, and a checkpoint to be written."""
 
     reply: Reply
-    saves: bool  # it was asked for a checkpoint, also short of a snapshot
+    saves: bool  # a checkpoint was requested, even without a snapshot
 
 
 class Training:
-    """The populations of a run, their learners, and where each stands."""
+    """The populations of a run, their learners, and the progress of each."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.config, self.plan = run, run.config, run.plan
@@ -49,9 +49,7 @@ class Training:
         self.evaluation = Evaluation(run, evaluation.episodes > 0, bool(evaluation.fitted_q))
 
     async def train(self) -> None:
-        """Train all populations, as many at a time as there are learners, and have every snapshot
-        judged.
-        """
+        """Train all populations, one for each learner at a time, and evaluate every snapshot."""
         run = self.run
         listed = [{"member": m.index, "seed": m.seed, "swept": m.swept} for m in self.members]
         run.journal.write_json(MEMBERS, listed)
@@ -80,14 +78,14 @@ class Training:
         return sum(self.done[p] * len(self.plan.populations[p]) for p in self.populations)
 
     def _updates_saved(self, population: int) -> int:
-        """Updates of the population's checkpoint."""
+        """The update count of the population's checkpoint."""
         path = self.run.directory / checkpoint_name(population)
         return int(checkpoint.read_metadata(path)["updates"]) if path.exists() else 0
 
-    # -- a population's story ----------------------------------------------------------------------
+    # -- one population ----------------------------------------------------------------------------
 
     async def _train_population(self, population: int, seats: asyncio.Semaphore) -> None:
-        """To its last update, by one learner after another where they die."""
+        """Train a population to its last update; replace its learner whenever that dies."""
         async with seats:
             await self.run.restarting(
                 "a learner",
@@ -98,11 +96,11 @@ class Training:
             )
 
     async def _live(self, population: int) -> None:
-        """The life of one learner, from the population's checkpoint, if there is one."""
+        """Run one learner, from the population's checkpoint if there is one."""
         self.done[population] = self._updates_saved(population)
         self._make_up_for(population)
         if self.done[population] >= self._goal(population):
-            return  # also where the one before died between its last checkpoint and its last word
+            return  # also if the previous learner died after its last checkpoint
         learner = self._start(population)
         try:
             await self._learn(population, learner)
@@ -135,7 +133,7 @@ class Training:
         )
 
     async def _learn(self, population: int, learner: Actor) -> None:
-        """A learner's calls; while it is at the next one, what the one before brought is kept."""
+        """Make a learner's calls; each result is stored while the learner makes the next call."""
         saved_at = time.monotonic()
         steps = deque([self._ask(learner, saved_at)])
         answered = False
@@ -159,9 +157,9 @@ class Training:
         return Step(learner.ask("step", SECONDS_PER_ADVANCE, saves, returns=3), saves)
 
     async def _stop(self, population: int, learner: Actor, steps: deque[Step]) -> None:
-        """Let a learner end its call and leave a last checkpoint.
+        """Let a learner finish its call and save a last checkpoint.
 
-        A second request does not wait for it.
+        A second request to stop does not wait for it.
         """
         self.run.stop.check_hurry()
         self.run.stop.announce(STOPPING)
@@ -172,15 +170,13 @@ class Training:
                 last = learner.ask("save")
                 await last
                 await self.run.files.keep({checkpoint_name(population): last.references[0]})
-        except Lost:  # the checkpoint before it is there
+        except Lost:  # the previous checkpoint remains
             pass
 
-    # -- what a call brings ------------------------------------------------------------------------
+    # -- a call's result ---------------------------------------------------------------------------
 
     async def _keep(self, population: int, step: Step, result: Advance) -> None:
-        """The snapshot, then the checkpoint, then the rest: all of it, or where this is cancelled
-        nothing.
-        """
+        """Store the snapshot, the checkpoint, then the rows: all of them, or none if cancelled."""
         snapshot, handed_back = step.reply.references[1:]
         left = {}
         if result.metrics is not None:
@@ -225,9 +221,7 @@ class Training:
             )
 
     def _make_up_for(self, population: int) -> None:
-        """Metrics and judgements of snapshots up to the checkpoint that an earlier session or
-        learner did not get to.
-        """
+        """Add metrics and evaluations, up to the checkpoint, that an earlier session missed."""
         snapshots = self.run.snapshots(population, self.done[population])
         for updates in self.run.lacking(METRICS, population, snapshots):
             metrics: dict[str, Any] = checkpoint.read_metadata(snapshots[updates])["metrics"]

@@ -1,6 +1,4 @@
-"""Evaluator: tests snapshots with the deterministic policy, all members and episodes side by
-side.
-"""
+"""Evaluator: tests snapshots with the deterministic policy, all members and episodes at once."""
 
 from __future__ import annotations
 
@@ -25,8 +23,8 @@ class Evaluator:
         self.envs = EnvPool(env)
 
     def evaluate(self, snapshot: bytes | None, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
-        """One row for each member: returns and lengths of the episodes, and what the critics
-        thought of them.
+        """Test a snapshot: one row for each member, with episodes' returns, lengths and values.
+
 
         Every member plays the same episode seeds. Without a snapshot uniform actions are tested.
         `value` is the mean of min_i Q_i at the first state and action; `discounted_return` is what

@@ -1,4 +1,4 @@
-"""Data that learners read themselves."""
+"""Describe data that learners read from storage."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cqlray.storage.scratch import Scratch
 
 @dataclass(frozen=True)
 class StoredData:
-    """A dataset that learners read themselves.
+    """A dataset that learners read from storage.
 
-    What exceeds memory has a `scratch` file, which the learners of one machine make of the shards
+    One that exceeds memory has a `scratch` file, which one machine's learners make from the shards
     and share.
     """
 

@@ -30,8 +30,8 @@ from cqlray.workers.files import StoredData
 # they agree, the estimates may still be wrong.)
 FITS = 2
 HELD_OUT_SHARE = 0.15
-# From a larger dataset whole episodes are drawn, about so many transitions in all: not many fewer
-# than the updates use.
+# From a larger dataset whole episodes are drawn, with about this many transitions in all: not many
+# fewer than the updates use.
 MOST_TRANSITIONS = 500_000
 # Policies fitted side by side: with more, an update costs no less for each policy, and the memory
 # grows.
@@ -51,9 +51,7 @@ class _Subject:
 
 
 class FittedQ:
-    """Holds the data in memory and keeps nothing from one call to the next, so that any of several
-    such workers can take any call.
-    """
+    """Holds the data in memory and no state between calls, so any such worker can take any call."""
 
     def __init__(
         self,
@@ -148,7 +146,7 @@ class FittedQ:
         return [{**row, "seconds": seconds} for row in rows]
 
     def _fits(self, policies: Sequence[Policy]) -> list[fqe.QFunctions]:
-        """The policies' Q functions, fitted once with each seed."""
+        """Fit the policies' Q functions, once with each seed."""
         next_actions = self._actions(policies, self.fitted_on.rows.numpy() + 1)
         fits = [
             fqe.QFunctions(
@@ -204,8 +202,8 @@ def _subjects(snapshot: bytes) -> list[_Subject]:
 
 
 def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
-    """The episodes to use: all, or so many drawn ones that they have about MOST_TRANSITIONS. Memory
-    holds these and one shard.
+    """The episodes to use: all, or a random subset with about MOST_TRANSITIONS. Memory holds these
+    and one shard.
     """
     shards: Iterable[Shard] = (shard for shard in data if isinstance(shard, Shard))
     total = sum(shard.num_transitions for shard in data if isinstance(shard, Shard))

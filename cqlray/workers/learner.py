@@ -1,6 +1,4 @@
-"""Learner: trains a population of members with CQL on a dataset that never changes. It needs no
-environment.
-"""
+"""Learner: trains a population with CQL on a dataset that never changes, without an environment."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from cqlray.storage.run_directory import checkpoint_name, finite, snapshot_name
 from cqlray.workers.files import StoredData
 from cqlray.workers.training_data import load_training_data
 
-# Once in so many updates the learner waits for the device and checks members for numbers that are
+# After this many updates the learner waits for the device and checks members for numbers that are
 # not finite.
 CHUNK = 100
 
@@ -48,7 +46,7 @@ class Advance:
 
 @dataclass(frozen=True)
 class StudentFiles:
-    """Where a learner leaves its population's files."""
+    """Where a learner writes its population's files."""
 
     outbox: Outbox
     population: int
@@ -125,13 +123,13 @@ class Learner:
         )
 
     def step(self, seconds: float, save: bool) -> tuple[Advance, bytes | None, bytes | None]:
-        """`advance` with its result in three parts: numbers, snapshot, and what the outbox hands
-        back of a checkpoint.
+        """Call `advance`; returns its numbers, its snapshot, and the checkpoint if the driver must
+        write it.
 
-        The checkpoint is left last: where it is, everything that came before it is as well.
+        The checkpoint is written last: if it exists, everything before it does, too.
 
         Raises:
-            StorageFailure: what an earlier step left could not be written.
+            StorageFailure: an earlier step's file could not be written.
         """
         result, handed_back = self.advance(seconds, save), None
         if result.snapshot is not None:
@@ -143,7 +141,7 @@ class Learner:
         return replace(result, snapshot=None, saved=None), result.snapshot, handed_back
 
     def save(self) -> bytes | None:
-        """Leave a checkpoint; returns what the outbox hands back of it. Raises StorageFailure."""
+        """Save a checkpoint; return its bytes if the driver must write. Raises StorageFailure."""
         handed_back = self.outbox.leave(checkpoint_name(self.number), self._save())
         self.outbox.flush()
         return handed_back

@@ -1,6 +1,6 @@
 """RolloutWorker: plays episodes with the teacher's policies, and makes shards of them.
 
-It loads no torch, so that it starts fast.
+It does not import torch, so it starts fast.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Contribution: TypeAlias = tuple[ShardSummary, Shard, bytes | None]
 
 @dataclass(frozen=True)
 class ShardTask:
-    """What, with the snapshot, determines a shard: made again anywhere, it is the same bytes."""
+    """Determines a shard, with the snapshot: made again anywhere, it has the same bytes."""
 
     index: int
     tier: str
@@ -44,8 +44,8 @@ class ReplayTask:
 class RolloutWorker:
     """Holds environments; keeps nothing from one call to the next.
 
-    Each method makes a shard, and its summary, which is all that the driver reads. What is for the
-    dataset is also left in an outbox as a file; the third result is what the outbox hands back.
+    Each method makes a shard, and its summary, which is all that the driver reads. Shards for the
+    dataset also go to an outbox; the third result is the file if the driver has to write it.
     """
 
     def __init__(self, env: EnvConfig, spec: EnvSpec) -> None:
@@ -72,7 +72,8 @@ class RolloutWorker:
         return ShardSummary.of(shard, self.environment), shard
 
     def contribute(self, task: ShardTask, snapshot: bytes | None, outbox: Outbox) -> Contribution:
-        """A shard for the dataset.
+        """Play a shard for the dataset.
+
 
         Raises:
             EnvironmentFailure: the environment raised. StorageFailure: the file cannot be written.
@@ -80,14 +81,14 @@ class RolloutWorker:
         return self._left(task.index, self.collect(task, snapshot), outbox)
 
     def replay(self, task: ReplayTask, outbox: Outbox, *rounds: Source) -> Contribution:
-        """A shard for the dataset of what the teacher saw, from the files of the task's rounds."""
+        """Make a shard for the dataset from episodes that the teacher saw, read from its rounds."""
         shards = [shard_files.from_parquet(data, "a teacher's round") for data in contents(*rounds)]
         episodes = [episode for shard in shards for episode in shard.episodes()]
         chosen = episodes[task.first : task.first + task.episodes]
         return self._left(task.index, Shard.of(chosen, "replay"), outbox)
 
     def load(self, index: int, file: Source) -> Contribution:
-        """A shard of the dataset from the file in which an earlier session left it."""
+        """Load a shard of the dataset from the file that an earlier session wrote."""
         (data,) = contents(file)
         shard = shard_files.from_parquet(data, shard_name(index))
         return ShardSummary.of(shard, self.environment), shard, None

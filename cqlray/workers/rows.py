@@ -1,4 +1,4 @@
-"""Evaluation rows: what an evaluator's calls bring for one test, joined."""
+"""Join the rows that several evaluator calls return for one test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ MEANS = ("value", "discounted_return", "tail_value", "tail_weight")
 
 
 def merge_rows(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Parts of a test (each a row for every member, over some of the episodes) -> one row for each
-    member.
+    """Join parts of a test (each has a row for every member, over some episodes): a row a member.
 
     Returns, lengths and excesses are joined in the parts' order, means are weighted by episodes,
     seconds are summed.

@@ -1,5 +1,5 @@
-"""Batches of data that does not fit on the device: a thread gathers those of the next block of
-updates, and they are copied to the device together.
+"""Make batches of data that does not fit on the device: a thread gathers those for the next block
+of updates, which are then copied together.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ class Rows(Protocol):
 
 
 class StagedBatches:
-    """One block's batches on the device, in tensors that always stay at the same address, so that a
-    CUDA graph can read them.
+    """One block's batches on the device, at fixed addresses, so that a CUDA graph can read them.
 
     The noise stream's positions choose the transitions just as they do in a table on the device, so
     the batches are the same. Once a block's transitions are there, its positions in the stream are

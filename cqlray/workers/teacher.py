@@ -1,4 +1,4 @@
-"""Teacher: SAC, trained online from the episodes that the rollout workers bring in rounds."""
+"""Teacher: trained with SAC, online, on the episodes that rollout workers play in rounds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Teacher:
         *seen: Source,
     ) -> None:
         """To resume, `saved` is a checkpoint and `seen` are the files of the rounds before it; a
-        new teacher has neither. Files of new rounds are left in the outbox.
+        new teacher has neither. Files of new rounds go to the outbox.
         """
         keep_freed_memory()
         torch.set_num_threads(1)
@@ -79,7 +79,7 @@ class Teacher:
 
     def learn(self, round_index: int, *shards: Shard) -> tuple[dict[str, Any], bytes | None]:
         """One round: take in its episodes, then make its updates. Returns metrics with the numbers
-        of steps and updates so far, and what the outbox hands back of the round's file.
+        of steps and updates so far, and the round's file if the driver must write it.
 
         Raises:
             StorageFailure: the round's file cannot be written.
@@ -115,8 +115,8 @@ class Teacher:
         )
 
     def save(self, progress: dict[str, Any]) -> bytes:
-        """A checkpoint, with `progress` as its metadata. It does not contain the pool, which is
-        made again from the rounds' files.
+        """A checkpoint, with `progress` as its metadata. It omits the pool, which is
+        rebuilt from the rounds' files.
         """
         agent = self.population.agent
         arrays = {name: tensor.numpy() for name, tensor in agent.tensors().items()}

@@ -1,6 +1,4 @@
-"""What a learner trains on: where its data lies (on the device, in memory or in a file), and how a
-batch of it is made.
-"""
+"""A learner's training data: where it is (device, memory or file), and how batches are made."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ class TrainingData:
         scalars: Scalars,
         device: torch.device,
     ) -> Gather:
-        """How a batch is made: looked up on the device where the data fits there, otherwise sent
-        there before it is needed.
-        """
+        """Choose how to make batches: on the device if the data fits there, else sent ahead."""
         if isinstance(self.rows, HostColumns) and _fits(self.rows.data, device):
             return transition_table(self.rows.data, configs, device).gather(scalars)
         if configs[0].calibrated:
@@ -66,7 +62,7 @@ class TrainingData:
 def load_training_data(
     data: Sequence[Shard | StoredData], scaling: ActionScaling, normalize: bool
 ) -> TrainingData:
-    """Shards, or one StoredData, with the normaliser fitted to their observations.
+    """Load shards, or one StoredData, and fit the normaliser to their observations.
 
     Raises:
         NotShared: this node does not have the directory of the data.
@@ -93,7 +89,7 @@ def load_training_data(
 def _from_disk(
     directory: AnyPath, file: Path, scaling: ActionScaling, normalize: bool
 ) -> TrainingData:
-    """The file, written first if it is not there yet; only one shard is in memory at a time."""
+    """Open the file, written first if it does not exist; holds one shard in memory at a time."""
     description = read_description(directory)
     first = next(iterate_shards(directory, description))
     mean, std = normalizer.identity(first.observations.shape[1])
