@@ -14,22 +14,22 @@ from pathlib import Path
 from cqlray.errors import UserError
 
 IN_MEMORY = ("tmpfs", "ramfs")
-LEFT_BEHIND_SECONDS = 3600.0  # a file that nobody has open for so long is nobody's any more
+LEFT_BEHIND_SECONDS = 3600.0  # a file that nobody has had open for this long is abandoned
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A file of a run on each of its machines: where it may lie, and how it is given back."""
+    """A file of a run on each of its machines: where it may be, and how it is removed."""
 
     name: str  # the same for all processes of a run
     chosen: str | None = None  # the place that the user named; else the first on a disk of
     home: str | None = None  # this one, where there is one, and the machine's temporary ones
 
     def path(self) -> Path:
-        """Where the file is to be, in a directory that is this user's alone.
+        """Where the file belongs, in a directory that only this user can read.
 
         Raises:
-            UserError: there is no disk for it, or the directory is somebody else's.
+            UserError: there is no disk for it, or the directory belongs to another user.
         """
         folder = self._folder()
         try:
@@ -47,7 +47,7 @@ class Scratch:
         return folder / self.name
 
     def remove(self) -> bool:
-        """Remove the file from this machine; who has it mapped keeps what is mapped."""
+        """Remove the file from this machine; processes that have it mapped keep their mapping."""
         for place in self._places():
             folder = _own(place)
             with suppress(OSError):
@@ -85,7 +85,7 @@ def is_in_memory(folder: Path) -> bool:
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
-    """An opener for `open`: for the owner alone, and a link in the file's place is an OSError."""
+    """An opener for `open`: only the owner has access, and a symbolic link raises OSError."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
@@ -95,7 +95,7 @@ def _own(place: Path) -> Path:
 
 
 def _sweep(folder: Path, name: str) -> None:
-    """Remove what runs left behind that were killed: who uses a file holds a lock on it."""
+    """Remove the files of killed runs: whoever uses a file holds a lock on it."""
     for file in folder.iterdir():
         if file.name in (name, f".{name}.lock", f".{name}.tmp"):
             continue
