@@ -66,7 +66,7 @@ _TUTORIAL = RunConfig(
         rounds=100,
         episodes_per_round=1,
         warmup_rounds=0,
-        pool_capacity=100_000,
+        pool_capacity=10_000,
         evaluation_interval=10,
         evaluation_episodes=10,
     ),
