@@ -186,15 +186,22 @@ async def results(stories: Iterable[Coroutine[Any, Any, T]], at_once: int) -> li
     """Run coroutines, a limited number at once; returns their results in the coroutines' order.
 
     `stories` may be a generator, which is advanced when there is room for another coroutine.
+
+    Raises:
+        CancelledError: one of them was cancelled, which a TaskGroup alone passes over in silence.
     """
     found: dict[int, T] = {}
+    begun: list[int] = []
     numbered = enumerate(stories)
 
     async def take_turns() -> None:
         for index, story in numbered:
+            begun.append(index)
             found[index] = await story
 
     async with group() as tasks:
         for _ in range(at_once):
             tasks.create_task(take_turns())
-    return [found[index] for index in range(len(found))]
+    if len(found) < len(begun):
+        raise asyncio.CancelledError
+    return [found[index] for index in begun]

@@ -85,6 +85,14 @@ def test_results_come_in_order_and_so_many_at_once() -> None:
     assert asyncio.run(results(iter(()), at_once=3)) == []
 
 
+def test_results_are_whole_or_none() -> None:
+    async def cancelled() -> int:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(results((after(0, 0), cancelled(), after(0, 2)), at_once=2))
+
+
 @pytest.mark.parametrize("requests", [1, 2])
 def test_the_first_request_cancels_the_story_and_the_second_its_last_words(requests: int) -> None:
     said: list[str] = []
