@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 from cqlray.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SECONDS_OF_ONE_REQUEST = (
-    2.0  # `ray job stop` signals a process and its parent, which may pass it on
-)
+# `ray job stop` signals a process and its parent, which may pass it on.
+SECONDS_OF_ONE_REQUEST = 2.0
 
 T = TypeVar("T")
 

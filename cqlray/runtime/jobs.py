@@ -90,9 +90,8 @@ def connect(address: str | None) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(
-            logging.WARNING
-        )  # not where they connect, what they upload, how they disconnected
+        # Not where they connect, what they upload, how they disconnected.
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except Exception as error:

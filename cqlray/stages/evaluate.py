@@ -21,11 +21,7 @@ from cqlray.runtime.journal import Row
 from cqlray.stages.data import data_for_learners
 from cqlray.stages.run import DEATHS_IN_A_ROW, Run, died
 from cqlray.storage.locations import Location
-from cqlray.storage.run_directory import (
-    EVALUATIONS,
-    FITTED_Q,
-    TEACHER,
-)
+from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, TEACHER
 from cqlray.workers.fitted_q import POLICIES_AT_ONCE, FittedQ
 from cqlray.workers.rows import merge_rows
 
@@ -65,12 +61,10 @@ class Evaluation:
         self.run = run
         self.files = [file for file, wanted in ((EVALUATIONS, tests), (FITTED_Q, fits)) if wanted]
         self.tasks: asyncio.TaskGroup | None = None  # in which snapshots are evaluated
-        self.at_work: set[tuple[str, int, int]] = (
-            set()
-        )  # file, population, updates of what is still to do
-        self.blocks: dict[
-            tuple[int, int], dict[int, Any]
-        ] = {}  # of fits, until all snapshots have arrived
+        # File, population and updates of what is still to do.
+        self.at_work: set[tuple[str, int, int]] = set()
+        # Blocks of fits, until all their snapshots have arrived.
+        self.blocks: dict[tuple[int, int], dict[int, Any]] = {}
         self.newest = "no test yet"
         self.loss: Lost | None = None  # the newest death
         self.readers = asyncio.Semaphore(2 * max(run.plan.evaluators, run.plan.fitted_q))

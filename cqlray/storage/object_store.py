@@ -152,9 +152,8 @@ class ObjectStore:
             filesystem = self._filesystem()
             with filesystem.open_input_file(path) as file:
                 size = file.size()
-                data: bytes = file.read(
-                    size if most is None else min(size, most)
-                )  # one request; `read()` makes several
+                # With a size it is one request; `read()` makes several.
+                data: bytes = file.read(size if most is None else min(size, most))
                 with filesystem.open_input_file(path) as now:
                     return data if now.metadata() == file.metadata() else None
 

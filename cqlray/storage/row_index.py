@@ -27,10 +27,6 @@ class RowIndex:
             if is_of_student(row):
                 found.setdefault(row["updates"], set()).add(row["member"])
 
-    def has(self, file: str, member: int, updates: int) -> bool:
-        """Whether a file has a row of the member at an update count."""
-        return member in self._of(file).get(updates, ())
-
     def missing(self, file: str, members: Sequence[int], updates: Iterable[int]) -> list[int]:
         """The update counts, ascending, at which some of the members lack a row in a file."""
         found = self._of(file)

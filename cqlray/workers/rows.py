@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-LISTS = (
-    "returns",
-    "lengths",
-    "excesses",
-)  # a number for each episode; a row without critics has no excesses
+# A number for each episode; a row without critics has no excesses.
+LISTS = ("returns", "lengths", "excesses")
 MEANS = ("value", "discounted_return", "tail_value", "tail_weight")
 
 

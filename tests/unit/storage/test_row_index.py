@@ -20,6 +20,11 @@ from cqlray.storage.run_directory import (
 )
 
 
+def has(index: RowIndex, file: str, member: int, updates: int) -> bool:
+    """Whether nothing is missing of the member at that update count."""
+    return index.missing(file, [member], [updates]) == []
+
+
 def metrics(member: int, updates: int) -> dict[str, Any]:
     return {"stage": "students", "member": member, "updates": updates}
 
@@ -41,24 +46,24 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 def test_it_knows_what_the_files_have_and_what_was_added(directory: RunDirectory) -> None:
     index = RowIndex(directory)
-    assert index.has(METRICS, 0, 10)
-    assert not index.has(METRICS, 1, 10)
-    assert not index.has(FITTED_Q, 0, 10)
+    assert has(index, METRICS, 0, 10)
+    assert not has(index, METRICS, 1, 10)
+    assert not has(index, FITTED_Q, 0, 10)
     index.add(METRICS, [metrics(1, 10)])
-    assert index.has(METRICS, 1, 10)
+    assert has(index, METRICS, 1, 10)
 
 
 def test_the_teacher_and_the_references_are_no_members(directory: RunDirectory) -> None:
     index = RowIndex(directory)
-    assert not index.has(EVALUATIONS, None, None)  # type: ignore[arg-type]
+    assert not has(index, EVALUATIONS, None, None)  # type: ignore[arg-type]
     assert index.missing(METRICS, [0], [10]) == []
 
 
 def test_what_is_added_before_the_file_is_read_is_kept(directory: RunDirectory) -> None:
     index = RowIndex(directory)
     index.add(EVALUATIONS, [judged(1, 20)])  # not on disk yet: a writer has it
-    assert index.has(EVALUATIONS, 1, 20)
-    assert index.has(EVALUATIONS, 0, 10)
+    assert has(index, EVALUATIONS, 1, 20)
+    assert has(index, EVALUATIONS, 0, 10)
 
 
 def test_missing_are_the_update_counts_that_lack_a_member(directory: RunDirectory) -> None:
