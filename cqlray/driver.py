@@ -93,14 +93,14 @@ async def _shared_or_not(run: Run, stage: Callable[[], Awaitable[None]]) -> None
         await stage()
 
 
-async def session(run: Run, story: Callable[[Run], Awaitable[None]], began: float) -> None:
+async def session(run: Run, work: Callable[[Run], Awaitable[None]], began: float) -> None:
     """Run a session and record it in the time line and manifest; it is timed from `began` on."""
     before = run.directory.manifest()
     host = socket.gethostname()
     what = "resumed" if "seconds" in before else "began"
     run.journal.event("session", what=what, host=host)
     try:
-        await story(run)
+        await work(run)
         run.journal.event("session", what="finished")
         run.journal.note(finished=True)
     except asyncio.CancelledError:
@@ -118,7 +118,7 @@ def drive(
     plan: Plan,
     spec: EnvSpec,
     progress: ProgressDisplay,
-    story: Callable[[Run], Awaitable[T]],
+    work: Callable[[Run], Awaitable[T]],
 ) -> T:
     """Open a run on the cluster that was joined, and run a coroutine on it to its end.
 
@@ -130,10 +130,10 @@ def drive(
         files = choose_files(directory, plan, writer)
         run = Run(config, directory, plan, spec, progress, stop, cluster, writer, files)
         stop.handle_signals()
-        return event_loop.run(lambda: _watched(run, story), stop)
+        return event_loop.run(lambda: _watched(run, work), stop)
 
 
-async def _watched(run: Run, story: Callable[[Run], Awaitable[T]]) -> T:
+async def _watched(run: Run, work: Callable[[Run], Awaitable[T]]) -> T:
     """Run the coroutine; end at once if the run directory cannot be written."""
     async with run.journal.watched():
-        return await story(run)
+        return await work(run)

@@ -190,7 +190,7 @@ def require_environment(path: AnyPath) -> RunRecord:
 def _open_again(
     directory: RunDirectory,
     progress: ProgressDisplay,
-    story: Callable[[Run], Awaitable[T]],
+    work: Callable[[Run], Awaitable[T]],
     fitted_q: bool = False,
 ) -> T:
     """Do something with a run on disk, with its config but for `fitted_q`."""
@@ -206,7 +206,7 @@ def _open_again(
     with connect() as cluster:
         plan = make_plan(config, members(config), cluster)
         plan = dataclasses.replace(plan, populations=populations)
-        return drive(config, directory, plan, spec, progress, story)
+        return drive(config, directory, plan, spec, progress, work)
 
 
 def _drive(
@@ -226,9 +226,9 @@ def _drive(
             lines = plan.lines(config.dataset is not None)
             for line in [f"run          {directory.path}", *lines]:
                 progress.say(line)
-            story = partial(driver.session, story=stages, began=began)
+            work = partial(driver.session, work=stages, began=began)
             with _saying_how_to_go_on(f"cqlray resume {directory.path}"):
-                driver.drive(config, directory, plan, spec, progress, story)
+                driver.drive(config, directory, plan, spec, progress, work)
     return directory
 
 

@@ -265,7 +265,7 @@ class Cluster:
 
 
 def run_with_actors(
-    story: Callable[[Cluster], Coroutine[Any, Any, T]], say: Callable[[str], None]
+    main: Callable[[Cluster], Coroutine[Any, Any, T]], say: Callable[[str], None]
 ) -> T:
     """Run a coroutine that starts actors; they end with it.
 
@@ -275,7 +275,7 @@ def run_with_actors(
     stop = Stop(say)
     with closing(Cluster(say, stop.on_drain)) as cluster:
         stop.handle_signals()
-        return event_loop.run(lambda: story(cluster), stop)
+        return event_loop.run(lambda: main(cluster), stop)
 
 
 def seen_by_all(probe: Callable[[], bool]) -> bool:

@@ -36,7 +36,7 @@ class Stop:
         self.requests: list[float] = []  # when each came
         self.drained = False  # this process's node will soon be gone: that was the first request
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.story: asyncio.Task[Any] | None = None
+        self.main: asyncio.Task[Any] | None = None
         self.announced = False
 
     @property
@@ -83,13 +83,13 @@ class Stop:
                 self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
-        assert self.loop is not None and self.story is not None
-        for task in asyncio.all_tasks(self.loop) if self.hurried else {self.story}:
+        assert self.loop is not None and self.main is not None
+        for task in asyncio.all_tasks(self.loop) if self.hurried else {self.main}:
             task.cancel()
 
     def attach(self) -> None:
         """Make the calling task the one that a request cancels."""
-        self.loop, self.story = asyncio.get_running_loop(), asyncio.current_task()
+        self.loop, self.main = asyncio.get_running_loop(), asyncio.current_task()
         if self.requested:
             self._cancel()
 
@@ -143,7 +143,7 @@ def restoring_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run(story: Callable[[], Coroutine[Any, Any, T]], stop: Stop) -> T:
+def run(main: Callable[[], Coroutine[Any, Any, T]], stop: Stop) -> T:
     """Run a coroutine to its end in a thread, and wait for it.
 
     Raises:
@@ -151,14 +151,14 @@ def run(story: Callable[[], Coroutine[Any, Any, T]], stop: Stop) -> T:
     """
     outcome: Future[T] = Future()
     # A daemon, so that the third request ends the process even where the loop hangs in some call.
-    threading.Thread(target=_run, args=(story, stop, outcome), daemon=True, name="cqlray").start()
+    threading.Thread(target=_run, args=(main, stop, outcome), daemon=True, name="cqlray").start()
     return outcome.result()
 
 
-def _run(story: Callable[[], Coroutine[Any, Any, T]], stop: Stop, outcome: Future[T]) -> None:
+def _run(main: Callable[[], Coroutine[Any, Any, T]], stop: Stop, outcome: Future[T]) -> None:
     async def attached() -> T:
         stop.attach()
-        return await story()
+        return await main()
 
     try:
         outcome.set_result(asyncio.run(attached()))
@@ -181,22 +181,22 @@ async def group() -> AsyncIterator[asyncio.TaskGroup]:
         raise failure from failure.__cause__
 
 
-async def results(stories: Iterable[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
+async def results(coroutines: Iterable[Coroutine[Any, Any, T]], at_once: int) -> list[T]:
     """Run coroutines, a limited number at once; returns their results in the coroutines' order.
 
-    `stories` may be a generator, which is advanced when there is room for another coroutine.
+    `coroutines` may be a generator, which is advanced when there is room for another one.
 
     Raises:
         CancelledError: one of them was cancelled, which a TaskGroup alone passes over in silence.
     """
     found: dict[int, T] = {}
     begun: list[int] = []
-    numbered = enumerate(stories)
+    numbered = enumerate(coroutines)
 
     async def take_turns() -> None:
-        for index, story in numbered:
+        for index, coroutine in numbered:
             begun.append(index)
-            found[index] = await story
+            found[index] = await coroutine
 
     async with group() as tasks:
         for _ in range(at_once):

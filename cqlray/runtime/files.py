@@ -49,7 +49,7 @@ class SharedFiles:
     async def keep(self, references: Mapping[str, Any]) -> None:
         """Do nothing: the workers' files are in the run directory already."""
 
-    def hold(self, shard: Any) -> Any:
+    def for_learners(self, shard: Any) -> Any:
         """The reference to keep for the learners: none, since they read the shard's file."""
         return None
 
@@ -84,7 +84,7 @@ class RelayedFiles:
         """
         return set()
 
-    def hold(self, shard: Any) -> Any:
+    def for_learners(self, shard: Any) -> Any:
         """The reference to keep for the learners."""
         return shard
 

@@ -62,7 +62,7 @@ class RunMetrics:
         """Record the returns of a member's newest test."""
         self.returns.set(sum(returns) / len(returns), {"member": member})
 
-    def team(self, role: str, waiting: int, at_work: int, size: int) -> None:
+    def pool(self, role: str, waiting: int, at_work: int, size: int) -> None:
         """Record the state of a pool after a call was queued or finished."""
         self.queue.set(float(waiting), {"queue": role})
         self.busy.set(at_work / size, {"role": role})

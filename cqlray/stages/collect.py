@@ -55,10 +55,10 @@ async def _collect(run: Run) -> None:
         await run.files.keep({f"{DATASET}/{shard_name(index)}": handed_back})
         done.append(summary)
         run.progress.advance(len(done))
-        return summary, run.files.hold(shard)
+        return summary, run.files.for_learners(shard)
 
-    stories = (contribution(index, call) for index, call in enumerate(shard_calls(run)))
-    contributions = await results(stories, at_once=2 * run.plan.rollout_workers)
+    calls = (contribution(index, call) for index, call in enumerate(shard_calls(run)))
+    contributions = await results(calls, at_once=2 * run.plan.rollout_workers)
     await _describe(run, [summary for summary, _ in contributions])
     run.data = [shard for _, shard in contributions if shard is not None]
     run.dismiss("rollout_worker")

@@ -70,12 +70,12 @@ class Evaluation:
         self.readers = asyncio.Semaphore(2 * max(run.plan.evaluators, run.plan.fitted_q))
         self.watch: Callable[[], None] = lambda: None  # called when rows arrive
 
-    def judge(self, population: int, updates: int, snapshot: Any) -> None:
+    def evaluate(self, population: int, updates: int, snapshot: Any) -> None:
         """Begin all evaluations of a snapshot, given as a reference."""
         for file in self.files:
             self._begin(file, population, updates, snapshot)
 
-    def make_up_for(self, population: int, done: int) -> None:
+    def catch_up(self, population: int, done: int) -> None:
         """Begin the evaluations that an earlier session or learner missed, up to update `done`."""
         for file, updates, path in self._lacking(population, done):
             if (file, population, updates) not in self.at_work:
@@ -96,7 +96,7 @@ class Evaluation:
             self.blocks.clear()
             async with group() as self.tasks:
                 for population in range(len(self.run.plan.populations)):
-                    self.make_up_for(population, done(population))
+                    self.catch_up(population, done(population))
                 for (population, _), block in sorted(self.blocks.items()):
                     self._spawn(self._fit(population, block))
                 self.blocks.clear()
@@ -110,7 +110,7 @@ class Evaluation:
             for file, updates, _ in self._lacking(population, done(population))
         ]
         if lacking:
-            raise self._unjudged(sorted(lacking))
+            raise self._still_missing(sorted(lacking))
 
     def _lacking(self, population: int, done: int) -> list[tuple[str, int, Location]]:
         """Row file, updates and location of each snapshot to evaluate; for fits, whole blocks."""
@@ -131,9 +131,9 @@ class Evaluation:
         else:
             self._gather(population, updates, snapshot)
 
-    def _spawn(self, story: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self.tasks is not None
-        self.tasks.create_task(story)
+        self.tasks.create_task(work)
 
     @asynccontextmanager
     async def _in_store(self, *snapshots: Any) -> AsyncIterator[list[Any]]:
@@ -190,7 +190,7 @@ class Evaluation:
         try:
             snapshots = [block[updates] for updates in sorted(block)]
             async with self._in_store(*snapshots) as references:
-                rows = await self._judges().call("evaluate", *references)
+                rows = await self._fitted_q_pool().call("evaluate", *references)
         except Lost as error:
             self.loss = error
             return
@@ -205,7 +205,7 @@ class Evaluation:
             self.newest = f"estimated return {mean:.1f} at {newest:,}"
         self.watch()
 
-    def _judges(self) -> Any:
+    def _fitted_q_pool(self) -> Any:
         run = self.run
         if "fitted_q" in run.pools:
             return run.pools["fitted_q"]
@@ -213,13 +213,13 @@ class Evaluation:
         size = max(1, run.plan.fitted_q)
         return run.pool(FittedQ, "fitted_q", size, *settings, *data_for_learners(run))
 
-    def _unjudged(self, lacking: list[tuple[str, int, int]]) -> ActorLost:
+    def _still_missing(self, lacking: list[tuple[str, int, int]]) -> ActorLost:
         """The error to raise when processes keep dying on the same snapshots."""
         file, population, updates = lacking[0]
         why = "" if self.loss is None else f": {self.loss}"
         return ActorLost(
-            f"judgements missing: {len(lacking)}, the first in {file} of population {population}"
-            f" after {updates:,} updates; the processes that were to judge died{why}"
+            f"evaluations missing: {len(lacking)}, the first in {file} of population {population}"
+            f" after {updates:,} updates; the processes that were to evaluate died{why}"
         )
 
 
@@ -257,8 +257,8 @@ async def evaluate_again(run: Run, episodes: int) -> list[Row]:
         keys: list[Row] = [{"policy": "student", "member": m, "updates": last} for m in members]
         policies.append((path.read_bytes(), keys))
     try:
-        stories = (_rows_of(run, snapshot, keys, episodes) for snapshot, keys in policies)
-        found = await results(stories, at_once=len(policies))
+        calls = (_rows_of(run, snapshot, keys, episodes) for snapshot, keys in policies)
+        found = await results(calls, at_once=len(policies))
     except Lost as error:
         raise died("an evaluator", error) from None
     rows = [row for part in found for row in part]

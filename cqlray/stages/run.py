@@ -77,7 +77,7 @@ class Run:
         """A role's actors, made with `args` and started when first needed."""
         if name not in self.pools:
             hire = partial(self._hire, role, name, args)
-            watch = partial(self.metrics.team, name)
+            watch = partial(self.metrics.pool, name)
             self.pools[name] = Pool(ROLES[name], size, hire, self.progress.say, watch)
         return self.pools[name]
 
@@ -146,7 +146,7 @@ class Run:
         who: str,
         role: str,
         reached: Callable[[], Any],
-        story: Callable[[], Awaitable[None]],
+        work: Callable[[], Awaitable[None]],
         line: str,
     ) -> None:
         """Restart a coroutine from what it wrote to disk, when one of its actors dies.
@@ -159,7 +159,7 @@ class Run:
         deaths, before = 0, reached()
         while True:
             try:
-                return await story()
+                return await work()
             except Lost as error:
                 self.stop.check()
                 self.journal.died(role, error)

@@ -98,7 +98,7 @@ class Training:
     async def _live(self, population: int) -> None:
         """Run one learner, from the population's checkpoint if there is one."""
         self.done[population] = self._updates_saved(population)
-        self._make_up_for(population)
+        self._catch_up(population)
         if self.done[population] >= self._goal(population):
             return  # also if the previous learner died after its last checkpoint
         learner = self._start(population)
@@ -191,7 +191,7 @@ class Training:
         if result.metrics is not None:
             self._append_metrics(population, result.updates, result.metrics)
             if not self.run.stop.requested:
-                self.evaluation.judge(population, result.updates, snapshot)
+                self.evaluation.evaluate(population, result.updates, snapshot)
         self._report_frozen(result.frozen)
         self.run.progress.advance(self._member_updates(), self.evaluation.newest)
 
@@ -220,10 +220,10 @@ class Training:
                 " lower cql.critic_learning_rate"
             )
 
-    def _make_up_for(self, population: int) -> None:
+    def _catch_up(self, population: int) -> None:
         """Add metrics and evaluations, up to the checkpoint, that an earlier session missed."""
         snapshots = self.run.snapshots(population, self.done[population])
         for updates in self.run.lacking(METRICS, population, snapshots):
             metrics: dict[str, Any] = checkpoint.read_metadata(snapshots[updates])["metrics"]
             self._append_metrics(population, updates, metrics)
-        self.evaluation.make_up_for(population, self.done[population])
+        self.evaluation.catch_up(population, self.done[population])

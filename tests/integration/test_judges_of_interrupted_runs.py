@@ -147,14 +147,14 @@ def test_a_run_that_was_stopped_is_judged_and_ends_with_the_same_bits(
     undisturbed = api.run(
         one_population(tmp_path / "undisturbed", finished_run), quiet=True
     ).run_dir
-    out, judge = tmp_path / "stopped", Evaluation.judge
+    out, evaluate = tmp_path / "stopped", Evaluation.evaluate
 
     def stopping(self: Evaluation, population: int, updates: int, snapshot: Any) -> None:
-        judge(self, population, updates, snapshot)
+        evaluate(self, population, updates, snapshot)
         self.run.stop.request()  # as Ctrl-C does
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="cqlray resume"):
-        patch.setattr(Evaluation, "judge", stopping)
+        patch.setattr(Evaluation, "evaluate", stopping)
         api.run(one_population(out, finished_run), quiet=True)
     there = {int(path.stem) for path in out.glob("snapshots/*/*.safetensors")}
     assert there in ({110}, {110, 220}) and not estimates(out)

@@ -546,11 +546,11 @@ def test_a_run_whose_snapshots_nobody_could_test_is_not_finished(
     with pytest.raises(ActorLost) as raised:
         api.run(dataclasses.replace(config, evaluation=evaluation), quiet=True)
     said = (
-        r"^judgements missing: 1, the first in evaluations\.jsonl of population 0 after 330"
+        r"^evaluations missing: 1, the first in evaluations\.jsonl of population 0 after 330"
         r" updates; the processes that were"
     )
     assert re.match(
-        said + r" to judge died: The actor .*; go on with: cqlray resume ", str(raised.value)
+        said + r" to evaluate died: The actor .*; go on with: cqlray resume ", str(raised.value)
     ), str(raised.value)
     assert not read_json(tmp_path / "run" / "manifest.json")["finished"]
     dying.undo()
@@ -570,7 +570,7 @@ def test_commands_whose_judges_die_say_so_in_a_line(
         assert cli.main(["evaluate", str(out), "--quiet", *words]) == 1
         said.append(capsys.readouterr().err)
     assert said[0].startswith("cqlray: an evaluator died")
-    assert said[1].startswith("cqlray: judgements missing: 6, the first in fqe.jsonl")
+    assert said[1].startswith("cqlray: evaluations missing: 6, the first in fqe.jsonl")
     assert said[1].endswith(f"; go on with: cqlray evaluate {out} --fitted-q\n")
     assert [text.count("\n") for text in said] == [1, 1]
 

@@ -107,6 +107,6 @@ def test_the_writes_that_wait_are_counted_when_something_arrives(clock: Clock) -
     run = metrics.RunMetrics(waiting.pop)
     run.advanced(0, 100, 2.0)
     assert run.writes.values == {"": 7.0}
-    run.team("evaluator", 4, 1, 2)
+    run.pool("evaluator", 4, 1, 2)
     assert run.writes.values == {"": 3.0}
     assert run.queue.values == {"evaluator": 4.0}
