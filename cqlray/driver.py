@@ -22,7 +22,6 @@ from cqlray.runtime import event_loop
 from cqlray.runtime.cluster import Cluster
 from cqlray.runtime.event_loop import Stop
 from cqlray.runtime.files import choose_files
-from cqlray.runtime.journal import Row
 from cqlray.runtime.placement import Plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.stages import evaluate
@@ -31,6 +30,7 @@ from cqlray.stages.data import adopt_dataset, require_disk
 from cqlray.stages.run import Run
 from cqlray.stages.teach import teach
 from cqlray.stages.train import Training
+from cqlray.storage.rows import EvaluationRow
 from cqlray.storage.run_directory import RunDirectory
 from cqlray.storage.writer import Writer
 
@@ -74,7 +74,7 @@ async def fitted_q(run: Run) -> None:
     await run.journal.flush()
 
 
-async def fresh_tests(run: Run, episodes: int) -> list[Row]:
+async def fresh_tests(run: Run, episodes: int) -> list[EvaluationRow]:
     """Test the last snapshots, the teacher and the random policy again; write nothing."""
     return await evaluate.evaluate_again(run, episodes)
 

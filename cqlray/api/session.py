@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cqlray.api.checks import environment_of, without_tests
 from cqlray.config.load import dump_yaml, load_config
@@ -33,7 +33,6 @@ from cqlray.runtime.jobs import inside_job, require_lasting
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.storage.locations import AnyPath, any_path
-from cqlray.storage.rows import EvaluationRow
 from cqlray.storage.run_directory import (
     CONFIG,
     DATASET,
@@ -163,8 +162,7 @@ def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunReco
     directory = RunDirectory.open(path)
     for population in range(len(directory.manifest()["plan"]["populations"])):
         directory.last_snapshot(population)  # raises UserError if there is none yet
-    tested = _open_again(directory, progress, lambda run: fresh_tests(run, episodes))
-    rows = cast(list[EvaluationRow], tested)
+    rows = _open_again(directory, progress, lambda run: fresh_tests(run, episodes))
     dataset = record.dataset
     fresh = {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"}
     if dataset is not None and {"teacher", "random"} <= fresh.keys():

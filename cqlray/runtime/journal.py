@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 from cqlray.runtime.event_loop import Stop, group
 from cqlray.storage.row_index import RowIndex
+from cqlray.storage.rows import ResultRow
 from cqlray.storage.run_directory import EVENTS, RunDirectory, write_bytes, write_json
 from cqlray.storage.writer import Writer
-
-Row: TypeAlias = dict[str, Any]
 
 
 class Journal:
@@ -40,7 +39,7 @@ class Journal:
         """Write a JSON file of the run."""
         self.writer.put(partial(write_json, self.directory / name, value))
 
-    def append(self, name: str, rows: list[Row]) -> None:
+    def append(self, name: str, rows: Sequence[ResultRow]) -> None:
         """Append JSON lines: members' metrics or evaluations."""
         self.writer.put(partial(self.directory.append, name, rows))
         self.index.add(name, rows)

@@ -7,9 +7,11 @@ dashboard of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ray.util.metrics import Counter, Gauge
+
+from cqlray.storage.rows import Numbers
 
 # seconds without a result from a learner, whose calls take a few seconds: its population is done
 # or waits for a learner
@@ -58,7 +60,7 @@ class RunMetrics:
         self.busy.set(sum(busy) / len(busy), {"role": "learner"})
         self.writes.set(float(self.writes_waiting()))
 
-    def tested(self, member: str, returns: Sequence[float]) -> None:
+    def tested(self, member: str, returns: Numbers) -> None:
         """Record the returns of a member's newest test."""
         self.returns.set(sum(returns) / len(returns), {"member": member})
 

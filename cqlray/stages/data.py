@@ -16,9 +16,9 @@ from cqlray.envs.recorded import open_configured
 from cqlray.errors import UserError
 from cqlray.runtime.cluster import put, seen_by_all
 from cqlray.runtime.files import seen_everywhere
-from cqlray.runtime.journal import Row
 from cqlray.stages.run import Run
 from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.rows import ReferenceTest
 from cqlray.storage.run_directory import DATASET, EVALUATIONS
 from cqlray.storage.scratch import Scratch
 from cqlray.workers.files import StoredData
@@ -40,7 +40,7 @@ def adopt_dataset(run: Run) -> None:
         )
     if before is not None:
         return
-    rows = [
+    rows: list[ReferenceTest] = [
         {"policy": policy, "member": None, "updates": None, "returns": returns}
         for policy, returns in description.get("reference_returns", {}).items()
     ]
@@ -73,7 +73,7 @@ def data_for_learners(run: Run) -> list[Any]:
     return run.data
 
 
-def _provided(run: Run, place: AnyPath, description: Row) -> list[Any]:
+def _provided(run: Run, place: AnyPath, description: dict[str, Any]) -> list[Any]:
     on_disk, why = exceeds_memory(run, description)
     if on_disk:
         _require_on_nodes(run, place, why)
@@ -117,7 +117,7 @@ def _require_on_nodes(run: Run, place: AnyPath, why: str) -> None:
         )
 
 
-def exceeds_memory(run: Run, description: Row) -> tuple[bool, str]:
+def exceeds_memory(run: Run, description: dict[str, Any]) -> tuple[bool, str]:
     """Whether learners read the data from disk, and why."""
     chosen = run.config.resources.data
     if chosen != "auto":

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from cqlray import seeding
 from cqlray.algorithms.fqe import FQEConfig
 from cqlray.errors import ActorLost, Lost
 from cqlray.runtime.cluster import put
 from cqlray.runtime.event_loop import group, results
-from cqlray.runtime.journal import Row
 from cqlray.stages.data import data_for_learners
 from cqlray.stages.run import DEATHS_IN_A_ROW, Run, died
 from cqlray.storage.locations import Location
+from cqlray.storage.rows import EvaluationRow, FittedQRow, Played, ReferenceTest, StudentTest
 from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, TEACHER
 from cqlray.workers.fitted_q import POLICIES_AT_ONCE, FittedQ
 from cqlray.workers.rows import merge_rows
@@ -30,7 +30,7 @@ from cqlray.workers.rows import merge_rows
 EPISODES_PER_CALL = 10
 
 
-async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Row]:
+async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Played]:
     """Run one test, its episodes divided among the evaluators; returns a row for each member.
 
     `snapshot` is a reference, or None for uniform actions. Raises Lost if the snapshot is gone.
@@ -43,6 +43,25 @@ async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Row
     rows = merge_rows(await results(calls, at_once=len(parts)))
     run.metrics.played("evaluator", sum(sum(row["lengths"]) for row in rows))
     return rows
+
+
+async def test_reference(
+    run: Run, policy: Literal["teacher", "random"], snapshot: Any, purpose: str, episodes: int
+) -> list[ReferenceTest]:
+    """Test the teacher or the random policy, whose `snapshot` is None; returns one row."""
+    (played,) = await test(run, snapshot, purpose, episodes)
+    return [{"policy": policy, "member": None, "updates": None, **played}]
+
+
+async def test_students(
+    run: Run, population: int, updates: int, snapshot: Any, purpose: str, episodes: int
+) -> list[StudentTest]:
+    """Test a population's snapshot; a row for each member. Raises Lost if the snapshot is gone."""
+    played = await test(run, snapshot, purpose, episodes)
+    return [
+        {"policy": "student", "member": member, "updates": updates, **row}
+        for member, row in zip(run.plan.populations[population], played, strict=True)
+    ]
 
 
 class Evaluation:
@@ -145,22 +164,20 @@ class Evaluation:
     # -- tests -------------------------------------------------------------------------------------
 
     async def _test(self, population: int, updates: int, snapshot: Any) -> None:
-        members = self.run.plan.populations[population]
-        episodes = self.run.config.evaluation.episodes
+        run, episodes = self.run, self.run.config.evaluation.episodes
         try:
             async with self._in_store(snapshot) as (reference,):
-                rows = await test(self.run, reference, "evaluation", episodes)
+                rows = await test_students(
+                    run, population, updates, reference, "evaluation", episodes
+                )
         except Lost as error:
             self.loss = error
             return
         finally:
             self.at_work.discard((EVALUATIONS, population, updates))
-        for member, row in zip(members, rows, strict=True):
-            self.run.metrics.tested(str(member), row["returns"])
-        keys = [{"policy": "student", "member": member, "updates": updates} for member in members]
-        self.run.journal.append(
-            EVALUATIONS, [{**key, **row} for key, row in zip(keys, rows, strict=True)]
-        )
+        for row in rows:
+            run.metrics.tested(str(row["member"]), row["returns"])
+        run.journal.append(EVALUATIONS, rows)
         returns = [value for row in rows for value in row["returns"]]
         self.newest = f"mean return {sum(returns) / len(returns):.0f} at {updates:,}"
         self.watch()
@@ -190,7 +207,7 @@ class Evaluation:
         try:
             snapshots = [block[updates] for updates in sorted(block)]
             async with self._in_store(*snapshots) as references:
-                rows = await self._fitted_q_pool().call("evaluate", *references)
+                rows: list[FittedQRow] = await self._fitted_q_pool().call("evaluate", *references)
         except Lost as error:
             self.loss = error
             return
@@ -241,34 +258,31 @@ async def fit_q(run: Run) -> None:
     run.progress.finish(evaluation.newest)
 
 
-async def evaluate_again(run: Run, episodes: int) -> list[Row]:
+async def evaluate_again(run: Run, episodes: int) -> list[EvaluationRow]:
     """Test the random policy, this run's teacher if it has one, and each population's last snapshot
     on the same new episodes; returns rows as in evaluations.jsonl and writes nothing.
 
     Raises:
         ActorLost: an evaluator keeps dying.
     """
-    policies: list[tuple[bytes | None, list[Row]]] = []
-    policies.append((None, [{"policy": "random", "member": None, "updates": None}]))
-    if (best := best_of_teacher(run)) is not None:
-        policies.append((best, [{"policy": "teacher", "member": None, "updates": None}]))
-    for population, members in enumerate(run.plan.populations):
-        last, path = run.directory.last_snapshot(population)
-        keys: list[Row] = [{"policy": "student", "member": m, "updates": last} for m in members]
-        policies.append((path.read_bytes(), keys))
     try:
-        calls = (_rows_of(run, snapshot, keys, episodes) for snapshot, keys in policies)
-        found = await results(calls, at_once=len(policies))
+        tests = _tests_again(run, episodes)
+        found = await results(tests, at_once=2 + len(run.plan.populations))
     except Lost as error:
         raise died("an evaluator", error) from None
     rows = [row for part in found for row in part]
     return sorted(rows, key=lambda row: -1 if row["member"] is None else row["member"])
 
 
-async def _rows_of(run: Run, snapshot: bytes | None, keys: list[Row], episodes: int) -> list[Row]:
-    reference = None if snapshot is None else put(snapshot)
-    rows = await test(run, reference, "evaluate-again", episodes)
-    return [{**key, **row} for key, row in zip(keys, rows, strict=True)]
+def _tests_again(run: Run, episodes: int) -> Iterator[Coroutine[Any, Any, Sequence[EvaluationRow]]]:
+    purpose = "evaluate-again"
+    yield test_reference(run, "random", None, purpose, episodes)
+    if (best := best_of_teacher(run)) is not None:
+        yield test_reference(run, "teacher", put(best), purpose, episodes)
+    for population in range(len(run.plan.populations)):
+        updates, path = run.directory.last_snapshot(population)
+        snapshot = put(path.read_bytes())
+        yield test_students(run, population, updates, snapshot, purpose, episodes)
 
 
 def best_of_teacher(run: Run) -> bytes | None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from cqlray import seeding
 from cqlray.errors import UserError
 from cqlray.runtime.cluster import Actor, put
 from cqlray.runtime.event_loop import results
-from cqlray.runtime.journal import Row
-from cqlray.stages.evaluate import test
+from cqlray.stages.evaluate import test, test_reference
 from cqlray.stages.run import STOPPING, Run
 from cqlray.storage import checkpoint
+from cqlray.storage.rows import RoundReport, TeacherMetrics, TeacherTest
 from cqlray.storage.run_directory import (
     EVALUATIONS,
     METRICS,
@@ -42,8 +42,8 @@ class Lessons:
     def __init__(self, run: Run) -> None:
         self.run, self.config = run, run.config.teacher
         self.saved, self.rounds = False, 0  # rounds that the teacher has learnt from
-        self.tests: list[Row] = []
-        self.untested: Row | None = None  # the last round's report, until its test
+        self.tests: list[TeacherTest] = []
+        self.untested: RoundReport | None = None  # the last round's report, until its test
         path = run.directory / TEACHER_CHECKPOINT
         if path.exists():
             progress = checkpoint.read_metadata(path)
@@ -127,7 +127,7 @@ class Lessons:
         last = self.rounds == self.config.rounds
         return last or self.rounds % self.config.evaluation_interval == 0
 
-    async def _round(self, teacher: Actor) -> Row:
+    async def _round(self, teacher: Actor) -> RoundReport:
         """Play episodes with the newest policy, then make updates; a request to stop waits for
         these, since nothing can be saved before.
         """
@@ -141,8 +141,10 @@ class Lessons:
                 f"the teacher became non-finite in round {number};"
                 " lower teacher.critic_learning_rate"
             )
-        self.run.journal.append(METRICS, [{"stage": "teacher", "round": number, **report}])
-        return dict(report)
+        found: RoundReport = report
+        row: TeacherMetrics = {"stage": "teacher", "round": number, **found}
+        self.run.journal.append(METRICS, [row])
+        return found
 
     async def _keep_round(self, episodes: Any) -> None:
         """The file of the round that the teacher has just learnt, also once asked to stop: without
@@ -168,15 +170,19 @@ class Lessons:
         plays = (self.run.play("play", task, policy, returns=2) for task in tasks)
         return [shard for _, (shard,) in await results(plays, at_once=count)]
 
-    async def _test(self, teacher: Actor, report: Row) -> Row:
+    async def _test(self, teacher: Actor, report: RoundReport) -> TeacherTest:
         """Test the newest policy and keep it as a snapshot."""
         snapshot = await teacher.ask("snapshot")
         await self.run.journal.write(teacher_snapshot_name(self.rounds), snapshot)
         episodes = self.config.evaluation_episodes
         (row,) = await test(self.run, put(snapshot), "teacher-test", episodes)
         mean = sum(row["returns"]) / len(row["returns"])
-        counts = {name: report[name] for name in ("environment_steps", "updates")}
-        return {"round": self.rounds, **counts, "mean_return": mean}
+        return {
+            "round": self.rounds,
+            "environment_steps": report["environment_steps"],
+            "updates": report["updates"],
+            "mean_return": mean,
+        }
 
     async def _save(self, teacher: Actor) -> None:
         progress = {"rounds": self.rounds, "tests": self.tests}
@@ -188,10 +194,11 @@ class Lessons:
         """Test teacher and random policy on the students' episode seeds, which selected neither."""
         run = self.run
         episodes = run.config.evaluation.episodes or self.config.evaluation_episodes
-        for policy, snapshot in (("teacher", put(best)), ("random", None)):
-            (row,) = await test(run, snapshot, "evaluation", episodes)
-            keys = {"policy": policy, "member": None, "updates": None}
-            run.journal.append(EVALUATIONS, [{**keys, **row}])
+        policies: tuple[tuple[Literal["teacher", "random"], Any], ...]
+        policies = ("teacher", put(best)), ("random", None)
+        for policy, snapshot in policies:
+            rows = await test_reference(run, policy, snapshot, "evaluation", episodes)
+            run.journal.append(EVALUATIONS, rows)
 
 
 def snapshot_of(run: Run, rounds: int) -> bytes:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from cqlray.config.members import Member, members
 from cqlray.errors import Lost, UserError
 from cqlray.runtime.cluster import Actor, Reply
 from cqlray.runtime.event_loop import group
-from cqlray.runtime.journal import Row
 from cqlray.stages.data import data_for_learners, give_back
 from cqlray.stages.evaluate import Evaluation
 from cqlray.stages.run import STOPPING, Run
 from cqlray.storage import checkpoint
+from cqlray.storage.rows import Metrics, StudentMetrics
 from cqlray.storage.run_directory import MEMBERS, METRICS, checkpoint_name, snapshot_name
 from cqlray.workers.learner import Advance, Learner, LearnerSpec, StudentFiles
 
@@ -198,10 +198,10 @@ class Training:
     def _append_metrics(
         self, population: int, updates: int, metrics: dict[str, list[float]]
     ) -> None:
-        rows: list[Row] = []
+        rows: list[StudentMetrics] = []
         for place, member in enumerate(self.plan.populations[population]):
-            keys = {"stage": "students", "member": member, "updates": updates}
-            rows.append(keys | {name: values[place] for name, values in metrics.items()})
+            means = cast(Metrics, {name: values[place] for name, values in metrics.items()})
+            rows.append({"stage": "students", "member": member, "updates": updates, **means})
         self.run.journal.append(METRICS, rows)
 
     def _report_frozen(self, frozen: dict[int, int]) -> None:

@@ -29,13 +29,27 @@ class Metrics(TypedDict, total=False):
     temperature: float | None
 
 
-class TeacherMetrics(Metrics):
+class RoundReport(Metrics):
+    """What the teacher reports of a round; steps and updates are those of all rounds so far."""
+
+    environment_steps: int
+    updates: int
+
+
+class TeacherMetrics(RoundReport):
     """A line of metrics.jsonl: one round of the teacher."""
 
     stage: Literal["teacher"]
     round: int
+
+
+class TeacherTest(TypedDict):
+    """A test of the teacher, in its checkpoint and result."""
+
+    round: int
     environment_steps: int
     updates: int
+    mean_return: float
 
 
 class StudentMetrics(Metrics):
@@ -96,6 +110,9 @@ class FittedQRow(TypedDict):
     fqe_return_held_out: NotRequired[float | None]
     fqe_bellman_error: NotRequired[float | None]
     seconds: NotRequired[float]
+
+
+ResultRow: TypeAlias = MetricsRow | EvaluationRow | FittedQRow
 
 
 class Event(TypedDict):

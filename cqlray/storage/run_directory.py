@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ class RunDirectory:
             self.lease.check()
         write_json(self / MANIFEST, {**self.manifest(), **values})
 
-    def append(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append JSON lines in one write."""
         if self.lease is not None:
             self.lease.check()

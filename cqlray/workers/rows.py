@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, cast
+
+from cqlray.storage.rows import Played
 
 # A number for each episode; a row without critics has no excesses.
-LISTS = ("returns", "lengths", "excesses")
-MEANS = ("value", "discounted_return", "tail_value", "tail_weight")
+LISTS: Final = ("returns", "lengths", "excesses")
+MEANS: Final = ("value", "discounted_return", "tail_value", "tail_weight")
 
 
-def merge_rows(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+def merge_rows(parts: Sequence[Sequence[Played]]) -> list[Played]:
     """Join parts of a test (each has a row for every member, over some episodes): a row a member.
 
     Returns, lengths and excesses are joined in the parts' order, means are weighted by episodes,
@@ -26,5 +28,6 @@ def merge_rows(parts: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]
             if name in rows[0]:
                 weighted = sum(row[name] * count for row, count in zip(rows, episodes, strict=True))
                 joined[name] = weighted / sum(episodes)
-        merged.append({**joined, "seconds": sum(row["seconds"] for row in rows)})
+        joined["seconds"] = sum(row["seconds"] for row in rows)
+        merged.append(cast(Played, joined))
     return merged
