@@ -5,14 +5,18 @@ from __future__ import annotations
 import fnmatch
 import re
 import shlex
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.unit.cluster.commands import CLUSTER, REPOSITORY, simple_commands
+from tests.unit.cluster.commands import CLUSTER, REPOSITORY, fenced, simple_commands
 
+NOBODYS = f"your-registry/cqlray@sha256:{'0' * 64}"
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "CMD"}
+BY_DIGEST = re.compile(r"[\w.:/-]+@sha256:[0-9a-f]{64}")
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY", re.IGNORECASE)
 
 
@@ -29,7 +33,8 @@ def instructions(text: str) -> list[tuple[str, str]]:
 
 
 def sources(rest: str) -> list[str]:
-    return [word for word in shlex.split(rest) if not word.startswith("--")][:-1]
+    words = shlex.split(rest.replace("${LOCK}", "cluster/image.lock"))
+    return [word for word in words if not word.startswith("--")][:-1]
 
 
 def is_let_in(path: str, ignore: str) -> bool:
@@ -52,6 +57,11 @@ def mistakes(text: str) -> list[str]:
     users = [rest for name, rest in steps if name == "USER"]
     if not users or re.match(r"(root|0)\b", users[-1]):
         found.append("runs as root")
+    base = dict(rest.split("=", 1) for name, rest in steps if name == "ARG").get("PYTHON_IMAGE", "")
+    if [rest for name, rest in steps if name == "FROM"] != ["${PYTHON_IMAGE}"]:
+        found.append("another base image")
+    if not BY_DIGEST.fullmatch(base):
+        found.append(f"no digest: {base}")
     for name, rest in steps:
         if name in ("ARG", "ENV") and SECRET.search(rest):
             found.append(f"a secret in {rest}")
@@ -77,9 +87,12 @@ def _wrong_shell(script: str) -> list[str]:
         found.append(f"no shell command: {script}")
         return found
     for words in simple_commands(script):
-        pinned = "--no-deps" in words or words[2:4] == ["-c", "cluster/constraints.txt"]
-        if words[:2] == ["pip", "install"] and not pinned:
-            found.append(f"not pinned: {' '.join(words)}")
+        offline = {"--no-index", "--no-deps", "--no-build-isolation"} <= {*words}
+        hashed = {"--require-hashes", "--only-binary", ":all:"} <= {*words}
+        if words[:2] == ["pip", "install"] and not offline and not hashed:
+            found.append(f"not by hash: {' '.join(words)}")
+        if {"--extra-index-url", "--find-links", "-f", "--trusted-host"} & {*words}:
+            found.append(f"more than one index: {' '.join(words)}")
     return found
 
 
@@ -96,9 +109,15 @@ def test_nothing_is_wrong_with_it() -> None:
         ("COPY cqlray cqlray", "COPY cqlrey cqlray", "cqlrey is not there"),
         ("COPY cqlray cqlray", "COPY tests tests", "tests is kept out"),
         ("COPY cqlray cqlray", "KOPY cqlray cqlray", "unknown instruction KOPY"),
-        ('ARG PACKAGES=""', 'ARG RAY_AUTH_TOKEN=""', "a secret in"),
-        ('ARG TORCH_INDEX=""', "ARG TORCH_INDEX=https://example.org/whl", "an address in"),
-        ("pip install --no-deps .", "pip install .", "not pinned"),
+        ('ARG INDEX=""', 'ARG RAY_AUTH_TOKEN=""', "a secret in"),
+        ('ARG INDEX=""', "ARG INDEX=https://example.org/simple", "an address in"),
+        ("--no-index --no-deps", "--no-deps", "not by hash"),
+        ("--no-deps --no-build-isolation", "--no-deps", "not by hash"),
+        ("--require-hashes ", "", "not by hash"),
+        ("--only-binary :all: ", "", "not by hash"),
+        ("-r image.lock", '--extra-index-url "$TORCH" -r image.lock', "more than one index"),
+        ("FROM ${PYTHON_IMAGE}", "FROM python:3.11-slim", "another base image"),
+        ("3.11-slim@sha256:be", "3.11-slim@sha256:", "no digest"),
         ("&& rm -rf build", "&& rm -rf 'build", "no shell command"),
     ],
 )
@@ -109,12 +128,36 @@ def test_a_broken_copy_is_refused(before: str, after: str, mistake: str) -> None
     ]
 
 
-def test_no_file_of_the_cluster_holds_a_secret_or_names_a_registry() -> None:
+def images(text: str) -> list[str]:
+    """What a manifest, or a file for `ray up`, has its machines run."""
+    return re.findall(r"^ *(?:- )?(?:worker_)?image: *(\S+)", text, re.MULTILINE)
+
+
+MANIFESTS = [*CLUSTER.glob("*.yaml"), *CLUSTER.glob("kuberay/*.yaml")]
+
+
+def test_no_file_of_the_cluster_holds_a_secret() -> None:
     for path in (path for path in CLUSTER.rglob("*") if path.is_file()):
         text = path.read_text()
         assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|auth_token=[0-9a-f]{16}", text), path
-        if path.suffix == ".yaml":
-            assert set(re.findall(r"image: *(\S+)", text)) <= {
-                "your-registry/cqlray:cpu",
-                "your-registry/cqlray:cuda",
-            }, path
+
+
+def test_what_is_deployed_is_named_by_digest() -> None:
+    """By one that no image has, until README's command writes yours: then it is yours everywhere,
+    since Ray wants the same on every node.
+    """
+    named = {path: images(path.read_text()) for path in MANIFESTS}
+    assert sum(map(len, named.values())) == 8
+    assert {image for found in named.values() for image in found} == {NOBODYS}
+
+
+def test_readme_has_the_command_that_writes_your_digest(tmp_path: Path) -> None:
+    (command,) = re.findall(
+        r"^sed -i .*", fenced((CLUSTER / "README.md").read_text()), re.MULTILINE
+    )
+    shutil.copytree(CLUSTER, tmp_path / "cluster")
+    yours = f"registry.example:5000/me/cqlray@sha256:{'ab' * 32}"
+    subprocess.run(["bash", "-c", f"image={yours}; {command}"], cwd=tmp_path, check=True)
+    changed = [(tmp_path / path.relative_to(REPOSITORY)).read_text() for path in MANIFESTS]
+    assert [image for text in changed for image in images(text)] == [yours] * 8
+    assert not any("your-registry" in text for text in changed)

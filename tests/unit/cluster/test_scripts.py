@@ -1,5 +1,5 @@
-"""run-or-resume.sh and submit.sbatch: checked by shellcheck, and run with programs in the places of
-cqlray, Ray and Slurm.
+"""The scripts of cluster/: checked by shellcheck; run-or-resume.sh and submit.sbatch are also run,
+with programs in the places of cqlray, Ray and Slurm.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cqlray.storage.run_directory import RunDirectory
 from tests.unit.cluster.commands import CLUSTER, REPOSITORY
 
 RUN_OR_RESUME = CLUSTER / "run-or-resume.sh"
+LOCK = CLUSTER / "lock.sh"
 SBATCH = CLUSTER / "slurm" / "submit.sbatch"
 
 # Writes its words down and does as the file `behaviour` says: COMMAND STATUS, or COMMAND wait (for
@@ -55,7 +56,7 @@ def program(name: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("script", [RUN_OR_RESUME, SBATCH], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [RUN_OR_RESUME, LOCK, SBATCH], ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script: Path) -> None:
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
     done = subprocess.run(
