@@ -209,9 +209,8 @@ class Job:
         """
         line = f"job {self.identity}: {status}"
         told = [row.strip() for row in message.splitlines() if row.strip()]
-        if (
-            status == "FAILED" and code is None and told
-        ):  # before cqlray began, or because the head or the job's process died
+        # before cqlray began, or because the head or the job's process died
+        if status == "FAILED" and code is None and told:
             line += f": {' … '.join(dict.fromkeys([told[0], told[-1]]))}"
         if status == "STOPPED" or (status == "FAILED" and code != MISTAKE):
             line += f"; a run that has begun goes on with: {self.resume}"

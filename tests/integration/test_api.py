@@ -90,9 +90,8 @@ def test_what_fitted_q_says_stands_beside_the_tests(tmp_path: Path) -> None:
         estimate(1, 200, None),
         estimate(1, 300, 7.0),
     ]
-    write_lines(
-        run / "fqe.jsonl", [*estimates, estimate(1, 300, -3.0)]
-    )  # judged twice: the last counts
+    # judged twice: the last counts
+    write_lines(run / "fqe.jsonl", [*estimates, estimate(1, 300, -3.0)])
     members = cqlray.load_run(run).members
     assert members["fqe_return"].dropna().to_dict() == {0: -2.0, 1: -3.0}
     assert members["fqe_updates"].dropna().to_dict() == {0: 200, 1: 300}

@@ -176,10 +176,8 @@ VICTIMS = [
     ("Evaluator", "config.yaml"),
     ("Teacher", "teacher/checkpoint.safetensors"),
     ("Learner", "checkpoints/population-0.safetensors"),
-    (
-        "Learner",
-        "snapshots/population-1/000000330.safetensors",
-    ),  # between its last file and its last word
+    # between its last file and its last word
+    ("Learner", "snapshots/population-1/000000330.safetensors"),
 ]
 
 

@@ -71,9 +71,8 @@ def test_the_cards_code_gives_the_policys_actions(
         assert actions.shape == expected.shape and actions.dtype == np.float32
         np.testing.assert_allclose(actions / 5.0, expected / 5.0, rtol=0, atol=1e-6)
     with pytest.raises(subprocess.CalledProcessError):
-        run_without_cqlray(
-            exported, [observations[:, :1]]
-        )  # would broadcast to the right size, unseen
+        # would broadcast to the right size, unseen
+        run_without_cqlray(exported, [observations[:, :1]])
 
 
 @pytest.mark.parametrize("format", FORMATS)

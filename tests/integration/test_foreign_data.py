@@ -73,9 +73,8 @@ def updates(run: Path) -> int:
 
 def plant(out: Path, data: str, **changes: object) -> RunConfig:
     """A small run on the log of a plant that nobody can simulate."""
-    evaluation = EvaluationConfig(
-        interval=110, episodes=12, fitted_q=False
-    )  # that is tested in test_judges.py
+    # that is tested in test_judges.py
+    evaluation = EvaluationConfig(interval=110, episodes=12, fitted_q=False)
     return small_config(
         out,
         **{

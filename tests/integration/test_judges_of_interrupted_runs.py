@@ -116,9 +116,8 @@ def test_once_the_block_is_full_it_is_judged_as_if_nothing_had_been(
     out, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
     shutil.copytree(cut_short, out)
     shutil.copytree(finished_run, undisturbed)
-    rewrite(
-        out, lambda row: {**row, "fqe_return": 1e6}
-    )  # rows of a part differ by rounding alone, which need not show
+    # rows of a part differ by rounding alone, which need not show
+    rewrite(out, lambda row: {**row, "fqe_return": 1e6})
     for path in finished_run.glob("snapshots/*/*330.safetensors"):
         shutil.copy(path, out / path.relative_to(finished_run))
     assert fit(out) == fit(undisturbed) == 0

@@ -49,12 +49,13 @@ from tests.processes import kill
 
 NODE, DRIVER, WRITING, WRITER = "node", "driver", "driver while writing", "actor while writing"
 VICTIMS = (*ROLES, NODE, DRIVER, WRITING, WRITER)
+# by folder
 WRITERS = {
     "teacher": "Teacher",
     "dataset": "RolloutWorker",
     "checkpoints": "Learner",
     "snapshots": "Learner",
-}  # by folder
+}
 CPUS = 2  # of each node
 TIMEOUT = 120.0  # seconds of a trial
 ATTEMPTS = 3  # at a trial whose run was over before its moment came

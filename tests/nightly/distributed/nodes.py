@@ -223,9 +223,8 @@ def cluster(
     """A head and further nodes `a`, `b`, …, which may claim more CPUs than the machine has, and may
     lack a folder.
     """
-    folder = Path(
-        tempfile.mkdtemp(prefix="cq", dir="/tmp")
-    )  # short: Ray's socket paths may not pass 107 characters
+    # short: Ray's socket paths may not pass 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="cq", dir="/tmp"))
     nodes = Nodes(folder)
     try:
         if hidden is not None:

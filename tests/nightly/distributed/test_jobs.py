@@ -42,9 +42,8 @@ class Cluster:
     """
 
     def __init__(self) -> None:
-        self.folder = Path(
-            tempfile.mkdtemp(prefix="cq", dir="/tmp")
-        )  # short: Ray's socket paths may not pass 107 characters
+        # short: Ray's socket paths may not pass 107 characters
+        self.folder = Path(tempfile.mkdtemp(prefix="cq", dir="/tmp"))
         (self.folder / "token").write_text(secrets.token_hex(32))
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("RAY_")
@@ -161,9 +160,8 @@ def processes_with(variable: str) -> list[int]:
 def cluster() -> Iterator[Cluster]:
     try:
         cluster = Cluster()
-    except (
-        AssertionError
-    ):  # on a busy machine Ray's own limit of 30 s may pass before its dashboard answers
+    except AssertionError:
+        # on a busy machine Ray's own limit of 30 s may pass before its dashboard answers
         cluster = Cluster()
     try:
         yield cluster

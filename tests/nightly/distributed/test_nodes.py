@@ -94,9 +94,8 @@ def test_killed_nodes_change_nothing(
         try:
             for number, stage in enumerate(stages):
                 kill_node_of(stage, run, nodes, out, f"{attempt}.{number}")
-        except (
-            EndedEarly
-        ):  # on a busy machine the run can be over before the last stage's process was found
+        except EndedEarly:
+            # on a busy machine the run can be over before the last stage's process was found
             assert run.process.returncode == 0, run.said()
             assert attempt + 1 < ATTEMPTS, "never in time"
             continue
@@ -197,9 +196,8 @@ def kill_node_of(stage: str, run: Driver, nodes: Nodes, out: Path, number: str) 
     nodes.add(replacement, 2)
     if run.process.poll() is not None:
         raise EndedEarly(run.said())
-    if sign.startswith(
-        "teacher/"
-    ):  # teacher, workers and evaluator find no room on the two CPUs that are left
+    # teacher, workers and evaluator find no room on the two CPUs that are left
+    if sign.startswith("teacher/"):
         run.wait_for(lambda: replacement in nodes.workers().values())
 
 

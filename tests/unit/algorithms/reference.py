@@ -165,9 +165,8 @@ class Reference:
         after = batch["next_observations"]
         mean, std = self.distribution(self.policy, after)
         if max_backup:
-            actions, log_densities = squashed_sample(
-                mean, std, noise["next_samples"]
-            )  # [K, B, A], [K, B]
+            # [K, B, A], [K, B]
+            actions, log_densities = squashed_sample(mean, std, noise["next_samples"])
             values = np.stack([self.minimum_q(self.targets, after, a) for a in actions])
             chosen = (values.argmax(0), np.arange(values.shape[1]))
             value, log_density = values[chosen], log_densities[chosen]

@@ -37,11 +37,8 @@ CASES = [
     {},
     {"layer_norm": True, "num_critics": 3},
     {"policy_layers": 3, "critic_layers": 1, "num_critics": 1},
-    {
-        "hidden_units": 8,
-        "policy_layers": 11,
-        "critic_layers": 12,
-    },  # "10.weight" sorts before "9.weight"
+    # "10.weight" sorts before "9.weight"
+    {"hidden_units": 8, "policy_layers": 11, "critic_layers": 12},
 ]
 
 

@@ -60,9 +60,8 @@ def check(words: list[str]) -> None:
 def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my.yaml").write_text("seed: 1\n")
-    monkeypatch.setattr(
-        arguments, "_recorded_env", lambda values: {}
-    )  # the examples' data sets are not here
+    # the examples' data sets are not here
+    monkeypatch.setattr(arguments, "_recorded_env", lambda values: {})
 
 
 @pytest.mark.parametrize(

@@ -248,8 +248,7 @@ def replace_part(root: Any, name: str, rng: np.random.Generator) -> None:
     if rng.random() < 0.1:
         root.create_group(name)
     elif rng.random() < 0.1:
-        root.create_dataset(
-            name, shape=(2**40,), dtype="f4", chunks=(1024,)
-        )  # a size that no memory holds
+        # a size that no memory holds
+        root.create_dataset(name, shape=(2**40,), dtype="f4", chunks=(1024,))
     else:
         root[name] = new

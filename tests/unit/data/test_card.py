@@ -130,9 +130,8 @@ def test_coverage_is_the_correlations_first_two_components() -> None:
         assert own[np.abs(own).argmax()] > 0
     positions = standardised @ found.components.T / np.sqrt(variances[::-1][:2])
     expected = np.histogram2d(*positions.T, COVERAGE_BINS, [[-6, 6], [-6, 6]])[0]
-    assert (
-        np.abs(found.counts - expected).sum() <= 4
-    )  # an observation on the edge of a bin, once in a while
+    # an observation on the edge of a bin, once in a while
+    assert np.abs(found.counts - expected).sum() <= 4
     assert found.counts.sum() + found.outside == len(observations)
 
 
@@ -219,9 +218,8 @@ def test_of_wide_observations_every_so_many_dimensions_are_looked_at() -> None:
     size = 5_000
     generator = np.random.default_rng(0)
     one = shard([60], 0, dims=(1, 2))
-    waves = np.sin(
-        np.arange(61)[:, None] / 7.0 + np.arange(size) / 900.0
-    )  # of one rank and a phase: two components hold it
+    # of one rank and a phase: two components hold it
+    waves = np.sin(np.arange(61)[:, None] / 7.0 + np.arange(size) / 900.0)
     pixels = (waves + 0.01 * generator.standard_normal((61, size))).astype(np.float32)
     found = card_of([dataclasses.replace(one, observations=pixels)], observation_dim=size).coverage
     assert found.every == 5 and sum(found.explained) > 0.99

@@ -190,9 +190,8 @@ class Watched:
             if self.process.exitcode == 0:
                 return True
             fault = f"the process ended with {self.process.exitcode}"
-        elif now - self.since > (
-            60 if seed < 0 else self.patience
-        ):  # the first file waits for imports
+        elif now - self.since > (60 if seed < 0 else self.patience):
+            # the first file waits for imports
             self.process.kill()
             fault = f"no answer in {self.patience:g} s"
         if fault:
@@ -266,9 +265,8 @@ def assert_refused_or_read(sound: Path, tmp_path: Path, count: int) -> Counter[s
     ]
     failures = [(seed, trace) for seed, _, trace in rows if trace]
     failures += [fault for process in watched for fault in process.faults]
-    kinds = {
-        text.splitlines()[-1]: f"seed {seed}: {text}" for seed, text in failures
-    }  # one of each
+    # one of each
+    kinds = {text.splitlines()[-1]: f"seed {seed}: {text}" for seed, text in failures}
     assert not failures, f"{len(failures)} of {count}:\n" + "\n".join(kinds.values())
     assert len(rows) == count
     assert digests(sound) == before

@@ -159,10 +159,8 @@ def test_discrete_actions_stay_refused(env_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         describe_env(EnvConfig(env_id))
     observation = make_env(EnvConfig(env_id)).reset(seed=1)[0]
-    assert np.asarray(observation).ndim == 1 and np.sum(observation) in (
-        1,
-        3,
-    )  # one-hot, for each part
+    # one-hot, for each part
+    assert np.asarray(observation).ndim == 1 and np.sum(observation) in (1, 3)
 
 
 @pytest.mark.parametrize(

@@ -174,9 +174,8 @@ def server() -> Iterator[Proxy]:
     moto.start()
     proxy = Proxy(moto.get_host_and_port())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            WSGIRequestHandler, "disable_nagle_algorithm", True
-        )  # it answers in two packets
+        # it answers in two packets
+        patch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)
         patch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")

@@ -94,9 +94,8 @@ def test_good_data_passes(lengths: list[list[int]], rows: bool) -> None:
 # One piece made wrong -> the one error line about it, word for word where the numbers are known.
 WRONG_SHARDS: dict[str, tuple[dict[str, Callable[[Array], Any]], str]] = {
     "NaN": (
-        {
-            "observations": put((7, 2), np.nan)
-        },  # observation row 7 is step 5, as two episodes ended before it
+        # observation row 7 is step 5, as two episodes ended before it
+        {"observations": put((7, 2), np.nan)},
         (
             "error: a.parquet, row 105, observation[2]: the value is nan; every value must be a"
             " finite float32: fill it in, or drop these episodes (--fix)"

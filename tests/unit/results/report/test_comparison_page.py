@@ -46,9 +46,8 @@ def test_a_row_for_each_run_and_setting_by_hand(tmp_path: Path) -> None:
         ("high", "conservative weight 5", 2, -7.5),
     ):
         last = f"{number(level)} [{number(level - 0.5)}, {number(level + 0.5)}]"
-        assert (
-            f"{run}{setting}{members}2{last}{last}{last}" in found.text
-        )  # the last third of two tests is one test
+        # the last third of two tests is one test
+        assert f"{run}{setting}{members}2{last}{last}{last}" in found.text
     assert "high, conservative weight 5low100%-" in found.text.replace("\n", "")
     assert len(found.figures()) == 2
     assert "None" not in found.text and "nan" not in found.text.split()

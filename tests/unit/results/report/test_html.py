@@ -303,9 +303,8 @@ def test_64_members_stay_readable(tmp_path: Path) -> None:
     for figure in found.figures()[:3]:  # curves, profile, values
         words = [node.text for node in figure.iter() if node.text and "weight" in node.text]
         assert len(words) == 6 and "the other 10" in [node.text for node in figure.iter()]
-    assert (
-        "conservative weight 10, policy learning rate 0.0003" in words
-    )  # the best is among the named
+    # the best is among the named
+    assert "conservative weight 10, policy learning rate 0.0003" in words
 
 
 def test_of_many_weights_an_overview_is_told(tmp_path: Path) -> None:

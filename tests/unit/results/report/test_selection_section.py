@@ -349,10 +349,8 @@ def test_without_fits_nothing_is_said() -> None:
 
 
 def test_chosen_members_and_what_choosing_costs() -> None:
-    first = [
-        Judged(0, 100, 9.0, 0.0),
-        Judged(0, 200, 1.0, -10.0),
-    ]  # an earlier snapshot is not chosen from
+    # an earlier snapshot is not chosen from
+    first = [Judged(0, 100, 9.0, 0.0), Judged(0, 200, 1.0, -10.0)]
     (sentence,) = chosen_sentences([*first, Judged(1, 200, 3.0, -20.0), Judged(2, 200, 2.0, -50.0)])
     assert (
         "member 1 (estimate 3.00), mean return -20.00; by return it is member 0, -10.00" in sentence
@@ -389,15 +387,13 @@ def test_the_report_has_the_section_only_where_policies_were_judged(tmp_path: Pa
 def test_what_it_cost_stands_beside_what_training_cost(tmp_path: Path) -> None:
     run = judged_run(tmp_path / "run")
     assert "It took its processes 6.0 s." in page(run).text
-    write_lines(
-        run / "events.jsonl", events()
-    )  # learners at work for 30 s in the first session, 40 s in the second
+    # learners at work for 30 s in the first session, 40 s in the second
+    write_lines(run / "events.jsonl", events())
     found = page(run).text
     assert "It took its processes 6.0 s, training its learners 1 min 10 s." in found
     assert "On held-out episodes Q misses its targets by 0.500 in reward" in found
-    killed = [
-        row for row in events() if row.get("what") != "stopped"
-    ]  # what its learners did then is not known
+    # what its learners did then is not known
+    killed = [row for row in events() if row.get("what") != "stopped"]
     write_lines(run / "events.jsonl", killed)
     assert "It took its processes 6.0 s." in page(run).text
 

@@ -45,9 +45,8 @@ def test_rliables_profile(name: str) -> None:
         resample=stratified,
     )
     np.testing.assert_allclose(found.share, share, rtol=1e-12)
-    step = 1.0 / np.size(
-        RLIABLE[name]["first"]
-    )  # shares are whole numbers of scores: an end may fall to either side of one
+    # shares are whole numbers of scores: an end may fall to either side of one
+    step = 1.0 / np.size(RLIABLE[name]["first"])
     np.testing.assert_allclose([found.low, found.high], [low, high], atol=step + 1e-9)
 
 

@@ -303,9 +303,8 @@ def test_resamples_hold_what_was_there() -> None:
     scores = np.arange(12.0).reshape(3, 4)  # the entry in member m and column c is 4 m + c
     episodes = crossed(scores, generator(), 50)
     assert episodes.shape == (50, 3, 4)
-    assert all(
-        len(set(row // 4)) == 1 for sample in episodes for row in sample
-    )  # a row is of one member
+    # a row is of one member
+    assert all(len(set(row // 4)) == 1 for sample in episodes for row in sample)
     environments = stratified(scores, generator(), 50)
     assert (environments % 4 == np.arange(4)).all()
     assert any(len(set(row // 4)) > 1 for sample in environments for row in sample)

@@ -110,9 +110,8 @@ def test_a_member_without_a_test_is_left_out(tmp_path: Path) -> None:
         (1, 2),
         (2, 1),
     ]
-    (group,) = group_scores(
-        record, 200, 0
-    )  # the setting that is complete, at the tests that both its members had
+    # the setting that is complete, at the tests that both its members had
+    (group,) = group_scores(record, 200, 0)
     assert (group.members, group.updates, group.last.iqm) == ([0, 1], [100, 200], 3.5)
 
 

@@ -98,9 +98,8 @@ def test_interval_is_drawn_from_the_runs_named_stream(run: RunRecord) -> None:
     expected = iqm_interval(scores, np.random.default_rng(seeding.stream(7, "bootstrap")), 500)
     result = summarize(run, 500, 7)
     assert (result["iqm_low"], result["iqm_high"]) == expected
-    assert (
-        curve(run, [0, 1], 500, 7)[-1]["iqm_low"] == expected.low
-    )  # the figure says what the table says
+    # the figure says what the table says
+    assert curve(run, [0, 1], 500, 7)[-1]["iqm_low"] == expected.low
 
 
 def test_order_of_members_leaves_the_iqm(run: RunRecord) -> None:
@@ -150,10 +149,8 @@ def test_a_member_without_a_test_leaves_no_aggregate(tmp_path: Path) -> None:
     assert final_rows(record, [0, 1, 2, 3]) == {}
     assert [result[k] for k in ("iqm", "iqm_low", "iqm_high", "worst_member")] == [None] * 4
     assert [m["mean_return"] for m in result["members"]] == [1.0, 2.0, 3.0, None]
-    assert [group["iqm"] for group in result["groups"]] == [
-        1.5,
-        None,
-    ]  # a setting that is complete has its own
+    # a setting that is complete has its own
+    assert [group["iqm"] for group in result["groups"]] == [1.5, None]
 
 
 def test_no_environment_no_tests(tmp_path: Path) -> None:

@@ -39,9 +39,8 @@ def test_estimates_of_fitted_q_are_a_curve_beside_the_tests(
         estimate(0, 100, -1.0),
         estimate(1, 100, -3.0),
     ]
-    write_lines(
-        run / "fqe.jsonl", [*judged, estimate(1, 200, None)]
-    )  # the second of (0, 100) counts
+    # the second of (0, 100) counts
+    write_lines(run / "fqe.jsonl", [*judged, estimate(1, 200, None)])
     send_to(run, ["wandb", "mlflow"])
     group, (runs, points) = read_group(wandb_files), read_mlflow(mlflow_store)
     del group[EVERYONE], points["run"]

@@ -13,9 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 ENTITY = {"id": "E", "name": "someone"}
-Runs = dict[
-    str, dict[str, Any]
-]  # by id: history, lines as sent; config, summary and what the run was begun with
+# by id: history, lines as sent; config, summary and what the run was begun with
+Runs = dict[str, dict[str, Any]]
 
 
 @contextmanager
