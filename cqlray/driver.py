@@ -126,7 +126,8 @@ def drive(
         Interrupted: asked to stop. Also whatever the coroutine raises.
     """
     stop, writer = Stop(progress.say), Writer()
-    with closing(Cluster(progress.say, stop.on_drain)) as cluster, closing(writer):
+    limit = config.resources.call_timeout
+    with closing(Cluster(progress.say, stop.on_drain, limit)) as cluster, closing(writer):
         files = choose_files(directory, plan, writer)
         run = Run(config, directory, plan, spec, progress, stop, cluster, writer, files)
         stop.handle_signals()

@@ -50,3 +50,10 @@ class Lost(Exception):
         """
         super().__init__(what)
         self.of_argument, self.for_good = of_argument, for_good
+
+
+class Hung(Lost):
+    """A call took longer than the user allows, so its process was killed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, for_good=True)

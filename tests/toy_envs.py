@@ -62,6 +62,20 @@ class Broken(Point):
         return super().step(action)
 
 
+class Hanging(Point):
+    """As Point, but its first step never ends where the marker, a file, is not there yet."""
+
+    def __init__(self, marker: str) -> None:
+        super().__init__()
+        self.marker = Path(marker)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if not self.marker.exists():
+            self.marker.touch()
+            time.sleep(600)
+        return super().step(action)
+
+
 class Wide(Point):
     """As Point, with an observation of 340 kB."""
 
@@ -136,4 +150,5 @@ gymnasium.register("Drawn-v0", "tests.toy_envs:Drawn")
 gymnasium.register("Slow-v0", "tests.toy_envs:Slow", max_episode_steps=200)
 gymnasium.register("Point-v0", "tests.toy_envs:Point", max_episode_steps=25)
 gymnasium.register("Wide-v0", "tests.toy_envs:Wide", max_episode_steps=25)
+gymnasium.register("Hanging-v0", "tests.toy_envs:Hanging", max_episode_steps=25)
 gymnasium.register("Broken-v0", "tests.toy_envs:Broken", max_episode_steps=25)

@@ -243,19 +243,17 @@ class ResourcesConfig:
     evaluators: int | None = _bounded(None, ge=1)
     """Evaluators; by default one per learner, 16 at most."""
     learners: int | None = _bounded(None, ge=1)
-    """Learners; by default one per GPU, or one per core where there is no GPU, never more than
-    members.
-    """
+    """Learners; by default one per GPU, or per core without a GPU; never more than members."""
     gpus: int | None = _bounded(None, ge=0)
     """GPUs for the learners; by default all."""
     data: Literal["auto", "memory", "disk"] = "auto"
     """Where learners have the data; auto: in memory, or on disk where it exceeds that."""
     scratch: str | None = None
     """Directory for data on disk; by default the run's, or the machine's temporary one."""
+    call_timeout: float | None = _bounded(None, gt=0.0)
+    """Seconds after which a process that does not answer is replaced; by default never."""
     threads_per_learner: int | None = _bounded(None, ge=1)
-    """CPU threads of each learner, by default one: several pay on a quiet machine only, since each
-    waits for the slowest.
-    """
+    """CPU threads of each learner, by default one; several pay on a quiet machine only."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, TypeVar
 
 import ray
@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Lost, NotShared, StorageFailure, UserError
 from cqlray.runtime import event_loop
+from cqlray.runtime.calls import Calls
 from cqlray.runtime.event_loop import Stop
 
 T = TypeVar("T")
@@ -125,18 +126,19 @@ def _failed_creation(text: str) -> Exception:
 class Reply:
     """The reply to an actor's call: awaiting it gives the first result, as often as you like."""
 
-    def __init__(self, references: Sequence[Any]) -> None:
-        self.references = references
+    def __init__(self, references: Sequence[Any], actor: Actor, method: str) -> None:
+        self.references, self.actor, self.method = references, actor, method
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return value(self.references[0]).__await__()
+        result = value(self.references[0])
+        return self.actor.calls.answer(result, self.actor, self.method).__await__()
 
 
 class Actor:
     """An object of a plain class in a separate process, somewhere on the cluster."""
 
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
+    def __init__(self, handle: Any, role: str, name: str, calls: Calls) -> None:
+        self.handle, self.role, self.name, self.calls = handle, role, name, calls
         self.id: str = handle._actor_id.hex()
 
     def ask(self, method: str, *args: Any, returns: int = 1) -> Reply:
@@ -144,8 +146,8 @@ class Actor:
         values of references among its arguments."""
         call = getattr(self.handle, method)
         if returns == 1:
-            return Reply([call.remote(*args)])
-        return Reply(call.options(num_returns=returns).remote(*args))
+            return Reply([call.remote(*args)], self, method)
+        return Reply(call.options(num_returns=returns).remote(*args), self, method)
 
     def kill(self) -> None:
         """End the actor's process."""
@@ -159,10 +161,17 @@ class Cluster:
     """
 
     def __init__(
-        self, say: Callable[[str], None], on_drain: Callable[[], None] = lambda: None
+        self,
+        say: Callable[[str], None],
+        on_drain: Callable[[], None] = lambda: None,
+        call_timeout: float | None = None,
     ) -> None:
-        """`on_drain` is called when this process's node will soon be gone."""
+        """`on_drain` is called when this process's node will soon be gone. `call_timeout` is the
+        most seconds that an actor's call may take.
+        """
         self.say, self.on_drain = say, on_drain
+        self.calls = Calls(say, call_timeout, _place)
+        self.trouble = ""  # the last error of the thread that was reported
         self.started: list[weakref.ref[Actor]] = []
         self.starting: dict[Any, float] = {}  # actors not known to have started, and since when
         self.looked = 0.0  # when we last checked them
@@ -196,7 +205,7 @@ class Cluster:
             options |= {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
         handle = ray.remote(**options)(role).remote(*args)
         self.starting[handle.__ray_ready__.remote()] = time.monotonic()
-        actor = Actor(handle)
+        actor = Actor(handle, role.__name__, name or role.__name__, self.calls)
         self.started.append(weakref.ref(actor))
         return actor
 
@@ -220,9 +229,19 @@ class Cluster:
 
     def _watch(self) -> None:
         while not self.closed.wait(SECONDS_OF_A_TICK):
-            with suppress(RayError):  # no answer now; ask again
+            try:
                 self._look_for_drains()
                 self._complain()
+                self.calls.look()
+            except RayError:  # no answer now; ask again
+                pass
+            except Exception as error:  # whatever it is, calls that hang must still be seen
+                self._report(describe(error))
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            self.say(f"looking after the cluster failed, and is tried again ({trouble})")
 
     def _look_for_drains(self) -> None:
         now = time.monotonic()
@@ -262,6 +281,13 @@ class Cluster:
                 for kind in ("CPU", "GPU")
             ]
             self.say(f"waiting for {late} processes to start ({', '.join(kinds)})")
+
+
+def _place(actor: Any) -> str:
+    """Name the node that an actor is on."""
+    found = state.actor_table(actor.id).get("Address", {}).get("NodeID")
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    return f"node {names[found]}" if found in names else "no node yet"
 
 
 def run_with_actors(

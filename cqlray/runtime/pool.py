@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, Protocol
 
-from cqlray.errors import Lost
+from cqlray.errors import ActorLost, Hung, Lost
 
 # A second actor makes a call as well once it has taken this many times the median, and this many
 # seconds.
 SLOW_FACTOR, SLOW_SECONDS = 4.0, 5.0
 SECONDS_BETWEEN_LOOKS = 0.5  # between checks of a running call
-SECONDS_OF_SILENCE = 60.0  # after which a slow call is reported
+TRIES = 3  # to make a call that hangs
 
 
 class Reply(Protocol):
@@ -72,8 +72,18 @@ class Pool:
 
         Raises:
             Lost: its actor died on every try that Ray makes, or an argument is gone.
-            Also whatever the method raises.
+            ActorLost: it hung on every try. Also whatever the method raises.
         """
+        for tried in range(1, TRIES + 1):
+            try:
+                return await self._call(method, args, returns)
+            except Hung as error:
+                hung = error
+                if tried < TRIES:
+                    self.say(f"{error}; it is replaced, and the call made again")
+        raise ActorLost(f"{hung}, {TRIES} times in a row")
+
+    async def _call(self, method: str, args: Sequence[Any], returns: int) -> Any:
         self.waiting += 1
         if self.idle.empty():
             self._tell()
@@ -92,7 +102,7 @@ class Pool:
         self, first: asyncio.Task[Any], began: float, relieve: Callable[[int], asyncio.Task[Any]]
     ) -> Any:
         """The first result of one attempt, or of two if the first attempt is slow."""
-        attempts, relieved, said = {first}, False, False
+        attempts, relieved = {first}, False
         while True:
             ended, attempts = await asyncio.wait(
                 attempts, timeout=SECONDS_BETWEEN_LOOKS, return_when=asyncio.FIRST_COMPLETED
@@ -103,16 +113,6 @@ class Pool:
             if not relieved and self.is_slow(began) and self.has_idle():
                 attempts.add(relieve(self.idle.get_nowait()))
                 relieved = True
-            seconds = time.monotonic() - began
-            if (
-                not said
-                and seconds > SECONDS_OF_SILENCE
-                and seconds > SLOW_FACTOR * self._usual(0.0)
-            ):
-                self.say(
-                    f"no answer from a process for {seconds:.0f} s ({self.name}); waiting for it"
-                )
-                said = True
 
     def has_idle(self) -> bool:
         """Whether an actor is idle and no call is waiting."""
@@ -120,11 +120,8 @@ class Pool:
 
     def is_slow(self, began: float) -> bool:
         """Whether a call that began at `began` takes far longer than the others took."""
-        limit = max(SLOW_SECONDS, SLOW_FACTOR * self._usual(float("inf")))
-        return time.monotonic() - began > limit
-
-    def _usual(self, unknown: float) -> float:
-        return median(self.durations) if self.durations else unknown
+        usual = median(self.durations) if self.durations else float("inf")
+        return time.monotonic() - began > max(SLOW_SECONDS, SLOW_FACTOR * usual)
 
     def _begin(
         self, number: int, method: str, args: Sequence[Any], returns: int

@@ -11,7 +11,7 @@ from typing import Any
 from cqlray.config.schema import RunConfig
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec
-from cqlray.errors import ActorLost, Lost, NotShared
+from cqlray.errors import ActorLost, Hung, Lost, NotShared
 from cqlray.runtime.cluster import Actor, Cluster
 from cqlray.runtime.event_loop import Stop
 from cqlray.runtime.files import Files, RelayedFiles
@@ -182,4 +182,5 @@ def died(who: str, error: Lost) -> ActorLost:
     """The error to raise for an actor that keeps dying."""
     times = DEATHS_IN_A_ROW + 1
     logs = "(Ray's logs: /tmp/ray/session_latest/logs)"
-    return ActorLost(f"{who} died {times} times in a row: {error} {logs}")
+    what = "hung" if isinstance(error, Hung) else "died"
+    return ActorLost(f"{who} {what} {times} times in a row: {error} {logs}")

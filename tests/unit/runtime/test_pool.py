@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cqlray.errors import Lost, UserError
+from cqlray.errors import ActorLost, Hung, Lost, UserError
 from cqlray.runtime import pool as pools
 from cqlray.runtime.event_loop import results
 from cqlray.runtime.pool import Pool
@@ -49,7 +49,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds become hundredths."""
     monkeypatch.setattr(pools, "SLOW_SECONDS", 0.05)
     monkeypatch.setattr(pools, "SECONDS_BETWEEN_LOOKS", 0.005)
-    monkeypatch.setattr(pools, "SECONDS_OF_SILENCE", 0.2)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -213,19 +212,44 @@ def test_a_closed_pool_replaces_nobody() -> None:
     asyncio.run(story())
 
 
-def test_a_call_that_nobody_answers_is_said_aloud_once() -> None:
+def hanging_pool(hangs: int, said: list[str], hired: list[int]) -> Pool:
+    """A pool of one actor, of which the first `hangs` hang."""
+
+    async def work(number: int) -> str:
+        if len(hired) <= hangs:
+            raise Hung(f"evaluator {number} on node a did not answer work within 1 s")
+        return "done"
+
+    def hire(number: int) -> Fake:
+        hired.append(number)
+        return Fake(number, work)
+
+    return Pool("evaluator", 1, hire, said.append)
+
+
+@pytest.mark.parametrize("hangs", [1, 2])
+def test_a_call_that_hangs_is_made_again_by_a_new_actor(hangs: int) -> None:
+    said: list[str] = []
+    hired: list[int] = []
+
+    async def work() -> Any:
+        return await hanging_pool(hangs, said, hired).call("work")
+
+    assert asyncio.run(work()) == "done"
+    line = "evaluator 0 on node a did not answer work within 1 s; it is replaced, and the call"
+    assert said == [f"{line} made again"] * hangs and hired == [0] * (hangs + 1)
+
+
+def test_a_call_that_hangs_every_time_ends_in_a_line_that_says_what_and_where() -> None:
     said: list[str] = []
 
-    async def work(number: int) -> None:
-        await asyncio.sleep(0.5)
+    async def work() -> None:
+        await hanging_pool(9, said, []).call("work")
 
-    async def story() -> None:
-        pool = Pool("evaluator", 1, lambda number: Fake(number, work), said.append)
-        await pool.call("work")
-        pool.close()
-
-    asyncio.run(story())
-    assert said == ["no answer from a process for 0 s (evaluator); waiting for it"]
+    line = "^evaluator 0 on node a did not answer work within 1 s, 3 times in a row$"
+    with pytest.raises(ActorLost, match=line):
+        asyncio.run(work())
+    assert len(said) == 2
 
 
 def test_what_a_pool_tells_of_itself() -> None:
