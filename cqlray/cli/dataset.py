@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cqlray.cli.parser import CommandParser, family_page
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
+from cqlray.config.secrets import printable
 from cqlray.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _parser(command: str) -> CommandParser:
 
 def _open(options: argparse.Namespace) -> Dataset:
     from cqlray.api.datasets import load_dataset
-    from cqlray.config.load import load_yaml
+    from cqlray.config.read_yaml import load_yaml
 
     columns = dict(load_yaml(options.config).get("columns") or {}) if options.config else {}
     for field in dataclasses.fields(ColumnsConfig):
@@ -132,9 +133,9 @@ def _validate(words: list[str]) -> int:
         print(json.dumps(found | ({"columns": columns} if columns else {}), default=float))
     else:
         for line in report.lines():
-            print(line)
+            print(printable(line))
         if columns:
-            print(f"columns: {columns_in_words(columns)}")
+            print(f"columns: {printable(columns_in_words(columns))}")
         verdict = (
             f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
         )

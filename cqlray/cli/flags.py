@@ -17,9 +17,10 @@ from typing import Any
 
 from cqlray.cli.flag_table import ALIASES, HIDDEN, Flag, Options, flags, flags_of, negated
 from cqlray.cli.help_page import help_text
-from cqlray.config.load import Layer, check_layers, check_rules, load_yaml, merge, over
+from cqlray.config.load import Layer, check_layers, check_rules, merge, over
 from cqlray.config.mistakes import nearest
 from cqlray.config.presets import PRESETS, preset_for
+from cqlray.config.read_yaml import load_yaml
 from cqlray.config.schema import ColumnsConfig, EnvConfig, RunConfig
 from cqlray.errors import UserError
 

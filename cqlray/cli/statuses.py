@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from cqlray.config.secrets import masked
+from cqlray.config.secrets import masked, printable
 
 MISTAKE, INTERRUPTED, FAILURE, NO_RUN = 2, 130, 1, 3
 
 
 def complain(line: str, status: int) -> int:
-    print(f"cqlray: {masked(line)}", file=sys.stderr)
+    """Print the line, without secrets and control characters; return the status."""
+    print(f"cqlray: {printable(masked(line))}", file=sys.stderr)
     return status

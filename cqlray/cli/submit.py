@@ -161,7 +161,7 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"submit: --stop-wait is {options.stop_wait}; it must be at least 1")
     try:
         given = json.loads(options.runtime_env_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"submit: --runtime-env-json is not JSON: {error}") from None
     variables = given.get("env_vars", {}) if isinstance(given, dict) else None
     if not isinstance(variables, dict):

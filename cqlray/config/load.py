@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import typing
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pydantic
 import yaml
 
 from cqlray.config import models
-from cqlray.config.mistakes import line_of, nearest, on_one_line, position, shown
+from cqlray.config.mistakes import line_of, nearest, position, shown
+from cqlray.config.read_yaml import NUMBER, TextFile, load_yaml
 from cqlray.config.schema import TIERS, RunConfig, to_dict
 from cqlray.config.secrets import IN_ADDRESS, has_key, is_secret
 from cqlray.errors import UserError
@@ -217,61 +217,12 @@ def _choices(config: RunConfig, name: str) -> list[tuple[str, float]]:
 # YAML
 
 
-class TextFile(Protocol):
-    """A path in the file system or in an object store."""
-
-    def read_text(self, encoding: str = ...) -> str: ...
-
-
 def load_config(path: TextFile) -> RunConfig:
     """The config in a YAML file, such as a run directory's config.yaml.
 
     Raises UserError as load_yaml and validate do.
     """
     return validate(load_yaml(path), str(path))
-
-
-def load_yaml(path: TextFile) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises UserError with one line: no such file, not readable, not YAML (line and column), not a
-    mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 (byte {error.start})") from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    return parse_yaml(text, str(path))
-
-
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping in a YAML text; an empty text is an empty mapping.
-
-    Raises UserError with one line: not YAML (line and column), not a mapping.
-    """
-    try:
-        values = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(
-            f"{source}: {where}not YAML: {on_one_line(error.problem or error.context or '')}"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{source}: not YAML: {on_one_line(str(error))}") from None
-    except RecursionError:
-        raise UserError(f"{source}: nested too deeply") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: it must be a mapping of names to values, not {shown(values)}")
-    return values
 
 
 def dump_yaml(config: RunConfig) -> str:
@@ -283,38 +234,14 @@ def dump_yaml(config: RunConfig) -> str:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 3e-4 is a number, 2024-01-01 is text, and a key may not be
-    repeated.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            name = (key.tag, str(key.value))
-            if name in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} stands twice", key.start_mark
-                )
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line, and quotes around text that _Loader would read as a number."""
+    """Lists on one line, and quotes around text that `read_yaml` would read as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-_TIMESTAMP, _FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
-_EXPONENT = re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _yaml_class in (_Loader, _Dumper):
-    _yaml_class.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver(*NUMBER)
 _Dumper.add_representer(
     list,
     lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True),

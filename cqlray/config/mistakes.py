@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cqlray.config.schema import RunConfig
@@ -30,6 +31,8 @@ _REQUIREMENTS = {
     "too_short": "a list of at least {min_length}",
     "value_error": "{error}",
 }
+
+_MOST_WORDS, _LONGEST_TEXT = 1000, 10_000  # more than a message shows
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -101,11 +104,32 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     try:
-        text = repr(list(value) if isinstance(value, tuple) else value)
+        text = masked("".join(itertools.islice(_words(value), _MOST_WORDS)))
     except ValueError:
         return "a number of thousands of digits"
-    text = masked(text)
     return on_one_line(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _words(value: Any) -> Iterator[str]:
+    """The parts of a value's repr one by one: of a nested value the whole may fill the memory."""
+    if isinstance(value, Mapping) and value:
+        for index, (key, below) in enumerate(value.items()):
+            yield ", " if index else "{"
+            yield from _words(key)
+            yield ": "
+            yield from _words(below)
+        yield "}"
+    elif isinstance(value, list | tuple) and value:
+        for index, below in enumerate(value):
+            yield ", " if index else "["
+            yield from _words(below)
+        yield "]"
+    else:
+        yield repr([] if value == () else value[:_LONGEST_TEXT] if _is_text(value) else value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes)
 
 
 def on_one_line(text: str) -> str:

@@ -1,5 +1,5 @@
 """Keys and passwords in what a user types: refused where they would be kept, masked where text is
-kept or shown all the same.
+kept or shown all the same. And control characters in what is shown.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ _NAME = re.compile(
 # hold no secret.
 _USER_IS_KEY = ("s3", "gs", "http", "https")
 _ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s\"'<>]+")
+
+# Control characters, those that turn the direction of text, and halves of characters.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def is_secret(name: str) -> bool:
@@ -64,6 +67,13 @@ def masked(text: str) -> str:
         return f"{address.partition('://')[0]}://{MASK}" if has_key(address) else address
 
     return _ADDRESS.sub(shown, text)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters escaped, line breaks and tabs apart: data's names are
+    not to move a terminal's cursor or change its colours.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def masked_words(words: Sequence[str]) -> list[str]:

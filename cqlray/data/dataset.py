@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from cqlray.config.secrets import masked_values
 from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
+from cqlray.storage.outside import read_json
 
 FORMAT = 1
 # What a description keeps of where the data is from, beside its provenance.
@@ -177,11 +177,7 @@ def read_description(path: AnyPath) -> dict[str, Any]:
         UserError: there is none, or it is damaged.
     """
     file = dataset_directory(path) / DESCRIPTION
-    try:
-        description = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not readable JSON ({error})") from None
-    return checked_description(description, str(file))
+    return checked_description(read_json(file), str(file))
 
 
 def checked_description(description: Any, file: str) -> dict[str, Any]:
@@ -205,6 +201,16 @@ def checked_description(description: Any, file: str) -> dict[str, Any]:
     found: dict[str, Any] = description
     known = {"provenance": found["provenance"]} if "provenance" in found else {}
     return {**found, **masked_values(known)}
+
+
+def rows_of(entry: dict[str, Any]) -> int | None:
+    """The rows that a shard's file should have, by the description's entry; None where it does not
+    say.
+    """
+    transitions, episodes = entry.get("transitions"), entry.get("episodes")
+    if not isinstance(transitions, int) or not isinstance(episodes, int):
+        return None
+    return transitions + episodes
 
 
 def require_digest(shard: Shard, entry: dict[str, Any], file: str) -> None:

@@ -10,19 +10,18 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cqlray.data import shards as shard_files
 from cqlray.data.columns import Columns, fill_columns
-from cqlray.data.dataset import dataset_directory, read_description, require_digest
+from cqlray.data.dataset import dataset_directory, read_description, require_digest, rows_of
 from cqlray.data.episode import Shard
 from cqlray.errors import UserError
-from cqlray.storage.locations import AnyPath
+from cqlray.storage.locations import AnyPath, Location, file_size
 
 # A file takes several times its shard's size while it is read. One thread reads ahead for so many
 # files of the dataset, so that what the threads hold stays below a tenth of the data.
@@ -36,33 +35,21 @@ def _reading(source: AnyPath) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError(f"{source}: dataset.json names this file, but it is missing") from None
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{str(source)!r}: dataset.json names this file, but it cannot be read ({reason})"
         ) from None
 
 
-def _read_table(source: AnyPath) -> pa.Table:
-    """A shard's file as a table.
-
-    Columns are read one by one, so that only one of them is held undecoded.
-    """
-    with (
-        _reading(source),
-        pq.ParquetFile(
-            source if isinstance(source, Path) else pa.BufferReader(source.read_bytes())
-        ) as file,
-    ):
-        names = file.schema_arrow.names
-        if any(names.count(column) != 1 for column in shard_files.COLUMNS):
-            return file.schema_arrow.empty_table()  # from_table says what is wrong
-        return pa.table(
-            {
-                name: file.read(columns=[name], use_threads=False)[name]
-                for name in shard_files.COLUMNS
-            }
-        )
+def _read_table(source: AnyPath, rows: int | None) -> pa.Table:
+    """A shard's file as a table, which should have so many rows."""
+    with _reading(source):
+        if isinstance(source, Path):
+            size = file_size(Location.parse(source))
+            return shard_files.read_table(source, str(source), size, rows)
+        data = source.read_bytes()
+        return shard_files.read_table(pa.BufferReader(data), str(source), len(data), rows)
 
 
 def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[Shard]:
@@ -80,12 +67,12 @@ def iterate_shards(directory: AnyPath, description: dict[str, Any]) -> Iterator[
     readers = min(os.cpu_count() or 1, max(1, len(entries) // FILES_PER_READER))
     pool = ThreadPoolExecutor(readers, "cqlray-read")
     try:
-        ahead = deque(pool.submit(_read_table, source) for source in sources[:readers])
-        for place, (source, entry) in enumerate(zip(sources, entries, strict=True)):
+        queue = iter(zip(sources, map(rows_of, entries), strict=True))
+        ahead = deque(pool.submit(_read_table, *file) for file in islice(queue, readers))
+        for source, entry in zip(sources, entries, strict=True):
             with _reading(source):
                 shard = shard_files.from_table(ahead.popleft().result(), str(source))
-            if place + readers < len(sources):
-                ahead.append(pool.submit(_read_table, sources[place + readers]))
+            ahead += [pool.submit(_read_table, *file) for file in islice(queue, 1)]
             require_digest(shard, entry, str(source))
             yield shard
             del shard  # before the next one is made

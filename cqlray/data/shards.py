@@ -10,12 +10,14 @@ transitions' rows.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Shard, steps_of_rows
+from cqlray.data.parquet import open_parquet
 from cqlray.errors import UserError
 
 TYPES = {
@@ -30,6 +32,7 @@ TYPES = {
     "seed": pa.int64(),
 }
 COLUMNS = tuple(TYPES)
+LONGEST_TIER = 200  # characters
 
 
 def to_table(shard: Shard) -> pa.Table:
@@ -91,8 +94,26 @@ def from_table(table: pa.Table, name: str) -> Shard:
         truncations=steps["truncation"].to_numpy(),
         lengths=lengths.astype(np.int64),
         seeds=table["seed"].to_numpy()[~is_step],
-        tier=str(table["tier"][0]),
+        tier=_tier(table["tier"], name),
     )
+
+
+def _tier(column: pa.ChunkedArray, name: str) -> str:
+    """The shard's one tier.
+
+    Raises:
+        UserError: there are several, or it is no name that people could read.
+    """
+    tiers = column.unique().to_pylist()
+    if len(tiers) > 1:
+        raise UserError(f"{name}: column tier has {len(tiers)} values; a shard is of one tier")
+    tier: str = tiers[0]
+    if not tier.isprintable() or len(tier) > LONGEST_TIER:
+        raise UserError(
+            f"{name}: column tier holds {tier[:20]!r}; a tier has a name of {LONGEST_TIER}"
+            " printable characters at most"
+        )
+    return tier
 
 
 def _matrix(column: pa.ChunkedArray) -> Array:
@@ -130,7 +151,7 @@ def _check_types(table: pa.Table, name: str) -> None:
             raise UserError(
                 f"{name}: column {column} is {found}; it should be a fixed-size list of {right}"
             )
-        if not is_vector and found != right:
+        if not is_vector and right not in (found, getattr(found, "value_type", None)):
             raise UserError(f"{name}: column {column} is {found}; it should be {right}")
 
 
@@ -163,19 +184,42 @@ def to_parquet(shard: Shard) -> bytes:
     return sink.getvalue()
 
 
-def from_parquet(data: bytes, name: str) -> Shard:
+def from_parquet(data: bytes, name: str, rows: int | None = None) -> Shard:
     """The shard of a Parquet file's bytes; `name` is what messages call it.
 
     Raises:
-        UserError: the bytes are not a shard's file.
+        UserError: the bytes are not a shard's file, or not one of so many rows.
     """
     try:
-        return from_table(pq.read_table(pa.BufferReader(data)), name)
+        return from_table(read_table(pa.BufferReader(data), name, len(data), rows), name)
     except (
         pa.ArrowException,
         OSError,
         ValueError,
+        KeyError,
         MemoryError,
     ) as error:  # ValueError: names that are no UTF-8
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{name}: not a readable Parquet file ({reason})") from None
+
+
+def read_table(source: Any, name: str, size: int, rows: int | None = None) -> pa.Table:
+    """The table in a shard's file, a local path or an open file, of `size` bytes. Columns are read
+    one by one, so that only one of them is held undecoded.
+
+    Raises:
+        UserError: it takes too much memory, or has another number of rows than `rows`. What pyarrow
+            raises of a damaged file.
+    """
+    with open_parquet(source, name, size) as file:
+        if rows is not None and file.metadata.num_rows != rows:
+            raise UserError(
+                f"{name}: {file.metadata.num_rows:,} rows; its content is not what dataset.json"
+                f" says, {rows:,}"
+            )
+        names = file.schema_arrow.names
+        if any(names.count(column) != 1 for column in COLUMNS):
+            return file.schema_arrow.empty_table()  # from_table says what is wrong
+        return pa.table(
+            {column: file.read([column], use_threads=False)[column] for column in COLUMNS}
+        )

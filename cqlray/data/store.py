@@ -182,7 +182,7 @@ def open_store(path: Path, of: str) -> ColumnFile | None:
         try:
             description: dict[str, Any] = json.loads(header.removeprefix(MAGIC))
             counts = {name: int(description[name]) for name in COUNTS}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
         rows = counts["transitions"] + counts["episodes"]
         width = counts["observation_dim"] + counts["action_dim"] + 2

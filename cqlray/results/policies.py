@@ -15,6 +15,7 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import Location, any_path
+from cqlray.storage.outside import read_file
 from cqlray.storage.row_index import is_of_student
 from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, RunDirectory
 
@@ -89,7 +90,7 @@ def load_policy(
     for population, members in enumerate(populations):
         if index in members:
             path = _snapshot(directory, population, int(index), updates)
-            arrays, metadata = checkpoint.decode(path.read_bytes(), str(path))
+            arrays, metadata = checkpoint.decode(read_file(path), str(path))
             policy = Policy(arrays).member(members.index(int(index)))
             scaling = _action_scaling(manifest)
             return LoadedPolicy(policy, scaling, int(index), metadata["updates"], chosen_by)

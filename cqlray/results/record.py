@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
+from cqlray.config.read_yaml import load_yaml
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.errors import UserError
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath
+from cqlray.storage.outside import read_json
 from cqlray.storage.rows import EvaluationRow, Event, FittedQRow, MetricsRow
 from cqlray.storage.run_directory import (
     CONFIG,
@@ -80,12 +80,7 @@ def events(run: RunRecord) -> list[Event]:
 
 
 def _config(path: AnyPath) -> dict[str, Any]:
-    try:
-        config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: holds {type(config).__name__}; it should be a mapping")
+    config = load_yaml(path)
     missing = [name for name in SECTIONS if name not in config]
     if missing:
         raise UserError(f"{path}: has no {missing[0]}; it should be the config that cqlray wrote")
@@ -95,11 +90,9 @@ def _config(path: AnyPath) -> dict[str, Any]:
 def _json(path: AnyPath) -> Any:
     """A JSON file's value; None where the run has not written it yet."""
     try:
-        return json.loads(path.read_text())
+        return read_json(path)
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from None
 
 
 def _tested(row: Row) -> Row:

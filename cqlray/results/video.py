@@ -30,6 +30,7 @@ from cqlray.errors import EnvironmentFailure, UserError
 from cqlray.results.policies import load_policy
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import any_path
+from cqlray.storage.outside import read_file
 from cqlray.storage.run_directory import CONFIG, TEACHER, VIDEO, RunDirectory, write_bytes
 
 POLICIES = ("student", "teacher", "random")
@@ -158,7 +159,7 @@ def _actor(name: str, directory: RunDirectory, member: int | str, seed: int) -> 
         raise UserError(
             f"{directory.path} has no teacher: it was trained on a dataset that was there already"
         )
-    snapshot = (directory / directory.best_teacher_snapshot()).read_bytes()
+    snapshot = read_file(directory / directory.best_teacher_snapshot())
     return DeterministicActor(Policy(checkpoint.decode(snapshot)[0]))
 
 

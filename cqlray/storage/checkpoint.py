@@ -15,10 +15,11 @@ from safetensors.numpy import load, save
 
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.outside import LARGEST_JSON, parse_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _KEY = "cqlray"
-_LARGEST_HEADER = 100_000_000  # bytes; the format's limit
+_UNREADABLE = "not a readable cqlray checkpoint"
 _LIKELY_HEADER = 2**16  # bytes; one request to an object store then, as a rule
 
 
@@ -38,17 +39,9 @@ def read_metadata(path: AnyPath) -> dict[str, Any]:
     place = Location.parse(path)
     start = place.read_start(_LIKELY_HEADER)
     header_size = int.from_bytes(start[:8], "little")
-    if len(start) - 8 < header_size <= _LARGEST_HEADER:
+    if len(start) - 8 < header_size <= LARGEST_JSON:
         start = place.read_start(8 + header_size)
-    try:
-        metadata: dict[str, Any] = json.loads(
-            json.loads(start[8 : 8 + header_size])["__metadata__"][_KEY]
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a readable cqlray checkpoint ({type(error).__name__}: {error})"
-        ) from None
-    return metadata
+    return _metadata(start, str(path))
 
 
 def decode(data: bytes, name: str = "checkpoint") -> tuple[dict[str, Array], dict[str, Any]]:
@@ -57,12 +50,26 @@ def decode(data: bytes, name: str = "checkpoint") -> tuple[dict[str, Array], dic
     Raises:
         UserError: the bytes are truncated or are not a checkpoint.
     """
+    metadata = _metadata(data, name)
     try:
-        header_size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + header_size])
-        metadata: dict[str, Any] = json.loads(header["__metadata__"][_KEY])
         return load(data), metadata
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{name}: not a readable cqlray checkpoint ({type(error).__name__}: {error})"
-        ) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{name}: {_UNREADABLE} ({type(error).__name__}: {error})") from None
+
+
+def _metadata(start: bytes, name: str) -> dict[str, Any]:
+    """The metadata in a file's first bytes. Raises UserError."""
+    size = int.from_bytes(start[:8], "little")
+    if not 8 < 8 + size <= min(len(start), 8 + LARGEST_JSON):
+        raise UserError(f"{name}: {_UNREADABLE} (its header is not whole)")
+    header = parse_json(start[8 : 8 + size], f"{name}: {_UNREADABLE}, header")
+    try:
+        text = header["__metadata__"][_KEY]
+    except (KeyError, TypeError, IndexError):
+        text = None
+    if not isinstance(text, str):
+        raise UserError(f"{name}: {_UNREADABLE} (its header has no {_KEY})")
+    metadata = parse_json(text, f"{name}: {_UNREADABLE}, metadata")
+    if not isinstance(metadata, dict):
+        raise UserError(f"{name}: {_UNREADABLE} (its metadata is no object)")
+    return metadata

@@ -29,6 +29,7 @@ from typing import TypedDict
 
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.locations import Location
+from cqlray.storage.outside import parse_json
 
 RENEW_EVERY = 15.0  # seconds
 EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's clock
@@ -158,11 +159,11 @@ class Lease:
 
     def _read(self, place: Location) -> Claim:
         try:
-            claim: Claim = json.loads(place.read_bytes())
+            claim: Claim = parse_json(place.read_bytes(), "the claim")
             if missing := Claim.__annotations__.keys() - claim.keys():
                 raise ValueError(f"it has no {min(missing)}")
             _age(claim)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, UserError) as error:
             raise UserError(
                 f"{place}: not a lease ({error}); remove it if no cqlray process uses"
                 f" {self.folder.parent}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from cqlray.storage.object_store import ObjectStore
 
 SCHEMES = ("s3", "gs")
+LONGEST_LINE = 2**24  # characters
 
 
 @dataclass(frozen=True, order=True)
@@ -99,14 +103,17 @@ class Location:
 
     def read_bytes(self) -> bytes:
         """The file's bytes. Raises FileNotFoundError."""
-        return self._store.read(str(self.path)) if self.scheme else self._local.read_bytes()
+        if self.scheme:
+            return self._store.read(str(self.path))
+        with open_regular(self._local) as file:
+            return file.read()
 
     def read_start(self, count: int) -> bytes:
         """The file's first `count` bytes, or all there are. Raises FileNotFoundError."""
         if self.scheme:
             return self._store.read(str(self.path), count)
-        with self._local.open("rb") as file:
-            return file.read(count)
+        with open_regular(self._local) as file:
+            return file.read(min(count, os.fstat(file.fileno()).st_size))
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The file's text. Raises FileNotFoundError, UnicodeDecodeError."""
@@ -133,8 +140,11 @@ class Location:
         return (self / name for name in names)
 
     def glob(self, pattern: str) -> Iterator[Location]:
-        """What the directory contains under names that match the pattern."""
-        return (below for below in self.iterdir() if fnmatchcase(below.name, pattern))
+        """What the directory contains under names that match the pattern, without hidden files
+        such as `._NAME`, which macOS leaves beside NAME.
+        """
+        shown = (below for below in self.iterdir() if not below.name.startswith("."))
+        return (below for below in shown if fnmatchcase(below.name, pattern))
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -177,15 +187,22 @@ class Location:
         """All appended lines, the last perhaps cut off by a kill; empty if there are none."""
         if self.scheme:
             return self._store.read_appended(str(self.path))
-        return self._local.read_text("utf-8", "replace") if self._local.exists() else ""
+        return self.read_bytes().decode("utf-8", "replace") if self._local.exists() else ""
 
     def appended_lines(self) -> Iterator[str]:
-        """The lines of `read_appended` one by one; from a disk, without holding all in memory."""
+        """The lines of `read_appended` one by one; from a disk, without holding all in memory.
+
+        Raises:
+            UserError: a line of more than LONGEST_LINE characters.
+        """
         if self.scheme:
             yield from self.read_appended().splitlines()
         elif self._local.exists():
-            with self._local.open(encoding="utf-8", errors="replace") as file:
-                yield from file
+            with io.TextIOWrapper(open_regular(self._local), "utf-8", "replace") as file:
+                while line := file.readline(LONGEST_LINE):
+                    if len(line) == LONGEST_LINE:
+                        raise UserError(f"{self}: not lines of text; the file is damaged")
+                    yield line
 
     # -- where it is stored ------------------------------------------------------------------------
 
@@ -203,6 +220,23 @@ class Location:
         return (
             "Directory" if self._local.is_dir() else "File" if self._local.exists() else "NotFound"
         )
+
+
+def file_size(place: Location) -> int:
+    """Bytes of a file on a disk; 0 in an object store. Raises OSError as `open_regular`."""
+    if place.scheme:
+        return 0
+    with open_regular(Path(place)) as file:
+        return os.fstat(file.fileno()).st_size
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it. Raises OSError for all that is none: to open a pipe would hang."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file, but a directory, a pipe or a device")
+    return os.fdopen(descriptor, "rb")
 
 
 Place: TypeAlias = str | os.PathLike[str] | Location

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.errors import StorageFailure, UserError
+from cqlray.storage import outside
 from cqlray.storage.lease import Lease, held
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.locks import is_locked, locked
@@ -101,11 +102,9 @@ def read_json(path: AnyPath) -> dict[str, Any]:
         UserError: the file is missing or damaged.
     """
     try:
-        value = json.loads(path.read_text())
+        value = outside.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {type(value).__name__}; it should be a JSON object")
     return value
@@ -239,12 +238,12 @@ class RunDirectory:
         """The rows one by one, for files that may be larger than memory."""
         lines = Location.parse(self / name).appended_lines()
         while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
-            yield from _decoded(batch)
+            yield from _decoded(batch, str(self / name))
 
     def snapshots(self, population: int) -> dict[int, Location]:
         """A population's snapshots by update count, ascending."""
         found = Location.parse(self / _snapshots(population)).glob("*.safetensors")
-        return dict(sorted((int(path.stem), path) for path in found))
+        return dict(sorted((int(path.stem), path) for path in found if path.stem.isdecimal()))
 
     def last_snapshot(self, population: int) -> tuple[int, Location]:
         """Updates and file of a population's newest snapshot.
@@ -274,16 +273,22 @@ class RunDirectory:
         )
 
 
-def _decoded(lines: list[str]) -> list[dict[str, Any]]:
-    """Decode lines to rows; decoded together they share keys, which halves time and memory."""
-    try:
-        rows: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
-        if len(rows) == len(lines):
-            return rows
-    except json.JSONDecodeError:
-        pass
-    rows = []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+def _decoded(lines: list[str], file: str) -> list[dict[str, Any]]:
+    """Decode lines to rows; decoded together they share keys, which halves time and memory.
+
+    Raises:
+        UserError: a whole line is no row.
+    """
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(UserError):
+        rows = outside.parse_json(f"[{','.join(lines)}]", file)
+    if len(rows) != len(lines):
+        rows = [outside.parse_json(line, file) for line in lines if _is_whole(line)]
+    if wrong := [row for row in rows if not isinstance(row, dict)]:
+        raise UserError(f"{file}: a line holds {type(wrong[0]).__name__}; it should be an object")
     return rows
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line of JSON was not cut off by a kill, and has anything in it."""
+    return line.rstrip().endswith("}")

@@ -12,7 +12,7 @@ import pytest
 
 from cqlray.cli.flags import parse_config
 from cqlray.cli.main import main
-from cqlray.config.load import load_yaml
+from cqlray.config.read_yaml import load_yaml
 from cqlray.config.schema import to_dict
 from tests.unit.cli.test_main import ROOT, mistake
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from cqlray.data.episode import Array
 from cqlray.data.formats.files import DataPath, readable
-from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
+from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5, read_part
 from cqlray.data.formats.rows import Rows
 from cqlray.data.source import (
     PIECE_SIZE,
@@ -136,15 +136,15 @@ def _flags(arrays: Any, file: DataPath, limit: int | None) -> tuple[Array, Array
     timeouts = np.zeros(len(terminals), bool)
     for start in range(0, len(terminals) - 1, PIECE_SIZE):
         stop = min(start + PIECE_SIZE, len(terminals) - 1)
-        following = arrays["observations"][start + 1 : stop + 1]
-        differs = arrays["next_observations"][start:stop] != following
+        following = read_part(arrays["observations"], file.name, slice(start + 1, stop + 1))
+        differs = read_part(arrays["next_observations"], file.name, slice(start, stop)) != following
         breaks = differs.reshape(stop - start, -1).any(axis=1)
         timeouts[start:stop] = breaks & ~terminals[start:stop]
     return terminals, timeouts
 
 
 def _flag(arrays: Any, key: str, file: DataPath) -> Array:
-    values = arrays[key][()].reshape(-1)
+    values = read_part(arrays[key], f"{file.name}, {key}").reshape(-1)
     wrong = np.flatnonzero((values != 0) & (values != 1))
     if len(wrong):
         raise UserError(
@@ -209,7 +209,7 @@ def _piece(arrays: Any, first: int, last: int, layout: _Layout, file: str) -> Pi
 
 def _matrix(array: Any, first: int, last: int) -> Array:
     """[rows, width] of a slice of rows; fewer where the file ends before."""
-    values: Array = array[first:last]
+    values: Array = read_part(array, array.name, slice(first, last))
     return narrow(values.reshape(len(values), -1))
 
 

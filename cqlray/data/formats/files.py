@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from cqlray.config.secrets import refuse_keys
 from cqlray.errors import UserError
+from cqlray.storage.outside import LARGEST_JSON, parse_json, require_memory
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,35 @@ class DataPath:
 
     def open(self) -> pa.NativeFile:
         """The file, for reading anywhere in it."""
+        self._require_file()
         return self.filesystem.open_input_file(self.path)
 
-    def read(self) -> bytes:
-        """All its bytes. Raises what the filesystem raises: call it within `readable`."""
+    def stream(self) -> pa.NativeFile:
+        """The file from its beginning, unpacked where its name ends in .gz."""
+        self._require_file()
+        return self.filesystem.open_input_stream(self.path)
+
+    def _require_file(self) -> None:
+        """Raises OSError for a pipe or a device: to open it would hang."""
+        if self.is_local and not self.is_file:
+            raise OSError("no such file")
+
+    def read(self, largest: int | None = None) -> bytes:
+        """All its bytes, at most `largest`. Raises what the filesystem raises, and UserError where
+        there are more or more than memory: call it within `readable`.
+        """
         with self.open() as file:
+            if largest is not None and file.size() > largest:
+                raise UserError(f"{self.name}: {file.size():,} bytes; {largest:,} at most are read")
+            require_memory(file.size(), self.name)
             data: bytes = file.read()
             return data
+
+    def json(self) -> Any:
+        """The value in a JSON file. Raises UserError."""
+        with readable(self.name, "JSON file"):
+            data = self.read(LARGEST_JSON)
+        return parse_json(data, self.name)
 
 
 def locate(name: str) -> DataPath:
@@ -119,6 +143,7 @@ def readable(file: str, kind: str) -> Iterator[None]:
         RuntimeError,
         OverflowError,
         MemoryError,
+        RecursionError,
     ) as error:
         raise UserError(f"{file}: not a readable {kind} ({first_line(error)})") from None
 

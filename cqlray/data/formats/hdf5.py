@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from types import ModuleType
 from typing import Any
 
 from cqlray.data.formats.files import DataPath, readable
+from cqlray.data.parquet import require_expansion
 from cqlray.errors import UserError
+from cqlray.storage.outside import require_memory
 
 _WALK = """
 import sys, h5py
@@ -64,6 +67,26 @@ def probe_hdf5(file: DataPath) -> None:
         raise UserError(
             f"{file.name}: HDF5 crashes on it (signal {-walked.returncode}); the file is damaged"
         )
+
+
+def read_part(dataset: Any, place: str, rows: slice | None = None) -> Any:
+    """The values of a data set, or of these rows of it.
+
+    Raises:
+        UserError: they take more memory than there is, or expand too far; HDF5 stores what was
+            never written in no space.
+    """
+    shape, item = dataset.shape, dataset.dtype.itemsize
+    if shape is None:
+        raise UserError(f"{place}: {dataset.name} is empty")
+    whole = math.prod(shape) * item
+    require_expansion(whole, dataset.file.id.get_filesize(), place)
+    count = shape[0] if rows is None and shape else 1
+    if rows is not None:
+        count = max(0, min(rows.stop, shape[0]) - rows.start)
+    held = max(count * math.prod(shape[1:]), math.prod(dataset.chunks or ())) * item
+    require_memory(held, place)
+    return dataset[() if rows is None else rows]
 
 
 @contextmanager

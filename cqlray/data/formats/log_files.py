@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
+from cqlray.data.parquet import open_parquet
 from cqlray.data.source import PIECE_SIZE
 from cqlray.errors import UserError
 
@@ -61,8 +62,8 @@ def frame_columns(frame: pandas.DataFrame) -> list[str]:
 
 def _parquet(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
     with readable(file.name, "Parquet file"), file.open() as opened:
-        parquet = pq.ParquetFile(opened)
-        columns = resolve(names, parquet.schema_arrow.names, file.name, order)
+        columns = resolve(names, pq.ParquetFile(opened).schema_arrow.names, file.name, order)
+        parquet = open_parquet(opened, file.name, opened.size(), columns.needed, PIECE_SIZE)
         for batch in parquet.iter_batches(PIECE_SIZE, columns=list(columns.needed)):
             yield columns, batch
 
@@ -88,7 +89,7 @@ def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
             "convert_options": convert,
         }
         with (
-            file.filesystem.open_input_stream(file.path) as stream,
+            file.stream() as stream,
             pyarrow.csv.open_csv(stream, **options) as reader,
         ):
             for batch in reader:
@@ -97,7 +98,7 @@ def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
 
 def _header(file: DataPath) -> tuple[list[str], str]:
     """The column names of a CSV file, and its delimiter: comma, semicolon or tab."""
-    with file.filesystem.open_input_stream(file.path) as stream:
+    with file.stream() as stream:
         line = stream.read(2**20).partition(b"\n")[0].decode("utf-8-sig").strip("\r")
     if not line.strip():
         raise UserError(f"{file.name}: the first line is empty; it should name the columns")

@@ -86,6 +86,7 @@ def numbers(values: pa.Array, name: str, file: str) -> Array:
             else pc.cast(values, pa.uint8())
         )
     elif not pa.types.is_floating(kind):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         raise UserError(
             f"{file}: column {name} holds {kind}; it should hold numbers, or vectors of one length"
         )
@@ -100,7 +101,11 @@ def step_numbers(values: pa.Array, name: str, file: str) -> Array:
         UserError: it holds something else.
     """
     with readable(f"{file}, column {name}", "column of step numbers"):
-        found: Array = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        if pa.types.is_dictionary(values.type):
+            steps = pc.cast(values.dictionary, pa.float64(), safe=False).take(values.indices)
+        else:
+            steps = pc.cast(values, pa.float64(), safe=False)
+        found: Array = steps.to_numpy(zero_copy_only=False)
         return found
 
 
@@ -117,11 +122,15 @@ def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
         found: Array = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
         return found
     with readable(f"{file}, column {name}", "column of flags"):
-        words = pc.utf8_lower(
-            pc.utf8_trim_whitespace(pc.fill_null(pc.cast(values, pa.string()), ""))
-        )
-        true = pc.is_in(words, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
-        known: Array = true | pc.is_in(words, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
+        if not pa.types.is_dictionary(kind):
+            values = pc.cast(values, pa.string()).dictionary_encode()
+        # Each word is looked at once; the last one stands for null.
+        words = pa.concat_arrays([pc.cast(values.dictionary, pa.string()), pa.array([""])])
+        words = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(words, "")))
+        codes = pc.fill_null(pc.cast(values.indices, pa.int64()), len(words) - 1).to_numpy()
+        true = pc.is_in(words, pa.array(_TRUE)).to_numpy(zero_copy_only=False)[codes]
+        false = pc.is_in(words, pa.array(_FALSE)).to_numpy(zero_copy_only=False)[codes]
+    known: Array = true | false
     if not known.all():
         wrong = int(known.argmin())
         raise UserError(

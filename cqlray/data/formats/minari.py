@@ -7,7 +7,6 @@ of their numbers.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -16,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Episode, Shard
 from cqlray.data.formats import minari_spaces
+from cqlray.data.formats.arrow import read_arrow
 from cqlray.data.formats.files import DataPath, locate, natural_key, readable
-from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5
+from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5, read_part
+from cqlray.data.parquet import open_parquet
 from cqlray.data.source import (
     PIECE_SIZE,
     Piece,
@@ -31,6 +31,7 @@ from cqlray.data.source import (
     tier_of,
 )
 from cqlray.errors import UserError
+from cqlray.storage.outside import parse_json
 
 PREFIX = "minari:"
 DATASET_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+")
@@ -44,6 +45,8 @@ PROVENANCE = {
     "dataset_id": "minari_id",
     "minari_version": "minari_version",
 }
+STEPS = ("actions", "rewards", "terminations", "truncations")  # a row for each step
+ARRAYS = ("observations", *STEPS)
 _SEED_LIMIT = 2**63
 _Found = tuple[Episode, str]  # an episode and its tier
 
@@ -107,8 +110,7 @@ def open_minari(name: str, data: DataPath) -> Source:
 def _metadata(data: DataPath) -> dict[str, Any]:
     """metadata.json, with the spaces in it."""
     file = data / "metadata.json"
-    with readable(file.name, "JSON file"):
-        metadata = json.loads(file.read())
+    metadata = file.json()
     if not isinstance(metadata, dict):
         raise UserError(
             f"{file.name}: holds {type(metadata).__name__}; it should be as Minari wrote it"
@@ -141,7 +143,7 @@ def _environment(metadata: dict[str, Any], file: str) -> dict[str, Any]:
     if text is None:
         return {}
     with readable(f"{file}, env_spec", "environment as gymnasium writes it"):
-        spec = json.loads(text)
+        spec = parse_json(text, f"{file}, env_spec: not a readable environment")
         known = {key: spec.get(key) for key in ("id", "max_episode_steps")}
         kwargs = spec.get("kwargs") or {}
     if not isinstance(known["max_episode_steps"], int):
@@ -203,10 +205,7 @@ def _hdf5(
         for key in sorted((key for key in opened if key.startswith("episode_")), key=natural_key):
             group, place = opened[key], f"{file.name}, {key}"
             rows = len(group["rewards"])
-            arrays = {
-                name: group[name][()]
-                for name in ("actions", "rewards", "terminations", "truncations")
-            }
+            arrays = {name: read_part(group[name], place) for name in STEPS}
             flat = minari_spaces.flatten(observation, group["observations"], rows + 1, _hdf5_part)
             episode = _episode(place, flat, arrays, group.attrs.get("seed"), dims)
             yield episode, _tier(group, tier)
@@ -240,25 +239,20 @@ def _folders(
             table = pa.concat_tables([_table(file) for file in files]).combine_chunks()
             columns = {name: table[name].combine_chunks() for name in table.column_names}
             rows = table.num_rows - 1
-            arrays = {
-                name: _values(columns[name])[:rows]
-                for name in ("actions", "rewards", "terminations", "truncations")
-            }
+            arrays = {name: _values(columns[name])[:rows] for name in STEPS}
             flat = minari_spaces.flatten(
                 observation, _leaf(columns["observations"]), rows + 1, _arrow_part
             )
             details = data / folder / "metadata.json"
-            seed = json.loads(details.read()).get("seed") if details.is_file else None
+            seed = details.json().get("seed") if details.is_file else None
         yield _episode(place, flat, arrays, seed, dims), tier
 
 
 def _table(file: DataPath) -> pa.Table:
     with file.open() as stream:
-        return (
-            pq.read_table(stream, partitioning=None)
-            if file.suffix == ".parquet"
-            else pa.ipc.open_file(stream).read_all()
-        )
+        if file.suffix == ".parquet":
+            return open_parquet(stream, file.name, stream.size(), ARRAYS).read(ARRAYS)
+        return read_arrow(stream, file.name)
 
 
 def _arrow_part(values: Any, key: str) -> Any:

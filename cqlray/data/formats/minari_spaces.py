@@ -17,6 +17,9 @@ import numpy as np
 from cqlray.data.episode import Array
 from cqlray.data.formats.files import first_line
 from cqlray.errors import UserError
+from cqlray.storage.outside import parse_json
+
+WIDEST = 1_000_000  # numbers in a vector
 
 Part = Callable[[Any, str], Any]  # (values of a Dict or Tuple, key of a part) -> values of the part
 
@@ -28,8 +31,8 @@ def parse(text: Any, what: str) -> dict[str, Any]:
         UserError: it is no description of a space, or of one that cqlray does not support.
     """
     try:
-        space = json.loads(text)
-        width(space, what)
+        space = parse_json(text, f"{what}: not a space as Minari writes it")
+        numbers = width(space, what)
     except (
         ValueError,
         TypeError,
@@ -39,6 +42,8 @@ def parse(text: Any, what: str) -> dict[str, Any]:
         OverflowError,
     ) as error:
         raise UserError(f"{what}: not a space as Minari writes it ({first_line(error)})") from None
+    if not 0 <= numbers <= WIDEST:
+        raise UserError(f"{what}: {numbers:,} numbers; {WIDEST:,} at most can be read")
     parsed: dict[str, Any] = space
     return parsed
 

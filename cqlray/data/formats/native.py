@@ -4,11 +4,16 @@ digest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from cqlray.data.dataset import DESCRIPTION, KEPT_OF_ORIGIN, checked_description, require_digest
+from cqlray.data.dataset import (
+    DESCRIPTION,
+    KEPT_OF_ORIGIN,
+    checked_description,
+    require_digest,
+    rows_of,
+)
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.shards import from_parquet
 from cqlray.data.source import Piece, Source
@@ -23,9 +28,7 @@ def open_native(name: str, directory: DataPath) -> Source:
             not the one that dataset.json names.
     """
     file = directory / DESCRIPTION
-    with readable(file.name, "JSON file"):
-        content = json.loads(file.read())
-    description = checked_description(content, file.name)
+    description = checked_description(file.json(), file.name)
     environment = {"max_episode_steps": None, "kwargs": {}, **description["environment"]}
     for key, array in (("observation_dim", "observations"), ("action_dim", "actions")):
         if key not in environment and description["shards"]:
@@ -51,6 +54,6 @@ def _piece(directory: DataPath, entry: dict[str, Any]) -> Piece:
     file = directory / entry["file"].rpartition("/")[2]
     with readable(file.name, "shard of the dataset, though dataset.json names it"):
         data = file.read()
-    shard = from_parquet(data, file.name)
+    shard = from_parquet(data, file.name, rows_of(entry))
     require_digest(shard, entry, file.name)
     return Piece(shard, file.name)

@@ -26,6 +26,7 @@ from cqlray.data.episode import Array, Episode, Shard
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log import open_log
 from cqlray.data.formats.log_columns import ColumnNames
+from cqlray.data.parquet import open_parquet
 from cqlray.data.source import (
     PIECE_SIZE,
     UNKNOWN_TIER,
@@ -96,7 +97,8 @@ def _episodes(files: list[DataPath]) -> Iterator[Episode]:
     for file in files:
         row = 0
         with readable(file.name, "Parquet file"), file.open() as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(16, columns=["item"]):
+            parquet = open_parquet(stream, file.name, stream.size(), ["item"], rows=16)
+            for batch in parquet.iter_batches(16, columns=["item"]):
                 for value in batch.column(0):
                     yield _episode(value.as_py(), f"{file.name}, row {row}")
                     row += 1

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cqlray.config.secrets import printable
 from cqlray.data.card import Card, Histogram
 from cqlray.data.source import columns_in_words
 from cqlray.results.report.formatting import normalized_by, number, percentages
@@ -106,4 +107,9 @@ def _drawn(histogram: Histogram, title: str = "") -> tuple[str]:
 
 
 def _paragraph(title: str, text: str) -> list[str]:
-    return textwrap.wrap(text, COLUMNS, initial_indent=f"{title:<12} ", subsequent_indent=INDENT)
+    return textwrap.wrap(
+        printable(text),
+        COLUMNS,
+        initial_indent=f"{printable(title):<12} ",
+        subsequent_indent=INDENT,
+    )

@@ -21,6 +21,7 @@ from cqlray.results.report.style import (
     draw_bars,
     draw_mean,
     legend_below,
+    literal,
     svg_figure,
 )
 from cqlray.storage.run_directory import write_bytes
@@ -163,7 +164,9 @@ def _returns(card: Card, mean: float) -> str:
         axes = drawn.add_subplot(xlabel="return of an episode", ylabel="episodes")
         below = np.zeros(len(card.returns.counts), np.int64)
         for index, tier in enumerate(card.tiers):
-            _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, tier.name)
+            _draw(
+                axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, literal(tier.name)
+            )
             below = below + tier.returns.counts
         draw_mean(axes, mean)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))

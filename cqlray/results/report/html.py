@@ -35,6 +35,7 @@ from cqlray.results.report.values_section import values_section
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.storage.locations import AnyPath
+from cqlray.storage.outside import read_file
 from cqlray.storage.run_directory import REPORT, VIDEO, write_bytes
 
 LARGEST_VIDEO = 8 * 2**20  # bytes of a GIF; with a larger one the page opens slowly
@@ -217,7 +218,7 @@ def _video(run: RunRecord) -> str:
     path = run.directory / VIDEO
     if not path.is_file():
         return ""
-    content = path.read_bytes()
+    content = read_file(path)
     if len(content) > LARGEST_VIDEO:
         size = f"{len(content) / 2**20:.1f} MiB"
         return section(

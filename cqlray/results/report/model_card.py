@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.config.secrets import printable
 from cqlray.results.report.formatting import (
     number,
     percentages,
@@ -99,7 +100,7 @@ def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
 
 def _code(text: Any) -> str:
     """Any text as a code span on one line."""
-    return "`" + " ".join(str(text).replace("`", "'").split()) + "`"
+    return "`" + " ".join(printable(str(text)).replace("`", "'").split()) + "`"
 
 
 def _inputs_and_outputs(policy: ExportedPolicy) -> Iterator[str]:

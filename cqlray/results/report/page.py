@@ -8,6 +8,8 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
+from cqlray.config.secrets import printable
+
 # The content security policy forbids loading anything but the figures, which are in the file, so that
 # a page can be mailed and opened without worry.
 _PAGE = """<!DOCTYPE html>
@@ -125,4 +127,4 @@ def figure(svg: str, alt: str, caption: str) -> str:
 
 def escape(text: object) -> str:
     """Text with HTML's special characters escaped, so that users' text is never markup."""
-    return html.escape(str(text))
+    return html.escape(printable(str(text)))

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from cqlray.config.secrets import printable
 from cqlray.results.report.formatting import number
 from cqlray.results.report.groups import Group
 from cqlray.results.statistics.resampling import Floats, iqm_of_members
@@ -96,9 +97,16 @@ def looks(groups: Sequence[Group]) -> list[Look]:
 def _named_look(name: str, rank: int) -> Look:
     # Groups that have to share a colour differ in line style.
     colour, style = COLOURS[rank % len(COLOURS)], STYLES[rank // len(COLOURS) % len(STYLES)]
-    label = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
-    # Without the backslash, matplotlib would set what stands between two dollar signs as formulas.
-    return Look(colour, style, label.replace("$", r"\$"), True)
+    return Look(colour, style, literal(name), True)
+
+
+def literal(name: str) -> str:
+    """A name as a legend shows it: matplotlib would set what stands between two dollar signs as
+    formulas, and leave out a label that begins with "_"; XML has no control characters.
+    """
+    label = " ".join(printable(name).split())
+    label = label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME - 3]}..."
+    return ("\N{ZERO WIDTH SPACE}" * label.startswith("_") + label).replace("$", r"\$")
 
 
 def draw_band(axes: Any, x: ArrayLike, low: ArrayLike, high: ArrayLike, look: Look) -> None:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from cqlray.config.secrets import printable
 from cqlray.results.report.formatting import (
     interval,
     member_cells,
@@ -34,7 +35,7 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
     """
     swept = swept_names(run.members)
     table = Table(
-        title=Text(title(run)),
+        title=Text(printable(title(run))),
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cqlray.config.load import build, check, dump_yaml, load_yaml, merge, parse_yaml, validate
+from cqlray.config.load import build, check, dump_yaml, merge, validate
 from cqlray.config.presets import PRESETS
+from cqlray.config.read_yaml import load_yaml, parse_yaml
 from cqlray.config.schema import (
     TIERS,
     CollectionConfig,

@@ -59,7 +59,7 @@ def test_native_datasets_and_run_directories(tmp_path: Path) -> None:
         "shard-00000.parquet: not a readable shard of the dataset, though dataset.json names it",
     )
     (tmp_path / "run" / "dataset" / "dataset.json").write_text("{")
-    refused(str(tmp_path / "run"), r"dataset\.json: not a readable JSON file")
+    refused(str(tmp_path / "run"), r"dataset\.json: not readable JSON")
     (tmp_path / "run" / "dataset" / "dataset.json").write_text("{}")
     refused(str(tmp_path / "run"), r"dataset\.json: environment, digest, .* missing")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -174,3 +177,22 @@ def test_lines_do_without_matplotlib() -> None:
         ).stdout
         == "False\n"
     )
+
+
+@pytest.mark.parametrize("tier", ["$x^$", "_hidden", r"\$", "$" * 3, "a" * 300])
+def test_a_tier_is_shown_literally(tmp_path: Path, tier: str) -> None:
+    """Matplotlib takes `$x^$` for mathematics, and leaves out a label that begins with "_"."""
+    drawn, description = sample([dataclasses.replace(shard([40, 50], 0), tier=tier)])
+    write_card(drawn, description, tmp_path / "card.html")
+    figures = re.findall(r"svg\+xml;base64,([^\"]*)", (tmp_path / "card.html").read_text())
+    shown = [base64.b64decode(figure).decode() for figure in figures]
+    expected = tier if len(tier) < 100 else f"{'a' * 61}..."
+    assert any(f"{expected}</text>" in svg for svg in shown)
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    """An escape sequence would clear it, `\\u202e` turn the text around."""
+    drawn, description = sample([shard([40, 50], 0)], {"id": "Env\x1b[2J\u202e-v0"})
+    shown = "\n".join(card_lines(drawn, description))
+    assert r"Env\x1b[2J\u202e-v0" in shown
+    assert "\x1b" not in shown
