@@ -4,7 +4,7 @@ return from data alone.
 Q_m of policy m is regressed on r + gamma (1 - d) Q'_m(s', pi_m(s')). The policies are fixed and
 deterministic, so their actions after each transition are computed once. The paper solves K
 regressions one after another, each with targets from the last; here the targets Q' follow the
-networks by Polyak averaging, as in Paine et al. 2020 (arXiv 2007.09055).
+networks by Polyak averaging, as in DDPG (Lillicrap et al. 2016, arXiv 1509.02971, algorithm 1).
 
 All policies' networks start from the same parameters and see the same batches. What is random about
 a fit is then the same for all policies and cancels when they are compared.

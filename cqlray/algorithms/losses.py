@@ -113,7 +113,9 @@ def calibrated_values_gradient(q: Tensor, calibrated: Tensor, of_calibrated: Ten
 
 
 def td_loss(q_data: Tensor, target: Tensor) -> Tensor:
-    """mean (Q_i(s, a) - y)^2 over the batch (SAC, eq. 5): [M, N, B], [M, B] -> [M, N]."""
+    """mean (Q_i(s, a) - y)^2 over the batch (SAC, eq. 5, without its 1/2): [M, N, B], [M, B] ->
+    [M, N].
+    """
     assert shaped("MNB MB", q_data, target)
     return (q_data - target.unsqueeze(1)).square().mean(-1)
 
@@ -186,8 +188,7 @@ def critic_loss(
     temperature: Tensor,
     clip: Clip | None = None,
 ) -> Tensor:
-    """td_loss + conservative_loss (CQL, eq. 4, without the 1/2 before its squares, as in the
-    authors' code): [M, N].
+    """td_loss + conservative_loss (CQL, eq. 4, without its 1/2, as in the authors' code): [M, N].
 
     With respect to q lagrange_loss is conservative_loss with weight * multiplier, but for a
     constant.
