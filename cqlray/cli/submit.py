@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 from cqlray.cli.flags import parse_config
 from cqlray.cli.parser import CommandParser
+from cqlray.config.secrets import has_key_within, is_secret_variable
 from cqlray.errors import UserError
 from cqlray.runtime import jobs
 
@@ -29,17 +29,6 @@ _ABOUT = (
 )
 COMMANDS = ("run", "train", "collect", "resume")
 STOP_WAIT = 60  # seconds; a checkpoint of many members in an object store takes some
-# Environment variables whose names end like this hold a secret; …_PATH and …_FILE name the file
-# that has it, and …_MODE says how it is used.
-SECRET = re.compile(
-    r"(SECRETS?|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(API|ACCESS|PRIVATE)KEY|_PWD|(^|_)(PASS|KEY))(_ID)?$",
-    re.IGNORECASE,
-)
-# USER:PASSWORD@ in an address, or https://TOKEN@; but not HOST:PORT/…@…, nor ${NAME}, which pip
-# replaces.
-PASSWORD = re.compile(
-    r'//[^/\s"@]*:(?!\d+/|\$\{\w+\}@)[^\s"@]+@|https?://(?!\$\{\w+\}@)[^/\s":@]+@'
-)
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,7 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
             "submit: --runtime-env-json must be an object, and its env_vars too, such as"
             ' {"env_vars": {}}'
         )
-    if shown := [name for name in variables if SECRET.search(name)]:
+    if shown := [name for name in variables if is_secret_variable(name)]:
         raise UserError(
             f"submit: env_vars has {shown[0]}, which Ray's dashboard would show; credentials belong"
             " on the nodes"
@@ -185,7 +174,7 @@ def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:
 
 def _refuse_passwords(where: str, shown: str) -> None:
     """Raises UserError: an address has a password or token in it."""
-    if PASSWORD.search(shown):
+    if has_key_within(shown):
         raise UserError(
             f"submit: {where} has an address with a password or token in it, which Ray's dashboard"
             " would show; credentials belong on the nodes"

@@ -1,9 +1,11 @@
-"""Keys and passwords in what a user types: refused where they would be kept, masked where text is
-kept or shown all the same. And control characters in what is shown.
+"""Keys and passwords in what a user types, and in what libraries say: refused where they would be
+kept, masked where text is kept or shown all the same. The only place that says what is secret. And
+control characters in what is shown.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +18,21 @@ _NAME = re.compile(
     r"|.*(api|access|secret|private|session|auth|account)[_-]?(key|token)([_-]?id)?",
     re.IGNORECASE,
 )
+# Environment variables: …_PATH and …_FILE name the file that has the secret, and …_MODE says how it
+# is used. KEY alone counts here, where an argument may be called sort_key.
+_VARIABLE = re.compile(
+    r".*(secrets?|token|password|passwd|passphrase|connection_string|(api|access|private)key|_pwd)"
+    r"(_id)?|(.*_)?(pass|key)(_id)?",
+    re.IGNORECASE,
+)
+# A secret's value is taken out of what libraries say; what is shorter may be a word of theirs.
+_SHORTEST_VALUE = 8
 # Whoever is named before `@` there is known by that alone; hdfs://USER@… and abfs://CONTAINER@…
 # hold no secret.
 _USER_IS_KEY = ("s3", "gs", "http", "https")
 _ADDRESS = re.compile(r"\b[A-Za-z][\w+.-]*://[^\s\"'<>]+")
+# USER:PASSWORD@, whose password may hold slashes; but not HOST:PORT/…@….
+_PASSWORD = r'//[^/\s"@]*:(?!\d+/)[^\s"@]+@'
 
 # Control characters, those that turn the direction of text, and halves of characters.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,6 +41,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 def is_secret(name: str) -> bool:
     """Whether an argument or parameter of this name holds a secret: api_key, password, hf_token."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret: HF_TOKEN, MYSQL_PWD, SSH_KEY."""
+    return _VARIABLE.fullmatch(name) is not None
 
 
 def has_key(address: str) -> bool:
@@ -45,6 +63,16 @@ def has_key(address: str) -> bool:
     if colon and "@" in place:
         return True
     return any(is_secret(part.partition("=")[0]) for part in re.split("[&;]", query))
+
+
+def has_key_within(text: str) -> bool:
+    """Whether any address in a text has a key or password in it, other than ${NAME}, which pip
+    replaces.
+    """
+    text = re.sub(r"(\$\{\w+\}:?)+@", "", text)
+    if re.search(rf'{_PASSWORD}|https?://[^/\s":@]+@', text):
+        return True
+    return any(map(has_key, _ADDRESS.findall(text)))
 
 
 def refuse_keys(address: str, what: str) -> None:
@@ -74,6 +102,17 @@ def printable(text: str) -> str:
     not to move a terminal's cursor or change its colours.
     """
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def without_secrets(text: str) -> str:
+    """What a library says, on one line, without the values of secret environment variables and
+    without what stands before `@` in its addresses.
+    """
+    text = " ".join(text.split())
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_VALUE and is_secret_variable(name):
+            text = text.replace(value, MASK)
+    return re.sub(rf"{_PASSWORD}|//[^/@\s]*@", f"//{MASK}@", text)
 
 
 def masked_words(words: Sequence[str]) -> list[str]:

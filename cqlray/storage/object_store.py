@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from cqlray.config.secrets import without_secrets
 from cqlray.errors import StorageFailure
 from cqlray.storage import append_parts as parts
 
@@ -74,7 +75,6 @@ _GOOGLE_TRANSIENT = re.compile(
 )
 # Reported as UNAVAILABLE if nobody is logged in.
 _NO_GOOGLE_TOKEN = "Could not create a OAuth2 access token"
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
 _CHECK_AMAZON = "check the bucket's name, AWS_REGION and AWS_ENDPOINT_URL"
@@ -103,8 +103,8 @@ def fault(error: Exception) -> Fault:
         return _amazon_fault(*found.groups())
     if "google::cloud" in text or "GCS" in text:
         transient = bool(_GOOGLE_TRANSIENT.search(text)) and _NO_GOOGLE_TOKEN not in text
-        return Fault(transient, _without_secrets(text)[:200], _CHECK_GOOGLE)
-    return Fault(False, _without_secrets(text)[:200], _CHECK_AMAZON)
+        return Fault(transient, without_secrets(text)[:200], _CHECK_GOOGLE)
+    return Fault(False, without_secrets(text)[:200], _CHECK_AMAZON)
 
 
 def _amazon_fault(code: str, http_status: str | None, operation: str, details: str | None) -> Fault:
@@ -115,20 +115,13 @@ def _amazon_fault(code: str, http_status: str | None, operation: str, details: s
         reason += f", {details.split(' (Request ID')[0][:120].rstrip('. ')}"
     refused = code in _REFUSED or status in (401, 403)
     check = _CHECK_CREDENTIALS if refused else _CHECK_AMAZON
-    return Fault(_is_transient(code, status), _without_secrets(reason), check)
+    return Fault(_is_transient(code, status), without_secrets(reason), check)
 
 
 def _is_transient(code: str, status: int) -> bool:
     if status:
         return status >= 500 or status < 300 or status in (408, 429)
     return code not in _REFUSED | _MISTAKES
-
-
-def _without_secrets(text: str) -> str:
-    """Remove credentials, should a library ever print them; anything too short to be one stays."""
-    for secret in (os.environ.get(name, "") for name in _SECRETS):
-        text = text.replace(secret, "***") if len(secret) >= 12 else text
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 class ObjectStore:

@@ -7,13 +7,12 @@ nothing.
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
 
+from cqlray.config.secrets import without_secrets
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
 from cqlray.results.trackers.series import TrackedRun, tracked_run
@@ -26,10 +25,6 @@ TRACKERS = ("tensorboard", "wandb", "mlflow")
 """Each has a module of the same name here, whose `send` is a Sender. The tracker's package is
 imported with that module, only when it is asked for.
 """
-
-_SECRET = re.compile(
-    r"(WANDB|MLFLOW|DATABRICKS|AWS|AZURE)_.*(KEY|TOKEN|PASSWORD|SECRET)", re.IGNORECASE
-)
 
 
 def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
@@ -56,9 +51,9 @@ def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
     for name, send in senders.items():
         try:
             with redirect_stdout(sys.stderr):  # MLflow prints a line for each run
-                sent[name] = _without_secrets(send(tracked))
+                sent[name] = without_secrets(send(tracked))
         except UserError as error:
-            raise UserError(f"{name}: {_without_secrets(str(error))}") from error
+            raise UserError(f"{name}: {without_secrets(str(error))}") from error
     return sent
 
 
@@ -70,13 +65,3 @@ def _sender(name: str) -> Sender:
             f"{name}: the package is not installed; pip install 'cqlray[{name}]'"
         ) from error
     return sender
-
-
-def _without_secrets(text: str) -> str:
-    """The text on one line, without passwords in addresses and without the values of secret
-    environment variables.
-    """
-    for name, value in os.environ.items():
-        if len(value) > 3 and _SECRET.fullmatch(name):
-            text = text.replace(value, "…")
-    return re.sub(r"//[^/@\s]+@", "//…@", " ".join(text.split()))

@@ -10,7 +10,16 @@ import pytest
 from cqlray.api.datasets import load_dataset
 from cqlray.cli.main import main
 from cqlray.config.load import validate
-from cqlray.config.secrets import has_key, is_secret, masked, masked_values, masked_words
+from cqlray.config.secrets import (
+    has_key,
+    has_key_within,
+    is_secret,
+    is_secret_variable,
+    masked,
+    masked_values,
+    masked_words,
+    without_secrets,
+)
 from cqlray.errors import UserError
 
 KEY, SECRET = "AKIAIOSFODNN7", "wJalr/XUtnFEMI"
@@ -80,9 +89,26 @@ def test_an_address_with_a_key_is_refused_everywhere_and_not_repeated(
 
 @pytest.mark.parametrize("address", WITHOUT)
 def test_an_address_without_a_key_is_left_alone(address: str) -> None:
-    assert not has_key(address)
+    assert not has_key(address) and not has_key_within(f"read {address}, then")
     assert masked(f"read {address}, then") == f"read {address}, then"
     validate({"dataset": address}, "my.yaml")
+
+
+@pytest.mark.parametrize("address", WITH_KEYS)
+def test_an_address_with_a_key_is_seen_amid_a_text(address: str) -> None:
+    assert has_key_within(f'{{"pip": ["mine @ {address}"]}}')
+
+
+def test_what_a_library_says_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "HF_TOKEN", "PGPASSWORD"):
+        assert is_secret_variable(name)
+        with monkeypatch.context() as patch:
+            patch.setenv(name, SECRET)
+            assert without_secrets(f"{SECRET} was\n refused") == "*** was refused"
+    monkeypatch.setenv("SORT_KEY", "auto")
+    monkeypatch.setenv("AWS_PROFILE", "a-profile")
+    said = f"auto of a-profile at http://me:{SECRET}@host:9/x and gs://{KEY}@b"
+    assert without_secrets(said) == "auto of a-profile at http://***@host:9/x and gs://***@b"
 
 
 def test_an_argument_that_looks_secret_is_refused() -> None:
