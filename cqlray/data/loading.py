@@ -22,6 +22,7 @@ from cqlray.data.dataset import dataset_directory, read_description, require_dig
 from cqlray.data.episode import Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, Location, file_size
+from cqlray.storage.patience import patiently
 
 # A file takes several times its shard's size while it is read. One thread reads ahead for so many
 # files of the dataset, so that what the threads hold stays below a tenth of the data.
@@ -47,7 +48,9 @@ def _read_table(source: AnyPath, rows: int | None) -> pa.Table:
     with _reading(source):
         if isinstance(source, Path):
             size = file_size(Location.parse(source))
-            return shard_files.read_table(source, str(source), size, rows)
+            return patiently(
+                lambda: shard_files.read_table(source, str(source), size, rows), source
+            )
         data = source.read_bytes()
         return shard_files.read_table(pa.BufferReader(data), str(source), len(data), rows)
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.runtime.cluster import put, seen_by_all, value
 from cqlray.runtime.placement import Plan
-from cqlray.storage.locations import AnyPath
+from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.outbox import HandedBack, Outbox, SharedDirectory, StoredFiles
 from cqlray.storage.run_directory import RunDirectory, write_bytes
 from cqlray.storage.writer import Writer
@@ -76,7 +76,7 @@ class RelayedFiles:
 
     def sources(self, names: Sequence[str]) -> list[Any]:
         """Arguments for a worker that is to read these files of the run."""
-        return [put((self.directory / name).read_bytes()) for name in names]
+        return [put(Location.parse(self.directory / name).read_bytes()) for name in names]
 
     def readable(self, names: set[str]) -> set[str]:
         """Those of the run's files that a worker can go on from without the driver reading them for

@@ -167,4 +167,4 @@ def medium(run: Run) -> bytes:
 
 def expert(run: Run) -> bytes:
     """The teacher's best snapshot."""
-    return (run.directory / run.directory.best_teacher_snapshot()).read_bytes()
+    return Location.parse(run.directory / run.directory.best_teacher_snapshot()).read_bytes()

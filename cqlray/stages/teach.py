@@ -13,6 +13,7 @@ from cqlray.runtime.event_loop import results
 from cqlray.stages.evaluate import test, test_reference
 from cqlray.stages.run import STOPPING, Run
 from cqlray.storage import checkpoint
+from cqlray.storage.locations import Location
 from cqlray.storage.rows import RoundReport, TeacherMetrics, TeacherTest
 from cqlray.storage.run_directory import (
     EVALUATIONS,
@@ -203,4 +204,4 @@ class Lessons:
 
 def snapshot_of(run: Run, rounds: int) -> bytes:
     """The bytes of the teacher's snapshot after `rounds` rounds. Raises FileNotFoundError."""
-    return (run.directory / teacher_snapshot_name(rounds)).read_bytes()
+    return Location.parse(run.directory / teacher_snapshot_name(rounds)).read_bytes()

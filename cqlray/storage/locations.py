@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from cqlray.errors import UserError
+from cqlray.storage.patience import patiently
 
 if TYPE_CHECKING:
     from cqlray.storage.object_store import ObjectStore
@@ -29,7 +31,8 @@ class Location:
     """A place that may hold a file or a directory; its methods are pathlib's, where those exist.
 
     Every write is complete or absent. In an object store, a method raises StorageFailure if it is
-    refused or gets no answer for minutes; on a disk it raises OSError.
+    refused or gets no answer for minutes; on a disk it raises OSError, and StorageFailure where a
+    read fails in passing for half a minute.
     """
 
     scheme: str  # "" on the local disk
@@ -105,15 +108,13 @@ class Location:
         """The file's bytes. Raises FileNotFoundError."""
         if self.scheme:
             return self._store.read(str(self.path))
-        with open_regular(self._local) as file:
-            return file.read()
+        return patiently(lambda: _read(self._local), self)
 
     def read_start(self, count: int) -> bytes:
         """The file's first `count` bytes, or all there are. Raises FileNotFoundError."""
         if self.scheme:
             return self._store.read(str(self.path), count)
-        with open_regular(self._local) as file:
-            return file.read(min(count, os.fstat(file.fileno()).st_size))
+        return patiently(lambda: _read(self._local, count), self)
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The file's text. Raises FileNotFoundError, UnicodeDecodeError."""
@@ -136,7 +137,9 @@ class Location:
         if self.scheme:
             names = self._store.names(str(self.path))
         else:
-            names = sorted(os.listdir(self._local)) if self._local.is_dir() else []
+            names = (
+                sorted(patiently(partial(os.listdir, self._local), self)) if self.is_dir() else []
+            )
         return (self / name for name in names)
 
     def glob(self, pattern: str) -> Iterator[Location]:
@@ -217,17 +220,28 @@ class Location:
     def _kind(self) -> str:
         if self.scheme:
             return str(self._store.kind(str(self.path)).name)
-        return (
-            "Directory" if self._local.is_dir() else "File" if self._local.exists() else "NotFound"
-        )
+        if patiently(self._local.is_dir, self):
+            return "Directory"
+        return "File" if patiently(self._local.exists, self) else "NotFound"
 
 
 def file_size(place: Location) -> int:
     """Bytes of a file on a disk; 0 in an object store. Raises OSError as `open_regular`."""
     if place.scheme:
         return 0
-    with open_regular(Path(place)) as file:
+    return patiently(lambda: _size(Path(place)), place)
+
+
+def _size(path: Path) -> int:
+    with open_regular(path) as file:
         return os.fstat(file.fileno()).st_size
+
+
+def _read(path: Path, count: int | None = None) -> bytes:
+    """A file's bytes, or its first ones, without taking memory for more than there are."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return file.read() if count is None else file.read(min(count, size))
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -7,10 +7,8 @@ it is.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,21 +17,9 @@ from typing import TypeAlias
 
 from cqlray.errors import NotShared, StorageFailure, UserError
 from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.patience import patiently
 from cqlray.storage.run_directory import MANIFEST, read_json, writing_to
 from cqlray.storage.writer import Writer
-
-# A network file system raises these when its server is slow or was restarted, not on a node
-# without the disk.
-_PASSING = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.EINTR,
-    errno.EREMOTEIO,
-}
-TRIES, FIRST_PAUSE = 6, 0.5  # seconds, doubled each time: half a minute in all
 
 
 @dataclass(frozen=True)
@@ -65,9 +51,11 @@ class SharedDirectory:
         """Nothing to wait for: everything is written."""
 
     def read(self, name: str) -> bytes:
-        """A file's bytes. Raises NotShared where this node does not see the run directory."""
+        """A file's bytes. Raises StorageFailure, and NotShared where this node does not see the run
+        directory.
+        """
         self.require()
-        return (self.path / name).read_bytes()
+        return Location.parse(self.path / name).read_bytes()
 
     def require(self) -> None:
         """Raises NotShared unless this node sees the run directory."""
@@ -157,20 +145,13 @@ def is_there(file: Path, run_id: str | None = None) -> bool:
     Raises:
         StorageFailure: its file system fails, for half a minute.
     """
-    pause = FIRST_PAUSE
-    for _ in range(TRIES):
-        try:
-            file.stat()
-            return run_id is None or read_json(file).get("id", "") == run_id
-        except UserError:  # damaged, so not this run's
-            return False
-        except OSError as error:
-            if error.errno not in _PASSING:
-                return False
-            reason = error.strerror
-        time.sleep(pause)
-        pause *= 2
-    raise StorageFailure(f"{file} cannot be read on node {socket.gethostname()}: {reason}")
+    try:
+        patiently(file.stat, file)
+        return run_id is None or read_json(file).get("id", "") == run_id
+    except StorageFailure:
+        raise
+    except (OSError, UserError):  # missing, or damaged and so not this run's
+        return False
 
 
 def not_shared(path: AnyPath) -> NotShared:

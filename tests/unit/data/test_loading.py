@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 
 from cqlray.data import dataset as datasets
 from cqlray.data import loading, normalizer
+from cqlray.data import shards as shard_files
 from cqlray.data.columns import join_shards
 from cqlray.data.shards import to_parquet
 from cqlray.errors import UserError
+from cqlray.storage import patience
 from tests.datasets import describe
 from tests.unit.data.test_dataset import write_dataset
 from tests.unit.data.test_shards import random_shard
@@ -148,3 +151,22 @@ def test_peak_memory_is_little_more_than_the_data(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "large"), str(tmp_path / "small")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 0.9 < float(done.stdout) <= 1.25
+
+
+def test_a_shard_whose_read_fails_in_passing_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [random_shard([2], seed) for seed in range(3)]
+    write_dataset(tmp_path, shards)
+    read, failed = shard_files.read_table, set[str]()
+
+    def stale(source: Path, name: str, *rest: Any) -> Any:
+        if name not in failed:
+            failed.add(name)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(source, name, *rest)
+
+    monkeypatch.setattr(shard_files, "read_table", stale)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
+    found = loading.iterate_shards(tmp_path, datasets.read_description(tmp_path))
+    assert [s.digest() for s in found] == [s.digest() for s in shards] and len(failed) == 3

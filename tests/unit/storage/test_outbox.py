@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cqlray.errors import NotShared, StorageFailure, UserError
-from cqlray.storage import outbox
+from cqlray.storage import locations, patience
 from cqlray.storage.outbox import HandedBack, SharedDirectory, StoredFiles, contents
 from cqlray.storage.run_directory import RunDirectory
 from cqlray.workers.files import StoredData
@@ -86,7 +86,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> list[OSError]:
         return stat(self, **options)
 
     monkeypatch.setattr(Path, "stat", looked)
-    monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
     return failures
 
 
@@ -96,12 +96,12 @@ def test_a_failure_that_passes_is_not_a_node_without_the_disk(
 ) -> None:
     RunDirectory.create(tmp_path / "run", {"id": "a"})
     shared = SharedDirectory(tmp_path / "run", "a")
-    flaky += [OSError(number, os.strerror(number))] * (outbox.TRIES - 1)
+    flaky += [OSError(number, os.strerror(number))] * (patience.TRIES - 1)
     assert shared.is_here()
     (tmp_path / "run" / "dataset.json").write_text("{}")
     flaky += [OSError(number, os.strerror(number))]
     StoredData(tmp_path / "run").require()
-    flaky += [OSError(number, os.strerror(number))] * outbox.TRIES
+    flaky += [OSError(number, os.strerror(number))] * patience.TRIES
     with pytest.raises(
         StorageFailure, match=rf"manifest.json cannot be read .*{os.strerror(number)}"
     ):
@@ -118,3 +118,24 @@ def test_a_node_that_does_not_have_it_says_so_at_once(
         with pytest.raises(NotShared, match="is not on node"):
             require()
         assert not flaky
+
+
+def test_a_read_that_fails_in_passing_after_the_look_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the manifest, which would else be another run's, and of the files that workers read."""
+    RunDirectory.create(tmp_path / "run", {"id": "a"})
+    shared = SharedDirectory(tmp_path / "run", "a")
+    shared.leave("checkpoints/population-0.safetensors", b"saved")
+    opened, failed = locations.open_regular, set[Path]()
+
+    def stale(path: Path) -> Any:
+        if path not in failed:
+            failed.add(path)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return opened(path)
+
+    monkeypatch.setattr(locations, "open_regular", stale)
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.001)
+    source = StoredFiles(shared, ("checkpoints/population-0.safetensors",))
+    assert list(contents(source)) == [b"saved"] and len(failed) == 2
