@@ -47,7 +47,7 @@ async def whole_run(run: Run) -> None:
         StorageFailure: the run directory cannot be written. ActorLost: an actor keeps dying.
         EnvironmentFailure, UserError: raised in an actor.
     """
-    require_disk(run)
+    await require_disk(run)
     if run.config.dataset is None:
         await dataset_alone(run)
     else:
@@ -89,7 +89,7 @@ async def _shared_or_not(run: Run, stage: Callable[[], Awaitable[None]]) -> None
     except NotShared as error:
         run.stop.check()
         await run.stop_sharing(error)
-        require_disk(run)
+        await require_disk(run)
         await stage()
 
 
@@ -128,13 +128,13 @@ def drive(
     stop, writer = Stop(progress.say), Writer()
     limit = config.resources.call_timeout
     with closing(Cluster(progress.say, stop.on_drain, limit)) as cluster, closing(writer):
-        files = choose_files(directory, plan, writer)
-        run = Run(config, directory, plan, spec, progress, stop, cluster, writer, files)
+
+        async def opened() -> T:
+            """Run the coroutine; end at once if the run directory cannot be written."""
+            files = await choose_files(directory, plan, writer, progress.say)
+            run = Run(config, directory, plan, spec, progress, stop, cluster, writer, files)
+            async with run.journal.watched():
+                return await work(run)
+
         stop.handle_signals()
-        return event_loop.run(lambda: _watched(run, work), stop)
-
-
-async def _watched(run: Run, work: Callable[[Run], Awaitable[T]]) -> T:
-    """Run the coroutine; end at once if the run directory cannot be written."""
-    async with run.journal.watched():
-        return await work(run)
+        return event_loop.run(opened, stop)

@@ -1,7 +1,8 @@
 """How the driver uses Ray: start actors of plain classes, await replies, interpret errors, and
 watch for nodes that leave.
 
-Besides this file, only joining.py and metrics.py import ray, and jobs.py imports Ray's job client.
+Besides this file, only joining.py, nodes.py and metrics.py import ray, and jobs.py imports Ray's
+job client.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from ray.exceptions import (
     RayTaskError,
     WorkerCrashedError,
 )
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Lost, NotShared, StorageFailure, UserError
 from cqlray.runtime import event_loop
@@ -53,7 +53,6 @@ PRIVATE = (
 # A shard or test that kills its process this often is not bad luck.
 TASK_RETRIES = 3
 SECONDS_BETWEEN_COMPLAINTS = 10.0
-SECONDS_TO_PROBE = 60.0
 SECONDS_BETWEEN_LOOKS = 2.0  # at nodes that are being drained; a spot machine has 30 s left, or 120
 SECONDS_OF_A_TICK = 0.5
 
@@ -302,20 +301,3 @@ def run_with_actors(
     with closing(Cluster(say, stop.on_drain)) as cluster:
         stop.handle_signals()
         return event_loop.run(lambda: main(cluster), stop)
-
-
-def seen_by_all(probe: Callable[[], bool]) -> bool:
-    """Whether `probe`, called on every node, is true everywhere."""
-
-    def there() -> bool:  # Ray takes no bound method
-        return probe()
-
-    task = ray.remote(num_cpus=0, max_retries=1)(there)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-    asked = [task.options(scheduling_strategy=strategy).remote() for strategy in strategies]
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=SECONDS_TO_PROBE)
-    try:
-        return len(ready) == len(asked) and all(ray.get(ready))
-    except (RayError, OSError):
-        return False

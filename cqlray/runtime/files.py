@@ -8,13 +8,14 @@ background and in order (`RelayedFiles`). Stages and workers do not know which.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from cqlray.data.dataset import DESCRIPTION
-from cqlray.runtime.cluster import put, seen_by_all, value
+from cqlray.runtime.cluster import put, value
+from cqlray.runtime.nodes import nodes_without
 from cqlray.runtime.placement import Plan
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.outbox import HandedBack, Outbox, SharedDirectory, StoredFiles
@@ -110,27 +111,37 @@ class RelayedFiles:
 Files: TypeAlias = SharedFiles | RelayedFiles
 
 
-def choose_files(directory: RunDirectory, plan: Plan, writer: Writer) -> Files:
+async def choose_files(
+    directory: RunDirectory, plan: Plan, writer: Writer, say: Callable[[str], None]
+) -> Files:
     """Ask every node whether it sees the run directory, and choose accordingly."""
-    run_id = directory.manifest().get("id")
-    place = SharedDirectory(directory.path.absolute(), run_id or "")
+    run_id = directory.manifest().get("id", "")
+    place = SharedDirectory(directory.path.absolute(), run_id)
     one_node = plan.cluster.nodes == 1 and not plan.cluster.grows
-    shared = not isinstance(place.path, Path) or one_node
-    if shared or (run_id and seen_by_all(place.is_here)):
+    if not isinstance(place.path, Path) or one_node:
         return SharedFiles(place, one_node)
+    missing = await nodes_without(place.is_here, say) if run_id else ["any: its manifest has no id"]
+    if not missing:
+        return SharedFiles(place, one_node)
+    say(f"{place.path} is not seen by {_in_short(missing)}; all files go through the driver")
     return RelayedFiles(directory, writer)
 
 
-def seen_everywhere(files: Files, dataset: AnyPath) -> bool:
-    """Whether every node sees a dataset's directory, even one outside the run's."""
+async def who_lacks(files: Files, dataset: AnyPath, say: Callable[[str], None]) -> str:
+    """Which nodes do not see a dataset's directory, even one outside the run's; "" if all do."""
     if files.seen_by_learners(dataset):
-        return True
-    description = dataset.absolute() / DESCRIPTION
-    return description.exists() and seen_by_all(
-        partial(_holds, description, description.read_bytes())
-    )
+        return ""
+    description = Location.parse(dataset.absolute() / DESCRIPTION)
+    if not description.exists():
+        return "this machine"
+    probe = partial(_holds, description, description.read_bytes())
+    return _in_short(await nodes_without(probe, say))
 
 
-def _holds(file: AnyPath, content: bytes) -> bool:
+def _holds(file: Location, content: bytes) -> bool:
     """Whether a file exists with this content."""
     return file.exists() and file.read_bytes() == content
+
+
+def _in_short(nodes: Sequence[str]) -> str:
+    return f"{nodes[0]} and {len(nodes) - 1} more" if len(nodes) > 1 else "".join(nodes)

@@ -14,8 +14,9 @@ from cqlray.data.loading import iterate_shards
 from cqlray.data.memory import data_bytes, where_data_lives
 from cqlray.envs.recorded import open_configured
 from cqlray.errors import UserError
-from cqlray.runtime.cluster import put, seen_by_all
-from cqlray.runtime.files import seen_everywhere
+from cqlray.runtime.cluster import put
+from cqlray.runtime.files import who_lacks
+from cqlray.runtime.nodes import nodes_without
 from cqlray.stages.run import Run
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.rows import ReferenceTest
@@ -61,22 +62,23 @@ def native_dataset(run: Run) -> AnyPath:
     return own
 
 
-def data_for_learners(run: Run) -> list[Any]:
-    """The learners' data: either where to read it, or its shards in the object store.
+async def provide_data(run: Run) -> None:
+    """Make sure that `run.data` is the learners' data: either where to read it, or its shards in
+    the object store.
 
     Raises:
         UserError: they must read it from disk, and do not see it.
     """
-    if not run.data:
-        place = native_dataset(run)
-        run.data = _provided(run, place, datasets.read_description(place))
-    return run.data
+    async with run.providing:
+        if not run.data:
+            place = native_dataset(run)
+            run.data = await _provided(run, place, datasets.read_description(place))
 
 
-def _provided(run: Run, place: AnyPath, description: dict[str, Any]) -> list[Any]:
+async def _provided(run: Run, place: AnyPath, description: dict[str, Any]) -> list[Any]:
     on_disk, why = exceeds_memory(run, description)
     if on_disk:
-        _require_on_nodes(run, place, why)
+        await _require_on_nodes(run, place, why)
         run.progress.say(f"data         {why}")
         return [StoredData(place.absolute(), _scratch(run))]
     if run.files.seen_by_learners(place):
@@ -91,29 +93,29 @@ def _scratch(run: Run) -> Scratch:
     return Scratch(name, chosen, str(home) if isinstance(home, Path) else None)
 
 
-def give_back(run: Run) -> None:
+async def give_back(run: Run) -> None:
     """Remove that file from all machines; a run that was asked to stop keeps it for `resume`."""
     stored = run.data[0] if run.data else None
     if run.stop.requested or not isinstance(stored, StoredData) or stored.scratch is None:
         return
     # Whatever went wrong is not to hide why the run ends; the next run there sweeps.
     with suppress(Exception):
-        seen_by_all(stored.scratch.remove)
+        await nodes_without(stored.scratch.remove, lambda line: None)
 
 
-def require_disk(run: Run) -> None:
+async def require_disk(run: Run) -> None:
     """Raise UserError if learners must read the future dataset from disk and could not."""
     if run.config.dataset is None and run.config.resources.data == "disk":
-        _require_on_nodes(run, run.directory / DATASET, "resources.data disk")
+        await _require_on_nodes(run, run.directory / DATASET, "resources.data disk")
 
 
-def _require_on_nodes(run: Run, place: AnyPath, why: str) -> None:
+async def _require_on_nodes(run: Run, place: AnyPath, why: str) -> None:
     """Raise UserError unless every node sees the directory that learners must read from."""
-    if not seen_everywhere(run.files, place):
+    if lacking := await who_lacks(run.files, place, run.progress.say):
         raise UserError(
-            f"{place} is not on every node, and learners cannot have the data otherwise ({why}):"
-            " have it at s3:// or gs://, share the disk, or have data that fits into memory there"
-            " (resources.data memory)"
+            f"{place} is not on every node, and learners cannot have the data otherwise ({why};"
+            f" missing on {lacking}): have it at s3:// or gs://, share the disk, or have data that"
+            " fits into memory there (resources.data memory)"
         )
 
 

@@ -17,7 +17,7 @@ from cqlray.algorithms.fqe import FQEConfig
 from cqlray.errors import ActorLost, Lost
 from cqlray.runtime.cluster import put
 from cqlray.runtime.event_loop import group, results
-from cqlray.stages.data import data_for_learners
+from cqlray.stages.data import provide_data
 from cqlray.stages.run import DEATHS_IN_A_ROW, Run, died
 from cqlray.storage.locations import Location
 from cqlray.storage.rows import EvaluationRow, FittedQRow, Played, ReferenceTest, StudentTest
@@ -207,6 +207,7 @@ class Evaluation:
         try:
             snapshots = [block[updates] for updates in sorted(block)]
             async with self._in_store(*snapshots) as references:
+                await provide_data(self.run)
                 rows: list[FittedQRow] = await self._fitted_q_pool().call("evaluate", *references)
         except Lost as error:
             self.loss = error
@@ -228,7 +229,7 @@ class Evaluation:
             return run.pools["fitted_q"]
         settings = (run.config.seed, run.spec.scaling, run.config.cql.discount, 1, FQEConfig())
         size = max(1, run.plan.fitted_q)
-        return run.pool(FittedQ, "fitted_q", size, *settings, *data_for_learners(run))
+        return run.pool(FittedQ, "fitted_q", size, *settings, *run.data)
 
     def _still_missing(self, lacking: list[tuple[str, int, int]]) -> ActorLost:
         """The error to raise when processes keep dying on the same snapshots."""

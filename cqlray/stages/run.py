@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -56,6 +57,7 @@ class Run:
         self.metrics = RunMetrics(lambda: len(writer.waiting))
         self.pools: dict[str, Pool] = {}
         self.data: list[Any] = []  # for the learners: references to shards, or one StoredData
+        self.providing = asyncio.Lock()  # held by whoever finds that data
 
     def stage(self, name: str) -> AbstractAsyncContextManager[None]:
         """Record a stage of the run in its time line and manifest."""

@@ -16,7 +16,7 @@ from cqlray.config.members import Member, members
 from cqlray.errors import Lost, UserError
 from cqlray.runtime.cluster import Actor, Reply
 from cqlray.runtime.event_loop import group
-from cqlray.stages.data import data_for_learners, give_back
+from cqlray.stages.data import give_back, provide_data
 from cqlray.stages.evaluate import Evaluation
 from cqlray.stages.run import STOPPING, Run
 from cqlray.storage import checkpoint
@@ -64,7 +64,7 @@ class Training:
             await self.evaluation.finish(lambda population: self.done[population])
         finally:
             run.journal.busy("learner", self.plan.learners, self.busy_seconds)
-            give_back(run)
+            await give_back(run)
         run.dismiss("evaluator", "fitted_q")
         run.progress.finish(self.evaluation.newest)
 
@@ -101,6 +101,7 @@ class Training:
         self._catch_up(population)
         if self.done[population] >= self._goal(population):
             return  # also if the previous learner died after its last checkpoint
+        await provide_data(self.run)
         learner = self._start(population)
         try:
             await self._learn(population, learner)
@@ -125,7 +126,7 @@ class Training:
             Learner,
             spec,
             *(saved or [None]),
-            *data_for_learners(run),
+            *run.data,
             cpus=self.plan.cpus["learner"],
             gpus=int(self.plan.gpu),
             spread=not self.plan.gpu,

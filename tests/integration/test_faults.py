@@ -81,7 +81,10 @@ def test_storage_that_only_the_drivers_machine_has(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver writes for everybody then, and a resumed run reads for them: the same bits."""
-    relayed = lambda directory, plan, writer: RelayedFiles(directory, writer)  # noqa: E731
+
+    async def relayed(directory: Any, plan: Any, writer: Any, say: Any) -> RelayedFiles:
+        return RelayedFiles(directory, writer)
+
     monkeypatch.setattr(driver, "choose_files", relayed)
     out = api.run(small_config(tmp_path / "run"), quiet=True).run_dir
     assert_same(finished_run, out)

@@ -133,7 +133,7 @@ def relayed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "choose_files", relay)
 
 
-def relay(directory: RunDirectory, plan: Plan, writer: Writer) -> RelayedFiles:
+async def relay(directory: RunDirectory, plan: Plan, writer: Writer, say: Any) -> RelayedFiles:
     return RelayedFiles(directory, writer)
 
 
@@ -454,30 +454,28 @@ def test_data_on_disk_is_refused_where_learners_do_not_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
 ) -> None:
     run = alone(tmp_path / "run", nodes=2, resources=ResourcesConfig(data="disk"))
-    monkeypatch.setattr(run_files, "seen_by_all", lambda probe: shared and probe())
+
+    async def nodes_without(probe: Any, say: Any) -> list[str]:
+        return [] if shared and probe() else ["node a", "node b"]
+
+    monkeypatch.setattr(run_files, "nodes_without", nodes_without)
     data = tmp_path / "data"
     write_json(data / "dataset.json", {"digest": "d"})
     if shared:
-        run.data = data_of_runs._provided(run, data, {"digest": "d"})
+        run.data = asyncio.run(data_of_runs._provided(run, data, {"digest": "d"}))
         assert [stored.directory for stored in run.data] == [data]
         before = run.data
         run.forget_lost_data()
         assert run.data is before, "no node takes it along"
         return
     with pytest.raises(
-        UserError, match=rf"^{data} is not on every node, .*as resources\.data asks.* s3://"
+        UserError,
+        match=rf"^{data} is not on every node, .*as resources\.data asks;"
+        r" missing on node a and 1 more.* s3://",
     ):
-        data_of_runs._provided(run, data, {"digest": "d"})
+        asyncio.run(data_of_runs._provided(run, data, {"digest": "d"}))
     with pytest.raises(UserError, match=r"run/dataset is not on every node"):
         asyncio.run(driver.whole_run(run))
-
-
-def test_every_node_is_asked_for_the_data(ray_cluster: str, tmp_path: Path) -> None:
-    file = tmp_path / "dataset.json"
-    file.write_bytes(b"here")
-    assert clusters.seen_by_all(partial(run_files._holds, file, b"here"))
-    assert not clusters.seen_by_all(partial(run_files._holds, file, b"another's"))
-    assert not clusters.seen_by_all(partial(run_files._holds, tmp_path / "none", b"here"))
 
 
 def test_a_bucket_that_is_away_is_a_failure_of_storage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +26,13 @@ def test_all_machines_give_it_back_unless_the_run_goes_on(
         data=[StoredData(tmp_path, own)], stop=SimpleNamespace(requested=stopped)
     )
 
-    def on_every_node(probe: Callable[[], bool]) -> bool:
+    async def on_every_node(probe: Callable[[], bool], say: Any) -> list[str]:
         assert cloudpickle.loads(cloudpickle.dumps(probe))()
         raise RuntimeError("a node is gone")  # does not hide why the run ends
 
-    monkeypatch.setattr(stage, "seen_by_all", on_every_node)
-    stage.give_back(run)
+    monkeypatch.setattr(stage, "nodes_without", on_every_node)
+    asyncio.run(stage.give_back(run))
     assert own.path().exists() == stopped
     for data in ([], [object()], [StoredData(tmp_path)]):
-        stage.give_back(SimpleNamespace(data=data, stop=SimpleNamespace(requested=False)))
+        other: Any = SimpleNamespace(data=data, stop=SimpleNamespace(requested=False))
+        asyncio.run(stage.give_back(other))

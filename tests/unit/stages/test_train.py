@@ -123,6 +123,7 @@ def trained(folder: Path, rng: random.Random, deaths: float, stop_after: float |
     run.metrics = nothing(advanced=quiet)
     run.is_checkpoint_due = lambda *_: rng.random() < 0.4
     run.forget_lost_data = quiet
+    run.data, run.providing = ["shards"], asyncio.Lock()
     run.snapshots = lambda *_: {}
     run.lacking = lambda *_: []
     run.restarting = lambda *args: Run.restarting(run, *args)
