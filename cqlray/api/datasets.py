@@ -4,8 +4,9 @@ cqlray's own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from cqlray.data.source import Source
 from cqlray.envs.recorded import open_data
 from cqlray.errors import UserError
 from cqlray.storage.locations import any_path
+from cqlray.storage.locks import exclusive
+from cqlray.storage.run_directory import DATASET, MANIFEST
 
 if TYPE_CHECKING:
     import pandas
@@ -87,10 +90,14 @@ class Dataset:
         episodes that are there.
 
         Raises:
-            UserError: the directory holds a dataset (that these episodes do not belong to), or the
-                data cannot be read.
+            UserError: the directory holds a dataset (that these episodes do not belong to), another
+                process writes there, or the data cannot be read.
         """
-        return convert.write_dataset(self.source, any_path(directory), append)
+        place = any_path(directory)
+        convert.require_room(place, append)
+        of_run = place.name == DATASET and (place.parent / MANIFEST).is_file()
+        with exclusive(place.parent if of_run else place, partial(print, file=sys.stderr)):
+            return convert.write_dataset(self.source, place, append)
 
 
 def load_dataset(

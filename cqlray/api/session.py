@@ -62,22 +62,20 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     if inside_job():
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
-    if not RunDirectory.is_free(path):
-        RunDirectory.create(path, {})  # says why not
+    RunDirectory.require_blank(path)
     spec = environment_of(config, progress)
 
-    def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
-        plan = make_plan(config, members(config), cluster)
-        manifest = _manifest(spec, plan, dataset_only)
-        directory = RunDirectory.create(path, manifest)
+    def create(plan: Plan) -> None:
+        directory = RunDirectory.create(path, _manifest(spec, plan, dataset_only))
         resolved = dataclasses.replace(
             config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
         )
         # Last, because it is what makes the directory a run that can be resumed.
         write_bytes(directory / CONFIG, dump_yaml(resolved).encode())
-        return directory, plan
 
-    return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
+    directory, plan_on = RunDirectory(path), partial(make_plan, config, members(config))
+    _drive(config, spec, progress, directory, plan_on, dataset_only, create)
+    return _with_video(directory, config, progress)
 
 
 def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
@@ -109,17 +107,17 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     if config.dataset is not None and converted:  # the run had converted foreign data already
         config = dataclasses.replace(config, dataset=str(path / DATASET))
 
-    def prepare(cluster: ClusterResources) -> tuple[RunDirectory, Plan]:
+    def plan_on(cluster: ClusterResources) -> Plan:
         # Populations stay as they were, whatever the machine is now: results depend on them to the
         # bit.
         plan = make_plan(config, members(config), cluster)
         populations = tuple(tuple(population) for population in manifest["plan"]["populations"])
-        return directory, dataclasses.replace(
+        return dataclasses.replace(
             plan, populations=populations, learners=min(plan.learners, len(populations))
         )
 
-    spec, dataset_only = environment_of(config), manifest["dataset_only"]
-    return _with_video(_drive(config, spec, progress, prepare, dataset_only), config, progress)
+    _drive(config, environment_of(config), progress, directory, plan_on, manifest["dataset_only"])
+    return _with_video(directory, config, progress)
 
 
 def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
@@ -211,23 +209,27 @@ def _drive(
     config: RunConfig,
     spec: EnvSpec,
     progress: ProgressDisplay,
-    prepare: Callable[[ClusterResources], tuple[RunDirectory, Plan]],
+    directory: RunDirectory,
+    plan_on: Callable[[ClusterResources], Plan],
     dataset_only: bool,
-) -> RunDirectory:
+    create: Callable[[Plan], None] | None = None,
+) -> None:
+    """Hold the run's directory, write its first files if it is new, and run the stages."""
     from cqlray import driver
     from cqlray.runtime.joining import connect
 
     began, stages = time.monotonic(), driver.dataset_alone if dataset_only else driver.whole_run
     with connect() as cluster:
-        directory, plan = prepare(cluster)
+        plan = plan_on(cluster)
         with directory.locked(progress.say):
+            if create is not None:
+                create(plan)
             lines = plan.lines(config.dataset is not None)
             for line in [f"run          {directory.path}", *lines]:
                 progress.say(line)
             work = partial(driver.session, work=stages, began=began)
             with _saying_how_to_go_on(f"cqlray resume {directory.path}"):
                 driver.drive(config, directory, plan, spec, progress, work)
-    return directory
 
 
 def _with_video(

@@ -149,14 +149,14 @@ def _counted(number: int, noun: str) -> str:
 
 def _convert(words: list[str]) -> int:
     from cqlray.data.checks.findings import require_valid
-    from cqlray.data.dataset import DESCRIPTION
+    from cqlray.data.convert import require_room
     from cqlray.data.source import columns_in_words
+    from cqlray.storage.locations import any_path
 
     options = _convert_parser().parse_args(words)
     if options.append and options.to != "cqlray":
         raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
-    if (Path(options.out) / DESCRIPTION).exists() and not options.append:
-        raise UserError(f"{options.out} holds a dataset already; --append adds to it")
+    require_room(any_path(options.out), options.append)
     dataset = _open(options)
     done: list[str] = []
     if options.fix:

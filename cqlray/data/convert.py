@@ -70,9 +70,7 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         UserError: the directory holds a dataset and `append` is not set, or one that the new
             episodes do not belong to; the source cannot be read or holds no episode.
     """
-    there = (directory / datasets.DESCRIPTION).exists()
-    if there and not append:
-        raise UserError(f"{directory} holds a dataset already; --append adds to it")
+    there = require_room(directory, append)
     description = datasets.Description(source.environment)
     before: dict[str, Any] = {}
     if there:
@@ -96,6 +94,14 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
     written = {**origin, **before, **description.finish(), "provenance": provenance}
     write_json(directory / datasets.DESCRIPTION, written)
     return written
+
+
+def require_room(directory: AnyPath, append: bool) -> bool:
+    """Whether the directory holds a dataset. Raises UserError if so, unless `append` is set."""
+    there = (directory / datasets.DESCRIPTION).exists()
+    if there and not append:
+        raise UserError(f"{directory} holds a dataset already; --append adds to it")
+    return there
 
 
 def of_origin(source: Source) -> dict[str, Any]:

@@ -7,9 +7,11 @@ sees the other's, so that both can never begin, however slow a request is. This 
 condition, which pyarrow does not have, only listings that show all that was put before; Amazon's
 and Google's stores promise that.
 
-A claim that is not renewed for EXPIRES_AFTER is passed over, because its process has died or lost
-the network. If it was only slow, it sees at its next renewal that it was passed over, and stops.
-Until then both write the same bytes, because a run is determined by its config.
+A claim that is not seen to change for EXPIRES_AFTER, by the candidate's own stopwatch, is passed
+over, because its process has died or lost the network. No clock is compared with another machine's:
+clocks are wrong by hours at times. If the holder was only slow, it sees at its next renewal that it
+was passed over, or at its next check, and stops. Until then both write the same bytes, because a
+run is determined by its config.
 """
 
 from __future__ import annotations
@@ -18,33 +20,27 @@ import contextlib
 import json
 import os
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TypedDict
 
 from cqlray.errors import StorageFailure, UserError
-from cqlray.storage.locations import Location
+from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.machine import Process, described, has_ended, is_process, this_process
 from cqlray.storage.outside import parse_json
 
 RENEW_EVERY = 15.0  # seconds
-EXPIRES_AFTER = 60.0  # seconds without a renewal, measured by the candidate's clock
-CERTAINLY_OVER = 3600.0  # seconds by the clocks of two machines, which may differ by minutes
+EXPIRES_AFTER = 60.0  # seconds without a renewal, as the candidate sees it
 PAUSE = 2.0  # seconds at most, before those who claimed at the same instant try again
 
 
-class Claim(TypedDict):
+class Claim(Process):
     """What a process writes to claim the lease."""
 
     renewals: int
-    renewed: str  # the time of day
-    holder: str  # for messages
-    pid: int
-    machine: str
+    renewed: str  # the time of day, by its own clock: only for `is_held`
     passed_over: list[str]  # tokens of the claims that count no longer
 
 
@@ -57,17 +53,21 @@ class Lease:
     def __init__(self, folder: Location) -> None:
         self.folder = folder
         self.token = os.urandom(8).hex()
-        self.renewals = 0
+        self.process = this_process()
+        self.renewals, self.renewed = 0, 0.0
         self.passed_over: set[str] = set()
         self.lost_to: str | None = None
         self.released = threading.Event()
 
     def check(self) -> None:
-        """Check that this process still holds the lease.
+        """Check that this process still holds the lease; it asks the storage only after a time
+        without a renewal, as when the machine was asleep.
 
         Raises:
             UserError: another process has taken the lease.
         """
+        if self.lost_to is None and _stopwatch() - self.renewed > EXPIRES_AFTER / 2:
+            self.lost_to = self._successor()
         if self.lost_to is not None:
             raise UserError(
                 f"{self.folder.parent} was taken over by {self.lost_to}; this process stops"
@@ -88,6 +88,8 @@ class Lease:
             self.release()
             time.sleep(random.SystemRandom().uniform(0.0, PAUSE))
         for token in self.passed_over:
+            with contextlib.suppress(FileNotFoundError):
+                say(taken_over(self.folder.parent, self._read(self._place(token))))
             self._place(token).remove()
 
     def _wait_for_others(self, say: Callable[[str], None]) -> None:
@@ -98,10 +100,10 @@ class Lease:
         """
         silent = self._others()
         if silent:
-            holder = min(claim["holder"] for claim in silent.values())
+            holder = min(described(claim) for claim in silent.values())
             say(
-                f"{self.folder.parent} was last used by {holder}; waiting to see whether that"
-                " process still runs"
+                f"{self.folder.parent} was last used by {holder}; waiting up to"
+                f" {EXPIRES_AFTER:.0f} s to see whether that process still runs"
             )
         deadline = time.monotonic() + EXPIRES_AFTER
         while silent and time.monotonic() < deadline:
@@ -110,7 +112,7 @@ class Lease:
             now = self._others()
             for token, claim in silent.items():
                 if now.get(token, claim) != claim:
-                    raise self._in_use(now[token])
+                    raise in_use(self.folder.parent, now[token])
             silent = {token: claim for token, claim in silent.items() if token in now}
             if time.monotonic() - asked > RENEW_EVERY:
                 # The storage was unavailable: its holder could not renew it either.
@@ -132,7 +134,7 @@ class Lease:
         """The process that took over because this one did not renew its claim in time."""
         for claim in self._others().values():
             if self.token in claim["passed_over"]:
-                return claim["holder"]
+                return described(claim)
         return None if self._place(self.token).exists() else "a process that removed the lease"
 
     def release(self) -> None:
@@ -140,18 +142,20 @@ class Lease:
         self._place(self.token).remove()
 
     def is_held(self) -> bool:
-        """Whether another process holds the lease and renewed it lately, or died just now."""
+        """Whether another process seems to hold the lease: it renewed it lately, by the clocks of
+        two machines, or died just now. For reports; whoever wants the lease has to `take` it.
+        """
         return any(_age(claim) < EXPIRES_AFTER for claim in self._others().values())
 
     def _others(self) -> dict[str, Claim]:
-        """The claims of other processes, by token, without those that have certainly ended."""
+        """The claims of other processes, by token, without those whose process has ended."""
         found: dict[str, Claim] = {}
         for place in self.folder.glob("*.json"):
             if place.stem == self.token or place.stem in self.passed_over:
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed since it was listed
                 claim = self._read(place)
-                if _is_over(claim):
+                if has_ended(claim):
                     self.passed_over.add(place.stem)
                 else:
                     found[place.stem] = claim
@@ -162,6 +166,8 @@ class Lease:
             claim: Claim = parse_json(place.read_bytes(), "the claim")
             if missing := Claim.__annotations__.keys() - claim.keys():
                 raise ValueError(f"it has no {min(missing)}")
+            if not is_process(claim):
+                raise ValueError("it names no process")
             _age(claim)
         except (ValueError, TypeError, AttributeError, UserError) as error:
             raise UserError(
@@ -172,24 +178,18 @@ class Lease:
 
     def _write(self) -> None:
         self.renewals += 1
+        began = _stopwatch()
         claim: Claim = {
+            **self.process,
             "renewals": self.renewals,
             "renewed": datetime.now(UTC).isoformat(timespec="seconds"),
-            "holder": f"process {os.getpid()} on {socket.gethostname()}",
-            "pid": os.getpid(),
-            "machine": _machine(),
             "passed_over": sorted(self.passed_over),
         }
         self._place(self.token).write(json.dumps(claim).encode())
+        self.renewed = began
 
     def _place(self, token: str) -> Location:
         return self.folder / f"{token}.json"
-
-    def _in_use(self, claim: Claim) -> UserError:
-        return UserError(
-            f"{self.folder.parent} is in use by another cqlray process ({claim['holder']}); wait"
-            " for it or stop it first"
-        )
 
 
 @contextmanager
@@ -218,20 +218,19 @@ def _age(claim: Claim) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(claim["renewed"])).total_seconds()
 
 
-def _is_over(claim: Claim) -> bool:
-    """Whether a claim's holder is certainly gone: it died on this machine, or has been silent for
-    very long.
-    """
-    if claim["machine"] == _machine() and not Path(f"/proc/{claim['pid']}").exists():
-        return True
-    return _age(claim) > CERTAINLY_OVER
+def _stopwatch() -> float:
+    """Seconds, those in which the machine slept too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _machine() -> str:
-    """Identify this boot of this machine, and its process numbers (each container has others)."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink(
-            "/proc/self/ns/pid"
-        )
-    except OSError:
-        return os.urandom(8).hex()  # no /proc: never the same machine
+def in_use(directory: AnyPath, holder: Process | None) -> UserError:
+    """What to raise where another process holds a directory."""
+    who = f" ({described(holder)})" if holder else ""
+    return UserError(
+        f"{directory} is in use by another cqlray process{who}; wait for it or stop it first"
+    )
+
+
+def taken_over(directory: AnyPath, before: Process) -> str:
+    """The line for a holder that did not give a directory back."""
+    return f"{directory} was held by {described(before)}, which did not give it back; taken over"

@@ -12,14 +12,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage import outside
-from cqlray.storage.lease import Lease, held
+from cqlray.storage.lease import Lease
 from cqlray.storage.locations import AnyPath, Location
-from cqlray.storage.locks import is_locked, locked
+from cqlray.storage.locks import LEASE, LOCK, exclusive, is_locked
 
 FORMAT = 1
 
@@ -37,7 +36,6 @@ DATASET = "dataset"  # a directory: data/dataset.py has the names in it
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 VIDEO = "video.gif"
-LOCK, LEASE = ".lock", "lease"  # the lease is a directory
 LINES_AT_ONCE = 32  # of a file of rows that are decoded together
 
 _HALF_MADE = (f".{MANIFEST}.tmp", f".{CONFIG}.tmp")
@@ -124,20 +122,16 @@ class RunDirectory:
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
-        self.lease: Lease | None = None  # held while writing, where there is no lock
+        self.check: Callable[[], None] = lambda: None  # raises UserError if it is not held any more
 
     @staticmethod
     def create(path: AnyPath, manifest: dict[str, Any]) -> RunDirectory:
-        """Make a new run directory with its manifest.
+        """Make a new run directory with its manifest; hold it first (`locked`).
 
         Raises:
             UserError: it exists and is not empty, or cannot be written.
         """
-        if not RunDirectory.is_free(path):
-            raise UserError(
-                f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume"
-                f" {path}"
-            )
+        RunDirectory.require_blank(path)
         try:
             write_json(path / MANIFEST, manifest)
         except StorageFailure as error:
@@ -151,15 +145,16 @@ class RunDirectory:
         """Whether a run can be created there: it is empty, or has only the manifest of a run killed
         during its creation.
         """
-        if not path.exists():
-            return True
-        # In Amazon's store the lease's directory stays after the lease was released.
-        half_made = {MANIFEST, LEASE, *_HALF_MADE}
-        return (
-            path.is_dir()
-            and {below.name for below in path.iterdir()} <= half_made
-            and not RunDirectory(path).in_use()
-        )
+        return _is_blank(path) and not RunDirectory(path).in_use()
+
+    @staticmethod
+    def require_blank(path: AnyPath) -> None:
+        """Raise UserError where there is a run, or anything else."""
+        if not _is_blank(path):
+            raise UserError(
+                f"out {str(path)!r} exists already; choose another, or go on with it: cqlray resume"
+                f" {path}"
+            )
 
     @staticmethod
     def open(path: AnyPath) -> RunDirectory:
@@ -176,26 +171,25 @@ class RunDirectory:
 
     @contextmanager
     def locked(self, say: Callable[[str], None] = print) -> Iterator[None]:
-        """Lock the directory: on a disk the kernel releases it however this process ends, elsewhere
-        a lease expires.
+        """Hold the directory, which need not be there yet: on a disk the kernel releases it however
+        this process ends, elsewhere a lease expires.
 
         Raises:
             UserError: another process holds it, or it cannot be locked.
         """
-        if isinstance(self.path, Location):
-            with held(self.path / LEASE, say) as self.lease:
-                yield
-            return
-        with locked(self.path / LOCK, say):
+        with exclusive(self.path, say) as self.check:
             self._sweep()
             yield
             self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what processes left when they were killed while writing."""
-        for left in Path(str(self.path)).rglob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        """Remove what processes left on a disk when they were killed while writing."""
+        if isinstance(self.path, Location):
+            return
+        for left in self.path.rglob(".*.tmp"):
+            if left.parent.name != LEASE:  # which others may be claiming
+                with contextlib.suppress(OSError):
+                    left.unlink()
 
     def in_use(self) -> bool:
         """Whether a process holds the directory now."""
@@ -212,14 +206,12 @@ class RunDirectory:
 
     def update_manifest(self, **values: Any) -> None:
         """Set keys of the manifest."""
-        if self.lease is not None:
-            self.lease.check()
+        self.check()
         write_json(self / MANIFEST, {**self.manifest(), **values})
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append JSON lines in one write."""
-        if self.lease is not None:
-            self.lease.check()
+        self.check()
         if not rows:
             return
         with writing_to(self / name):
@@ -271,6 +263,15 @@ class RunDirectory:
             f"{self.path} has no snapshot of its students yet; go on with: cqlray resume"
             f" {self.path}"
         )
+
+
+def _is_blank(path: AnyPath) -> bool:
+    """Whether there is nothing, or only what a run leaves that is killed during its creation."""
+    if not path.exists():
+        return True
+    # In Amazon's store the lease's directory stays after the lease was released.
+    half_made = {MANIFEST, LOCK, LEASE, *_HALF_MADE}
+    return path.is_dir() and {below.name for below in path.iterdir()} <= half_made
 
 
 def _decoded(lines: list[str], file: str) -> list[dict[str, Any]]:

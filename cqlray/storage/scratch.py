@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cqlray.errors import UserError
+from cqlray.storage.machine import file_system
 
 IN_MEMORY = ("tmpfs", "ramfs")
 LEFT_BEHIND_SECONDS = 3600.0  # a file that nobody has had open for this long is abandoned
@@ -74,14 +75,7 @@ class Scratch:
 
 def is_in_memory(folder: Path) -> bool:
     """Whether a directory's file system is kept in memory."""
-    device = folder.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            fields = line.split(" ")
-            if fields[2] == number:
-                return fields[fields.index("-") + 1] in IN_MEMORY
-    return False
+    return file_system(folder) in IN_MEMORY
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Shard, steps_of_rows
 from cqlray.errors import UserError
+from cqlray.storage.locks import reserved
 
 
 def write_log(shards: Iterable[Shard], path: str | Path) -> int:
@@ -35,11 +36,13 @@ def write_log(shards: Iterable[Shard], path: str | Path) -> int:
         raise UserError(f"{path}: logs are written to local disk; write there and copy")
     if file.suffix not in (".parquet", ".csv"):
         raise UserError(f"{file}: a log is a file whose name ends in .parquet or .csv")
-    if file.exists():
-        raise UserError(f"{file} exists already; choose another name, or remove it first")
     temporary = file.with_name(f".{file.name}.tmp")
+    with reserved(file):
+        return _write_whole(shards, file, temporary)
+
+
+def _write_whole(shards: Iterable[Shard], file: Path, temporary: Path) -> int:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         rows = _write(shards, temporary, file.suffix)
         if not rows:
             raise UserError(f"{file}: there is no episode to write")

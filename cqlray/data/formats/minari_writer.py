@@ -21,6 +21,7 @@ from cqlray.data.formats.minari import DATASET_ID, PREFIX, PROVENANCE, local_roo
 from cqlray.data.formats.minari_spaces import box
 from cqlray.data.source import Source
 from cqlray.errors import UserError
+from cqlray.storage.locks import reserved
 
 # The oldest version with this layout, which newer ones accept too.
 _MINARI_VERSION = "0.5.0"
@@ -42,8 +43,14 @@ def write_minari(source: Source, target: str | Path, environment_spec: str | Non
     """
     directory, dataset_id = _place(str(target))
     load_h5py()
-    if directory.exists():
-        raise UserError(f"{directory} exists already; choose another place, or remove it first")
+    with reserved(directory):
+        _write_whole(source, directory, dataset_id, environment_spec)
+    return dataset_id
+
+
+def _write_whole(
+    source: Source, directory: Path, dataset_id: str, environment_spec: str | None
+) -> None:
     temporary = directory.with_name(f".{directory.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -60,7 +67,6 @@ def write_minari(source: Source, target: str | Path, environment_spec: str | Non
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return dataset_id
 
 
 def _place(target: str) -> tuple[Path, str]:

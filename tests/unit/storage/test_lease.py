@@ -16,6 +16,7 @@ import pytest
 
 from cqlray.errors import UserError
 from cqlray.storage import lease as leases
+from cqlray.storage import machine
 from cqlray.storage.locations import Location
 from cqlray.storage.run_directory import RunDirectory
 from tests.unit.storage.test_locations import proxy, remote, server  # noqa: F401 (fixtures)
@@ -55,7 +56,9 @@ def test_one_process_at_a_time_and_a_dead_one_is_followed_at_once(
     said: list[str] = []
     with leases.held(place, said.append) as lease:
         lease.check()
-    assert said == [] and list(place.iterdir()) == []
+    (line,) = said
+    assert f"was held by process {holder.pid} on" in line and line.endswith("; taken over")
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.usefixtures("quick")
@@ -65,7 +68,7 @@ def test_a_silent_holder_elsewhere_is_followed_when_its_lease_expires(
 ) -> None:
     place, said = remote / "lease", []  # type: ignore[var-annotated]
     with monkeypatch.context() as patch:
-        patch.setattr(leases, "_machine", lambda: "another")
+        patch.setattr(machine, "_machine", lambda: ("another", ""))
         gone = leases.Lease(place)
         gone.take(said.append)
     started = time.monotonic()
@@ -76,7 +79,8 @@ def test_a_silent_holder_elsewhere_is_followed_when_its_lease_expires(
         with pytest.raises(UserError, match=f"was taken over by process {os.getpid()} on"):
             gone.check()
         lease.check()
-    assert len(said) == 1 and "waiting to see" in said[0]
+    assert len(said) == 2 and "to see whether that process still runs" in said[0]
+    assert said[1].endswith("which did not give it back; taken over")
 
 
 @pytest.mark.usefixtures("quick")
@@ -148,7 +152,7 @@ def test_a_holder_that_slept_amid_its_renewal_stops_and_its_successor_goes_on(
 ) -> None:
     """Its claim comes back after the successor has removed it."""
     with monkeypatch.context() as patch:
-        patch.setattr(leases, "_machine", lambda: "another")
+        patch.setattr(machine, "_machine", lambda: ("another", ""))
         slept = leases.Lease(remote / "lease")
         slept.take(print)
         with leases.held(remote / "lease", lambda _: None) as lease:

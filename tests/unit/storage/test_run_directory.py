@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -98,21 +101,24 @@ def held_elsewhere(directory: RunDirectory) -> Iterator[subprocess.Popen[bytes]]
         other.kill()
 
 
+def on_another_machine(lock: Path) -> None:
+    """Have a lock's holder seem to be on another machine."""
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"boot": "another"}))
+
+
 def test_two_processes_cannot_hold_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = RunDirectory.create(tmp_path / "run", {})
-    with held_elsewhere(directory):
-        with pytest.raises(
-            UserError, match="in use by another cqlray process; wait for it or stop it first"
-        ):
+    with held_elsewhere(directory) as other:
+        who = rf"in use by another cqlray process \(process {other.pid} on {socket.gethostname()},"
+        refused = rf"{who} since \d{{4}}-.* UTC\); wait for it or stop it first"
+        with pytest.raises(UserError, match=refused):
             directory.locked(
                 lambda _: pytest.fail("the holder is on this machine and lives")
             ).__enter__()
         assert directory.in_use()
-        (directory.path / ".lock").write_text("another-machine")
+        on_another_machine(directory.path / ".lock")
         monkeypatch.setattr(locks, "LOCK_WAIT", 0.5)
-        with pytest.raises(
-            UserError, match="in use by another cqlray process; wait for it or stop it first"
-        ):
+        with pytest.raises(UserError, match=refused):
             directory.locked().__enter__()
     with directory.locked():
         pass
@@ -122,20 +128,25 @@ def test_the_lock_of_a_holder_that_is_gone_in_a_moment_is_waited_for(tmp_path: P
     directory = RunDirectory.create(tmp_path / "run", {})
     said: list[str] = []
     with held_elsewhere(directory) as other:
-        (directory.path / ".lock").write_text("another-machine")
+        on_another_machine(directory.path / ".lock")
 
         def say(line: str) -> None:
-            assert other.poll() is None, "it is said at once"
+            assert said or other.poll() is None, "it is said at once"
             said.append(line)
             other.kill()
 
         started = time.monotonic()
         with directory.locked(say):
             waited = time.monotonic() - started
-    assert said == [
-        f"{directory.path} is in use by another cqlray process; waiting up to 90 s, for its machine"
-        " may have died"
-    ]
+    waiting, followed = said
+    holder = rf"process {other.pid} on {socket.gethostname()}, since .* UTC"
+    run = re.escape(str(directory.path))
+    assert re.fullmatch(
+        rf"{run} is in use by another cqlray process \({holder}\); waiting up to 90 s, for its"
+        " machine may have died",
+        waiting,
+    )
+    assert re.fullmatch(rf"{run} was held by {holder}, which did not.*; taken over", followed)
     assert waited < 30
 
 
@@ -144,7 +155,7 @@ def test_a_disk_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "run" / ".lock").mkdir()
     with pytest.raises(
         UserError,
-        match=r"/run/\.lock cannot be locked: Is a directory; a run directory needs a disk that",
+        match=r"/run/\.lock cannot be locked: Is a directory; a run directory or dataset needs a",
     ):
         directory.locked().__enter__()
     (tmp_path / "run" / ".lock").rmdir()
