@@ -5,11 +5,14 @@ themselves.
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import boto3
 import pytest
 
 from cqlray.config.load import dump_yaml
@@ -90,3 +93,30 @@ def test_an_outage_of_a_minute_is_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert_outage_is_waited_for(60.0, remote, proxy, caplog)
+
+
+WRITER = """
+import sys
+from cqlray.storage.locations import Location
+for count in range(1000):
+    Location.parse(sys.argv[1]).write(bytes([count % 256]) * (24 * 2**20))
+    print(count, flush=True)
+"""
+
+
+def test_killed_while_uploading_nothing_half_written_is_seen(remote: Location) -> None:  # noqa: F811
+    place, found = remote / "big", set()
+    pause = random.Random(1)
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline() == b"0\n"
+            time.sleep(pause.uniform(0.0, 1.0))
+            process.send_signal(signal.SIGKILL)
+        data = place.read_bytes()
+        assert data == data[:1] * (24 * 2**20)
+        found.add(data[:1])
+    assert len(found) > 1
+    # Kills did fall into uploads: what those left is not an object, and shows nowhere else.
+    assert boto3.client("s3").list_multipart_uploads(Bucket="bucket")["Uploads"]

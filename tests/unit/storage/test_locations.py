@@ -6,10 +6,7 @@ import http.client
 import http.server
 import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -353,7 +350,7 @@ def test_a_line_cut_off_on_disk_spoils_no_other(tmp_path: Path) -> None:
     assert place.read_appended() == "1\n2\n3\n"
 
 
-@pytest.mark.parametrize("size", [100, 21 * 2**20])
+@pytest.mark.parametrize("size", [100, 11 * 2**20])
 @pytest.mark.parametrize("passed", range(5))
 def test_an_upload_that_fails_at_any_request_leaves_the_old_object(
     size: int, passed: int, remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
@@ -372,34 +369,8 @@ def test_an_upload_that_fails_at_any_request_leaves_the_old_object(
         written = False
     proxy.calm()
     assert place.read_bytes() == (new if written else b"old")
-    assert written == (passed >= (1 if size == 100 else 5))
-
-
-WRITER = """
-import sys
-from cqlray.storage.locations import Location
-for count in range(1000):
-    Location.parse(sys.argv[1]).write(bytes([count % 256]) * (24 * 2**20))
-    print(count, flush=True)
-"""
-
-
-def test_killed_while_uploading_nothing_half_written_is_seen(remote: Location) -> None:
-    place, found = remote / "big", set()
-    pause = random.Random(1)
-    for _ in range(4):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE
-        ) as process:
-            assert process.stdout is not None and process.stdout.readline() == b"0\n"
-            time.sleep(pause.uniform(0.0, 1.0))
-            process.send_signal(signal.SIGKILL)
-        data = place.read_bytes()
-        assert data == data[:1] * (24 * 2**20)
-        found.add(data[:1])
-    assert len(found) > 1
-    # Kills did fall into uploads: what those left is not an object, and shows nowhere else.
-    assert boto3.client("s3").list_multipart_uploads(Bucket="bucket")["Uploads"]
+    # Of the larger one: begin, two parts, finish.
+    assert written == (passed >= (1 if size == 100 else 4))
 
 
 @pytest.mark.parametrize("new", [b"new!" * 1000, b"n", b"long" * 100_000])
@@ -416,16 +387,17 @@ def test_a_reader_sees_all_of_one_version(new: bytes, remote: Location, proxy: P
 def test_a_share_of_failures_loses_and_doubles_nothing(
     remote: Location, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store, "PARTS_PER_MERGE", 5)
+    monkeypatch.setattr(object_store, "PARTS_PER_MERGE", 3)
+    monkeypatch.setattr(object_store, "LONGEST_PAUSE", 0.1)
     proxy.share, proxy.status = 0.3, 503
-    for index in range(12):
+    for index in range(7):
         (remote / f"{index:02d}").write(str(index).encode())
         (remote / "rows.jsonl").append(f"{index}\n")
     (remote / "03").remove()
     assert [p.read_bytes() for p in remote.glob("[01]*")] == [
-        str(i).encode() for i in range(12) if i != 3
+        str(i).encode() for i in range(7) if i != 3
     ]
-    assert (remote / "rows.jsonl").read_appended().split() == [str(i) for i in range(12)]
+    assert (remote / "rows.jsonl").read_appended().split() == [str(i) for i in range(7)]
     assert (remote / "00").is_file() and not (remote / "03").exists()
 
 
@@ -455,9 +427,9 @@ def test_an_outage_is_waited_for(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Three seconds; a minute in nightly/test_bucket_runs.py."""
+    """Two seconds; a minute in nightly/test_bucket_runs.py."""
     monkeypatch.setattr(object_store, "SAID_AFTER", 0.5)
-    assert_outage_is_waited_for(3.0, remote, proxy, caplog)
+    assert_outage_is_waited_for(2.0, remote, proxy, caplog)
 
 
 def test_what_does_not_pass_is_one_line_at_once(remote: Location, proxy: Proxy) -> None:
