@@ -172,7 +172,7 @@ def test_wandb_without_an_answer_is_one_line(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     before = digest(run)
     done = subprocess.run(
