@@ -170,7 +170,7 @@ class Cluster:
         """
         self.say, self.on_drain = say, on_drain
         self.calls = Calls(say, call_timeout, _place)
-        self.trouble = ""  # the last error of the thread that was reported
+        self.troubles: set[str] = set()  # errors of the thread that were reported
         self.started: list[weakref.ref[Actor]] = []
         self.starting: dict[Any, float] = {}  # actors not known to have started, and since when
         self.looked = 0.0  # when we last checked them
@@ -228,18 +228,17 @@ class Cluster:
 
     def _watch(self) -> None:
         while not self.closed.wait(SECONDS_OF_A_TICK):
-            try:
-                self._look_for_drains()
-                self._complain()
-                self.calls.look()
-            except RayError:  # no answer now; ask again
-                pass
-            except Exception as error:  # whatever it is, calls that hang must still be seen
-                self._report(describe(error))
+            for look in (self._look_for_drains, self._complain, self.calls.look):
+                try:
+                    look()
+                except RayError:  # no answer now; ask again
+                    pass
+                except Exception as error:  # whatever it is, the thread must not end
+                    self._report(describe(error))
 
     def _report(self, trouble: str) -> None:
-        if trouble != self.trouble:
-            self.trouble = trouble
+        if trouble not in self.troubles:
+            self.troubles.add(trouble)
             self.say(f"looking after the cluster failed, and is tried again ({trouble})")
 
     def _look_for_drains(self) -> None:

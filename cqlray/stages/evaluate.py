@@ -90,9 +90,13 @@ class Evaluation:
         self.watch: Callable[[], None] = lambda: None  # called when rows arrive
 
     def evaluate(self, population: int, updates: int, snapshot: Any) -> None:
-        """Begin all evaluations of a snapshot, given as a reference."""
+        """Begin all evaluations of a snapshot, given as a reference, but for those that an earlier
+        learner's snapshot after as many updates has, or will have.
+        """
         for file in self.files:
-            self._begin(file, population, updates, snapshot)
+            begun = (file, population, updates) in self.at_work
+            if not begun and self.run.lacking(file, population, [updates]):
+                self._begin(file, population, updates, snapshot)
 
     def catch_up(self, population: int, done: int) -> None:
         """Begin the evaluations that an earlier session or learner missed, up to update `done`."""
@@ -211,6 +215,9 @@ class Evaluation:
                 rows: list[FittedQRow] = await self._fitted_q_pool().call("evaluate", *references)
         except Lost as error:
             self.loss = error
+            if error.for_good:  # perhaps because the data that it was made with is gone
+                self.run.dismiss("fitted_q")
+                self.run.forget_lost_data()
             return
         finally:
             self.at_work -= {(FITTED_Q, population, updates) for updates in block}

@@ -190,7 +190,9 @@ class Training:
         self.busy_seconds += result.seconds
         self.done[population] = result.updates
         if result.metrics is not None:
-            self._append_metrics(population, result.updates, result.metrics)
+            # The row is there if a learner died after it and before its checkpoint.
+            if self.run.lacking(METRICS, population, [result.updates]):
+                self._append_metrics(population, result.updates, result.metrics)
             if not self.run.stop.requested:
                 self.evaluation.evaluate(population, result.updates, snapshot)
         self._report_frozen(result.frozen)

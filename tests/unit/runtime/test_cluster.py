@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cqlray.runtime.cluster import PRIVATE
+from cqlray.runtime import cluster as module
+from cqlray.runtime.cluster import PRIVATE, Cluster
 
 RUNTIME = Path(__file__).parents[3] / "cqlray" / "runtime"
 
@@ -42,3 +44,24 @@ def test_nothing_else_of_rays_is_used() -> None:
     for name in used:
         assert any(name in private for private in PRIVATE), f"{name} is not in PRIVATE"
     assert len(used) >= 6
+
+
+def test_whatever_goes_wrong_in_looking_after_the_cluster_is_said_and_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    looked: list[int] = []
+
+    def fails(cluster: Cluster) -> None:
+        raise KeyError("NodeID")
+
+    monkeypatch.setattr(module, "SECONDS_OF_A_TICK", 0.01)
+    monkeypatch.setattr(Cluster, "_look_for_drains", fails)
+    cluster = Cluster(said.append)
+    monkeypatch.setattr(cluster.calls, "look", lambda: looked.append(1))
+    until = time.monotonic() + 10
+    while len(looked) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    cluster.close()
+    assert len(looked) >= 3
+    assert said == ["looking after the cluster failed, and is tried again (KeyError: 'NodeID')"]
