@@ -19,6 +19,9 @@ from cqlray.storage.rows import ResultRow
 from cqlray.storage.run_directory import EVENTS, RunDirectory, write_bytes, write_json
 from cqlray.storage.writer import Writer
 
+SECONDS_OF_SILENCE = 60.0  # after which a write is reported
+SECONDS_BETWEEN_LOOKS = 5.0
+
 
 class Journal:
     """One run's journal; nothing else writes to the directory while it is open."""
@@ -63,11 +66,26 @@ class Journal:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Cancel the block as soon as a write fails, and raise that failure."""
+        """Cancel the block as soon as a write fails, and raise that failure; report one that takes
+        long.
+        """
         async with group() as tasks:
             failure = tasks.create_task(_awaited(self.writer.failure))
+            slow = tasks.create_task(self._report_slow_writes())
             yield
             failure.cancel()
+            slow.cancel()
+
+    async def _report_slow_writes(self) -> None:
+        """Report a write that takes long, once: storage that hangs raises nothing."""
+        reported = False
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            seconds = self.writer.seconds_writing()
+            if seconds > SECONDS_OF_SILENCE and not reported:
+                where = self.directory.path
+                self.stop.say(f"a write to {where} has taken {seconds:.0f} s; waiting for it")
+            reported = seconds > SECONDS_OF_SILENCE
 
     # -- the time line -----------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ to some write is there and nothing after it.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ class Writer:
         self.change = threading.Condition()
         self.awaited: list[tuple[Callable[[], bool], Future[None]]] = []
         self.thread: threading.Thread | None = None
+        self.began: float | None = None  # when the write under way began
 
     def put(self, write: Callable[[], None], size: int = 0) -> None:
         """Queue a write; `size` is the number of bytes that it keeps in memory."""
@@ -59,6 +61,11 @@ class Writer:
     def failure(self) -> Future[None]:
         """Never done; fails when a write fails."""
         return self._when(lambda: False)
+
+    def seconds_writing(self) -> float:
+        """For how long the write under way has taken."""
+        began = self.began
+        return 0.0 if began is None else time.monotonic() - began
 
     def close(self) -> None:
         """Let the thread end once all writes are made; no more can be queued."""
@@ -103,14 +110,17 @@ class Writer:
                 if not self.waiting:
                     return
                 write, size = self.waiting[0]  # it counts as waiting until it is done
+            self.began = time.monotonic()
             try:
                 write()
             except BaseException as error:
+                self.began = None
                 with self.change:
                     self.error = error
                     self.waiting.clear()
                     self._tell()
                 return
+            self.began = None
             with self.change:
                 self.waiting.popleft()
                 self.bytes -= size
