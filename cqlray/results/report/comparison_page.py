@@ -19,7 +19,7 @@ from cqlray.results.report.page import escape, figure, figures, page, paragraph,
 from cqlray.results.report.plots import draw_curves
 from cqlray.results.report.profile_figure import profile_figure
 from cqlray.results.report.results_section import aggregate_words
-from cqlray.results.report.style import legend_below, svg_figure
+from cqlray.results.report.style import as_svg, legend_below
 from cqlray.results.statistics.reference_scores import ReferenceScores, reference_scores
 from cqlray.results.statistics.resampling import iqm_of_members
 from cqlray.results.statistics.scores import GroupScores, group_scores
@@ -219,13 +219,19 @@ def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:
 def _figures(
     groups: Sequence[Group], scores: ReferenceScores | None, samples: int, seed: int
 ) -> str:
-    with svg_figure() as (drawn, svg):
-        axes: Any = drawn.add_subplot()
-        draw_curves(axes, groups, samples, seed)
-        legend_below(drawn, axes)
     alt = f"Learning curves of {len(groups)} groups. {_sentence(groups)}"
     words = "Return over updates: IQM of each group's members and its 95% interval."
     return section(
         "Curves",
-        figures(figure(svg.getvalue(), alt, words), profile_figure(groups, scores, samples, seed)),
+        figures(
+            figure(_curves(groups, samples, seed), alt, words),
+            profile_figure(groups, scores, samples, seed),
+        ),
     )
+
+
+@as_svg
+def _curves(drawn: Any, groups: Sequence[Group], samples: int, seed: int) -> None:
+    axes = drawn.add_subplot()
+    draw_curves(axes, groups, samples, seed)
+    legend_below(drawn, axes)

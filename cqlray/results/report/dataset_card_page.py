@@ -18,11 +18,11 @@ from cqlray.results.report.style import (
     COLOURS,
     HEIGHT,
     WIDTH,
+    as_svg,
     draw_bars,
     draw_mean,
     legend_below,
     literal,
-    svg_figure,
 )
 from cqlray.storage.run_directory import write_bytes
 
@@ -158,44 +158,39 @@ def _range(histogram: Histogram) -> str:
     return f"{number(histogram.low)} to {number(histogram.high)}"
 
 
-def _returns(card: Card, mean: float) -> str:
+@as_svg
+def _returns(drawn: Any, card: Card, mean: float) -> None:
     """A histogram of the returns, with the tiers stacked on each other."""
-    with svg_figure() as (drawn, svg):
-        axes = drawn.add_subplot(xlabel="return of an episode", ylabel="episodes")
-        below = np.zeros(len(card.returns.counts), np.int64)
-        for index, tier in enumerate(card.tiers):
-            _draw(
-                axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, literal(tier.name)
-            )
-            below = below + tier.returns.counts
-        draw_mean(axes, mean)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_below(drawn, axes)
-    return svg.getvalue()
+    axes = drawn.add_subplot(xlabel="return of an episode", ylabel="episodes")
+    below = np.zeros(len(card.returns.counts), np.int64)
+    for index, tier in enumerate(card.tiers):
+        _draw(axes, tier.returns, COLOURS[(index + 5) % len(COLOURS)], below, literal(tier.name))
+        below = below + tier.returns.counts
+    draw_mean(axes, mean)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(drawn, axes)
 
 
-def _lengths(histogram: Histogram) -> str:
-    with svg_figure() as (drawn, svg):
-        drawn.set_size_inches(WIDTH, HEIGHT)
-        axes = drawn.add_subplot(xlabel="steps of an episode", ylabel="episodes")
-        _draw(axes, histogram, COLOURS[5])
-        # Otherwise a single length would be a bar as wide as the figure, over fractions of a step.
-        if histogram.high - histogram.low < 10:
-            axes.set_xlim(histogram.low - 5, histogram.high + 5)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(8, integer=True))
-            axis.set_major_formatter(EngFormatter(sep=""))
-    return svg.getvalue()
+@as_svg
+def _lengths(drawn: Any, histogram: Histogram) -> None:
+    drawn.set_size_inches(WIDTH, HEIGHT)
+    axes = drawn.add_subplot(xlabel="steps of an episode", ylabel="episodes")
+    _draw(axes, histogram, COLOURS[5])
+    # Otherwise a single length would be a bar as wide as the figure, over fractions of a step.
+    if histogram.high - histogram.low < 10:
+        axes.set_xlim(histogram.low - 5, histogram.high + 5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _rewards(histogram: Histogram) -> str:
-    with svg_figure() as (drawn, svg):
-        drawn.set_size_inches(WIDTH, HEIGHT)
-        axes = drawn.add_subplot(xlabel="reward of a step", ylabel="transitions")
-        _draw(axes, histogram, COLOURS[5])
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.5)  # so that a bin with a single reward is visible
-    return svg.getvalue()
+@as_svg
+def _rewards(drawn: Any, histogram: Histogram) -> None:
+    drawn.set_size_inches(WIDTH, HEIGHT)
+    axes = drawn.add_subplot(xlabel="reward of a step", ylabel="transitions")
+    _draw(axes, histogram, COLOURS[5])
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.5)  # so that a bin with a single reward is visible
 
 
 def _draw(
@@ -205,53 +200,49 @@ def _draw(
     draw_bars(axes, histogram.edges, histogram.counts, colour, **options)
 
 
-def _actions(card: Card) -> str:
+@as_svg
+def _actions(drawn: Any, card: Card) -> None:
     """A small histogram for each dimension."""
     columns = min(len(card.actions), 3)
     rows = -(-len(card.actions) // columns)
-    with svg_figure() as (drawn, svg):
-        drawn.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
-        for dimension, histogram in enumerate(card.actions):
-            axes = drawn.add_subplot(rows, columns, dimension + 1)
-            _draw(axes, histogram, COLOURS[5])
-            axes.set_title(f"action {dimension}", fontsize=9, loc="left")
-            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-            axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-            ends = (histogram.low, (histogram.low + histogram.high) / 2, histogram.high)
-            axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
-            axes.tick_params(labelsize=8)
-    return svg.getvalue()
+    drawn.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
+    for dimension, histogram in enumerate(card.actions):
+        axes = drawn.add_subplot(rows, columns, dimension + 1)
+        _draw(axes, histogram, COLOURS[5])
+        axes.set_title(f"action {dimension}", fontsize=9, loc="left")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        ends = (histogram.low, (histogram.low + histogram.high) / 2, histogram.high)
+        axes.set_xticks(ends, [f"{end:.3g}" for end in ends])
+        axes.tick_params(labelsize=8)
 
 
-def _coverage(card: Card) -> str:
+@as_svg
+def _coverage(drawn: Any, card: Card) -> None:
     """A map of the observations on their first two principal components; darker cells have more."""
     counts = card.coverage.counts
     cells = COVERAGE_RADIUS * np.linspace(-1.0, 1.0, len(counts) + 1)
-    with svg_figure() as (drawn, svg):
-        drawn.set_size_inches(WIDTH, HEIGHT + 0.6)
-        axes = drawn.add_subplot(xlabel="first component", ylabel="second component")
-        shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
-        cells_held = np.ma.masked_equal(counts.T, 0)
-        norm = LogNorm(1, max(int(counts.max()), 2))
-        box = (cells[0], cells[-1], cells[0], cells[-1])
-        image = axes.imshow(
-            cells_held,
-            cmap=shades,
-            norm=norm,
-            extent=box,
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            zorder=1.0,
-        )
-        for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
-            held = np.flatnonzero(counts.any(axis=axis))
-            if len(held):
-                limits(
-                    max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1])
-                )
-        drawn.colorbar(image, label="observations in a cell")
-    return svg.getvalue()
+    drawn.set_size_inches(WIDTH, HEIGHT + 0.6)
+    axes = drawn.add_subplot(xlabel="first component", ylabel="second component")
+    shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
+    cells_held = np.ma.masked_equal(counts.T, 0)
+    norm = LogNorm(1, max(int(counts.max()), 2))
+    box = (cells[0], cells[-1], cells[0], cells[-1])
+    image = axes.imshow(
+        cells_held,
+        cmap=shades,
+        norm=norm,
+        extent=box,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        zorder=1.0,
+    )
+    for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
+        held = np.flatnonzero(counts.any(axis=axis))
+        if len(held):
+            limits(max(cells[held[0]] - 0.5, cells[0]), min(cells[held[-1] + 1] + 0.5, cells[-1]))
+    drawn.colorbar(image, label="observations in a cell")
 
 
 def _origin(description: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ from cqlray.results.report.groups import Group, groups_of
 from cqlray.results.report.style import (
     COLOURS,
     MEAN_STYLE,
+    as_svg,
     draw_band,
     draw_bars,
     draw_mean,
     legend_below,
     looks,
-    svg_figure,
 )
 from cqlray.results.statistics.calibration import observed_return
 from cqlray.results.statistics.summary import (
@@ -45,15 +45,14 @@ T = TypeVar("T")
 REFERENCES = {"teacher": "--", "dataset mean": MEAN_STYLE, "random": ":"}
 
 
-def learning_curves(run: RunRecord, num_samples: int, seed: int) -> str:
+@as_svg
+def learning_curves(figure: Any, run: RunRecord, num_samples: int, seed: int) -> None:
     """Mean return of every member over its updates, and for each setting of the sweep the IQM with
     its 95% interval.
     """
-    with svg_figure() as (figure, svg):
-        axes = figure.add_subplot()
-        draw_learning_curves(axes, run, num_samples, seed)
-        legend_below(figure, axes)
-    return svg.getvalue()
+    axes = figure.add_subplot()
+    draw_learning_curves(axes, run, num_samples, seed)
+    legend_below(figure, axes)
 
 
 def draw_learning_curves(axes: Any, run: RunRecord, num_samples: int, seed: int) -> None:
@@ -108,27 +107,26 @@ def draw_curves(axes: Any, groups: Sequence[Group], num_samples: int, seed: int)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def value_calibration(run: RunRecord) -> str:
+@as_svg
+def value_calibration(figure: Any, run: RunRecord) -> None:
     """The critics' value of the first state against the return observed in the same episodes: a
     point for each test of a member, or for some of its tests that are evenly spread.
     """
     most = max(1, MOST_POINTS // max(1, len(run.members)))
     compared = {entry["member"]: _compared_tests(run, entry) for entry in run.members}
-    with svg_figure() as (figure, svg):
-        axes = figure.add_subplot(
-            xlabel="observed discounted return", ylabel="critics' value of the first state"
-        )
-        ends: list[float] = []
-        groups = groups_of(run)
-        for group, look in zip(groups, looks(groups), strict=True):
-            points = [p for member in group.members for p in spread(compared[member], most)]
-            if points:
-                label = "a test of a member (darker: later, outlined: last)"
-                _draw_points(axes, points, look.colour, look.label if len(groups) > 1 else label)
-                ends += [end for observed, value, _ in points for end in (observed, value)]
-        _draw_diagonal(axes, min(ends), max(ends))
-        legend_below(figure, axes)
-    return svg.getvalue()
+    axes = figure.add_subplot(
+        xlabel="observed discounted return", ylabel="critics' value of the first state"
+    )
+    ends: list[float] = []
+    groups = groups_of(run)
+    for group, look in zip(groups, looks(groups), strict=True):
+        points = [p for member in group.members for p in spread(compared[member], most)]
+        if points:
+            label = "a test of a member (darker: later, outlined: last)"
+            _draw_points(axes, points, look.colour, look.label if len(groups) > 1 else label)
+            ends += [end for observed, value, _ in points for end in (observed, value)]
+    _draw_diagonal(axes, min(ends), max(ends))
+    legend_below(figure, axes)
 
 
 def _draw_points(
@@ -170,39 +168,35 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[place] for place in places]
 
 
-def dataset_returns(run: RunRecord) -> str:
+@as_svg
+def dataset_returns(figure: Any, run: RunRecord) -> None:
     """Histogram of the returns of the dataset's episodes, with its mean."""
     assert run.dataset is not None
     histogram, mean = run.dataset["returns"]["histogram"], run.dataset["returns"]["mean"]
-    with svg_figure() as (figure, svg):
-        axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
-        draw_bars(axes, np.array(histogram["edges"]), histogram["counts"], COLOURS[5])
-        draw_mean(axes, mean)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        legend_below(figure, axes)
-    return svg.getvalue()
+    axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
+    draw_bars(axes, np.array(histogram["edges"]), histogram["counts"], COLOURS[5])
+    draw_mean(axes, mean)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, axes)
 
 
-def teacher_curve(run: RunRecord) -> str:
+@as_svg
+def teacher_curve(figure: Any, run: RunRecord) -> None:
     """The teacher's mean return at its tests, over environment steps, with a ring around the best
     test, whose snapshot the run goes on with.
     """
     assert run.teacher is not None
     tests = run.teacher["tests"]
-    with svg_figure() as (figure, svg):
-        axes = figure.add_subplot(xlabel="environment steps", ylabel="mean return")
-        steps, means = (
-            [test[key] for test in tests] for key in ("environment_steps", "mean_return")
-        )
-        axes.plot(steps, means, "o-", color=COLOURS[0], markersize=4, label="teacher's tests")
-        for test in tests:
-            if test["round"] == run.teacher["best_round"]:
-                where, height = test["environment_steps"], test["mean_return"]
-                ring = {"markersize": 11, "fillstyle": "none", "color": COLOURS[1]}
-                axes.plot(where, height, "o", label=f"best {number(height)}", **ring)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        legend_below(figure, axes)
-    return svg.getvalue()
+    axes = figure.add_subplot(xlabel="environment steps", ylabel="mean return")
+    steps, means = ([test[key] for test in tests] for key in ("environment_steps", "mean_return"))
+    axes.plot(steps, means, "o-", color=COLOURS[0], markersize=4, label="teacher's tests")
+    for test in tests:
+        if test["round"] == run.teacher["best_round"]:
+            where, height = test["environment_steps"], test["mean_return"]
+            ring = {"markersize": 11, "fillstyle": "none", "color": COLOURS[1]}
+            axes.plot(where, height, "o", label=f"best {number(height)}", **ring)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    legend_below(figure, axes)
 
 
 def comparable_tests(run: RunRecord) -> bool:

@@ -14,7 +14,7 @@ from cqlray import seeding
 from cqlray.results.report.formatting import normalized_by, number
 from cqlray.results.report.groups import Group
 from cqlray.results.report.page import figure
-from cqlray.results.report.style import Look, draw_band, legend_below, looks, svg_figure
+from cqlray.results.report.style import Look, as_svg, draw_band, legend_below, looks
 from cqlray.results.statistics.profiles import performance_profile
 from cqlray.results.statistics.reference_scores import ReferenceScores
 from cqlray.results.statistics.resampling import Floats
@@ -69,35 +69,33 @@ def _values(group: Group, scores: ReferenceScores | None) -> Floats:
     return scores.normalized(group.returns) if scores else group.returns
 
 
+@as_svg
 def _draw(
+    drawn: Any,
     groups: Sequence[Group],
     group_looks: Sequence[Look],
     values: Sequence[Floats],
     unit: str,
     num_samples: int,
     seed: int,
-) -> str:
+) -> None:
     low, high = min(v.min() for v in values), max(v.max() for v in values)
     margin = 0.03 * (high - low) or 1.0
     thresholds = np.linspace(low - margin, high + margin, THRESHOLDS)
     alone = len(groups) == 1 and len(groups[0].members) > 1
-    with svg_figure() as (drawn, svg):
-        axes: Any = drawn.add_subplot(
-            xlabel=unit, ylabel="share of episodes above", ylim=(-0.02, 1.02)
+    axes: Any = drawn.add_subplot(xlabel=unit, ylabel="share of episodes above", ylim=(-0.02, 1.02))
+    for scores, look, group in zip(values, group_looks, groups, strict=True):
+        generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+        profile = performance_profile(
+            scores, thresholds, generator, num_samples if look.named else 1
         )
-        for scores, look, group in zip(values, group_looks, groups, strict=True):
-            generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
-            profile = performance_profile(
-                scores, thresholds, generator, num_samples if look.named else 1
-            )
-            axes.plot(
-                thresholds,
-                profile.share,
-                look.style,
-                color=look.colour,
-                linewidth=2.0 if look.named else 0.8,
-                label=f"all {len(group.members)} members" if alone else look.label,
-            )
-            draw_band(axes, thresholds, profile.low, profile.high, look)
-        legend_below(drawn, axes)
-    return svg.getvalue()
+        axes.plot(
+            thresholds,
+            profile.share,
+            look.style,
+            color=look.colour,
+            linewidth=2.0 if look.named else 0.8,
+            label=f"all {len(group.members)} members" if alone else look.label,
+        )
+        draw_band(axes, thresholds, profile.low, profile.high, look)
+    legend_below(drawn, axes)

@@ -24,7 +24,7 @@ from cqlray.results.report.selection_sentences import (
     trust,
     trust_sentences,
 )
-from cqlray.results.report.style import legend_below, looks, svg_figure
+from cqlray.results.report.style import as_svg, legend_below, looks
 from cqlray.results.report.timeline import time_line
 from cqlray.results.statistics.selection import RankCorrelation
 from cqlray.results.statistics.summary import RunRecord
@@ -138,22 +138,21 @@ def _alt(pairs: Sequence[Judged], found: RankCorrelation) -> str:
     )
 
 
-def _scatter(run: RunRecord, pairs: Sequence[Judged]) -> str:
+@as_svg
+def _scatter(drawn: Any, run: RunRecord, pairs: Sequence[Judged]) -> None:
     """Each member's last snapshot is outlined, as these are what one chooses from."""
     last = {snapshot.member: snapshot.updates for snapshot in pairs}
     groups = groups_of(run)
-    with svg_figure() as (drawn, svg):
-        axes: Any = drawn.add_subplot(xlabel="mean return of its test", ylabel="estimate")
-        for group, look in zip(groups, looks(groups), strict=True):
-            own = set(group.members)
-            of_group = [snapshot for snapshot in pairs if snapshot.member in own]
-            if not of_group:
-                continue
-            label = look.label if len(groups) > 1 else "a snapshot (outlined: a member's last)"
-            edges = ["black" if s.updates == last[s.member] else "none" for s in of_group]
-            x, y = [s.true for s in of_group], [s.estimate for s in of_group]
-            axes.scatter(
-                x, y, 26.0, look.colour, alpha=0.8, edgecolors=edges, linewidths=0.9, label=label
-            )
-        legend_below(drawn, axes)
-    return svg.getvalue()
+    axes: Any = drawn.add_subplot(xlabel="mean return of its test", ylabel="estimate")
+    for group, look in zip(groups, looks(groups), strict=True):
+        own = set(group.members)
+        of_group = [snapshot for snapshot in pairs if snapshot.member in own]
+        if not of_group:
+            continue
+        label = look.label if len(groups) > 1 else "a snapshot (outlined: a member's last)"
+        edges = ["black" if s.updates == last[s.member] else "none" for s in of_group]
+        x, y = [s.true for s in of_group], [s.estimate for s in of_group]
+        axes.scatter(
+            x, y, 26.0, look.colour, alpha=0.8, edgecolors=edges, linewidths=0.9, label=label
+        )
+    legend_below(drawn, axes)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -144,15 +144,22 @@ def legend_below(figure: Any, axes: Any) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9)
 
 
-@contextmanager
-def svg_figure() -> Iterator[tuple[Any, io.StringIO]]:
-    """A figure with SETTINGS, and where its SVG text is written when the block ends. Matplotlib's
-    global settings stay as they are.
+P = ParamSpec("P")
+
+
+def as_svg(draw: Callable[Concatenate[Any, P], None]) -> Callable[P, str]:
+    """Makes a function that draws into a figure, its first argument, one that takes the other
+    arguments and returns the SVG text. Matplotlib's global settings stay as they are.
     """
-    svg, drawn = io.StringIO(), io.StringIO()
-    with mpl.rc_context(SETTINGS):
-        figure = Figure(layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure, svg
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    svg.write(drawn.getvalue().replace("</style>", f"{_DARK}</style>", 1))
+
+    @wraps(draw)
+    def drawn(*args: P.args, **options: P.kwargs) -> str:
+        svg = io.StringIO()
+        with mpl.rc_context(SETTINGS):
+            figure = Figure(layout="constrained")
+            FigureCanvasSVG(figure)
+            draw(figure, *args, **options)
+            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        return svg.getvalue().replace("</style>", f"{_DARK}</style>", 1)
+
+    return drawn

@@ -8,7 +8,7 @@ from typing import Any
 
 from cqlray.results.report.formatting import NOTHING, duration
 from cqlray.results.report.page import figure, figures, paragraph, section, table
-from cqlray.results.report.style import COLOURS, LEGEND_ROW, WIDTH, legend_below, svg_figure
+from cqlray.results.report.style import COLOURS, LEGEND_ROW, WIDTH, as_svg, legend_below
 from cqlray.results.report.timeline import Mark, Session, TimeLine, of_stages, time_line
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.rows import Event
@@ -123,33 +123,30 @@ def _caption(line: TimeLine) -> str:
     return f"The stages over the time that the run was at work{left_out}."
 
 
-def _draw(line: TimeLine) -> str:
+@as_svg
+def _draw(drawn: Any, line: TimeLine) -> None:
     """A bar for each stage in each session, a row for each stage; dashed lines between sessions."""
     stages = list(dict.fromkeys(span.stage for span in line.spans))
     total = max([span.end for span in line.spans] + [mark.at for mark in line.marks])
     size, unit = next((size, unit) for least, size, unit in _UNITS if total >= least)
-    with svg_figure() as (drawn, svg):
-        axes = drawn.add_subplot(xlabel=f"{unit} at work")
-        for span in line.spans:
-            # A stage that took no time is still visible.
-            width = max(span.end - span.begin, total / 400) / size
-            axes.barh(stages.index(span.stage), width, 0.62, span.begin / size, color=COLOURS[5])
-        for session in line.sessions[1:]:
-            label = "a new session" if session is line.sessions[1] else None
-            axes.axvline(
-                session.start / size, color="black", linestyle="--", linewidth=1.0, label=label
-            )
-        _draw_marks(axes, line.marks, stages, size)
-        axes.set_yticks(range(len(stages)), stages)
-        axes.set_ylim(len(stages) - 0.5, -0.5)
-        axes.set_xlim(0.0, total / size * 1.02 or 1.0)
-        axes.grid(False, axis="y")
-        if axes.get_legend_handles_labels()[0]:
-            legend_below(drawn, axes)
-        drawn.set_size_inches(
-            WIDTH, 0.75 + BAR_ROW * len(stages) + LEGEND_ROW * bool(drawn.legends)
+    axes = drawn.add_subplot(xlabel=f"{unit} at work")
+    for span in line.spans:
+        # A stage that took no time is still visible.
+        width = max(span.end - span.begin, total / 400) / size
+        axes.barh(stages.index(span.stage), width, 0.62, span.begin / size, color=COLOURS[5])
+    for session in line.sessions[1:]:
+        label = "a new session" if session is line.sessions[1] else None
+        axes.axvline(
+            session.start / size, color="black", linestyle="--", linewidth=1.0, label=label
         )
-    return svg.getvalue()
+    _draw_marks(axes, line.marks, stages, size)
+    axes.set_yticks(range(len(stages)), stages)
+    axes.set_ylim(len(stages) - 0.5, -0.5)
+    axes.set_xlim(0.0, total / size * 1.02 or 1.0)
+    axes.grid(False, axis="y")
+    if axes.get_legend_handles_labels()[0]:
+        legend_below(drawn, axes)
+    drawn.set_size_inches(WIDTH, 0.75 + BAR_ROW * len(stages) + LEGEND_ROW * bool(drawn.legends))
 
 
 def _draw_marks(axes: Any, marks: Sequence[Mark], stages: Sequence[str], size: float) -> None:
