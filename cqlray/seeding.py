@@ -16,6 +16,11 @@ def stream(run_seed: int, purpose: str, *indices: int) -> np.random.SeedSequence
     return np.random.SeedSequence([run_seed, zlib.crc32(purpose.encode()), len(indices), *indices])
 
 
+def generator(run_seed: int, purpose: str, *indices: int) -> np.random.Generator:
+    """numpy's generator with the stream's seed."""
+    return np.random.default_rng(stream(run_seed, purpose, *indices))
+
+
 def integer_seed(run_seed: int, purpose: str, *indices: int) -> int:
     """A 63-bit seed of the stream, for generators that take one integer."""
     return int(stream(run_seed, purpose, *indices).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -213,7 +213,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
         shards, total = iterate_shards(data[0].directory, description), description["transitions"]
     if total <= MOST_TRANSITIONS:
         return join_shards(list(shards))
-    generator = np.random.default_rng(seeding.stream(run_seed, "fitted-q-episodes"))
+    generator = seeding.generator(run_seed, "fitted-q-episodes")
     kept: list[Shard] = []
     for shard in shards:
         drawn = generator.random(shard.num_episodes) * total < MOST_TRANSITIONS
@@ -227,9 +227,7 @@ def _columns(run_seed: int, data: Sequence[Shard | StoredData]) -> Columns:
 
 def _held_out(run_seed: int, episodes: int) -> Array:
     """[E] bool: episodes that no Q is fitted on; none where there is only one."""
-    order = np.random.default_rng(seeding.stream(run_seed, "fitted-q-held-out")).permutation(
-        episodes
-    )
+    order = seeding.generator(run_seed, "fitted-q-held-out").permutation(episodes)
     count = min(max(1, round(HELD_OUT_SHARE * episodes)), episodes - 1)
     mask: Array = order < count
     return mask

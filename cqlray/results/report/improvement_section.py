@@ -32,7 +32,7 @@ def improvement_section(groups: Sequence[Group], samples: int, seed: int) -> str
     for index, ((first, one), (second, other)) in enumerate(
         combinations(ranked[:MOST_COMPARED], 2)
     ):
-        generator = np.random.default_rng(seeding.stream(seed, "improvement", index))
+        generator = seeding.generator(seed, "improvement", index)
         found = probability_of_improvement(one, other, generator, samples)
         ends = (
             " to ".join(map(_share, found.interval))

@@ -118,7 +118,7 @@ def _table(run: RunRecord, scores: MemberScores) -> Iterator[str]:
         ends = interval(
             line.returns[None],
             mean,
-            np.random.default_rng(seeding.stream(seed, "bootstrap")),
+            seeding.generator(seed, "bootstrap"),
             samples,
         )
         alone = _interval(ends if len(line.returns) > 1 else None)

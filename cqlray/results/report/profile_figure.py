@@ -85,7 +85,7 @@ def _draw(
     alone = len(groups) == 1 and len(groups[0].members) > 1
     axes: Any = drawn.add_subplot(xlabel=unit, ylabel="share of episodes above", ylim=(-0.02, 1.02))
     for scores, look, group in zip(values, group_looks, groups, strict=True):
-        generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+        generator = seeding.generator(seed, "bootstrap")
         profile = performance_profile(
             scores, thresholds, generator, num_samples if look.named else 1
         )

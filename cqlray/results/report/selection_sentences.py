@@ -95,24 +95,22 @@ def judged_snapshots(run: RunRecord, rows: Sequence[FittedQRow]) -> list[Judged]
 
 def trust(pairs: Sequence[Judged], num_samples: int, seed: int) -> Trust:
     """Rank correlations over the tested snapshots; one that is not defined is NaN."""
-    columns = (
-        [s.estimate for s in pairs],
-        [s.true for s in pairs],
-        [s.member for s in pairs],
-        [s.updates for s in pairs],
-    )
     estimates, returns, members, updates = (
-        np.array(column, dtype=np.float64) for column in columns
+        np.array([(s.estimate, s.true, s.member, s.updates) for s in pairs], dtype=np.float64)
+        .reshape(-1, 4)
+        .T
     )
-    streams = (
-        seeding.stream(seed, purpose)
-        for purpose in ("fitted-q-bootstrap", "fitted-q-bootstrap-members")
-    )
-    one, other = map(np.random.default_rng, streams)
     return Trust(
-        overall=rank_correlation(estimates, returns, members, one, num_samples),
+        overall=rank_correlation(
+            estimates, returns, members, seeding.generator(seed, "fitted-q-bootstrap"), num_samples
+        ),
         among=rank_correlation_among_members(
-            estimates, returns, members, updates, other, num_samples
+            estimates,
+            returns,
+            members,
+            updates,
+            seeding.generator(seed, "fitted-q-bootstrap-members"),
+            num_samples,
         ),
         newer=spearman(updates, returns) if len(pairs) > 1 else float("nan"),
     )

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from cqlray import seeding
-from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
+from cqlray.results.statistics.resampling import UNKNOWN, Floats, Interval, interval, mean
 from cqlray.results.statistics.summary import RunRecord, conservative_weight, student_rows
 from cqlray.storage.rows import EvaluationRow, StudentTest
 
@@ -30,7 +30,6 @@ MIN_RESAMPLED = 5
 # Mean discount of the part beyond the time limit. Above this, critics would mostly be compared with
 # themselves.
 CUT_SHORT = 0.5
-NOTHING = Interval(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -160,13 +159,9 @@ def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck
         last = next((row for row in newest_first if "value" in row), None)
         if last is not None and weight is not None:
             tested.setdefault(weight, {})[entry["member"]] = last
-    generators = (
-        np.random.default_rng(seeding.stream(seed, "calibration", index))
-        for index in range(len(tested))
-    )
     return [
-        _check(weight, rows, generator, num_samples)
-        for (weight, rows), generator in zip(sorted(tested.items()), generators, strict=True)
+        _check(weight, rows, seeding.generator(seed, "calibration", index), num_samples)
+        for index, (weight, rows) in enumerate(sorted(tested.items()))
     ]
 
 
@@ -183,7 +178,7 @@ def member_excess(excesses: ArrayLike) -> Excess:
         )
     centre, episodes = float(values.mean()), len(values)
     if episodes == 1 or not np.isfinite(values).all():
-        return Excess(centre, NOTHING, episodes)
+        return Excess(centre, UNKNOWN, episodes)
     half = float(stdtrit(episodes - 1, 0.975) * values.std(ddof=1) / np.sqrt(episodes))
     return Excess(centre, Interval(centre - half, centre + half), episodes)
 
@@ -196,7 +191,7 @@ def _check(
         return BoundCheck(weight, next(iter(members.values())), members)
     scores = _matrix(list(rows.values()))
     enough = scores.size >= MIN_RESAMPLED and np.isfinite(scores).all()
-    ends = interval(scores, mean, generator, num_samples) if enough else NOTHING
+    ends = interval(scores, mean, generator, num_samples) if enough else UNKNOWN
     episodes = sum(excess.episodes for excess in members.values())
     cut_short = any(excess.cut_short for excess in members.values())
     return BoundCheck(weight, Excess(float(scores.mean()), ends, episodes, cut_short), members)
@@ -208,7 +203,7 @@ def _of_row(row: StudentTest) -> Excess:
     """
     excesses = _excesses(row)
     if excesses is None:
-        return Excess(_mean_excess(row), NOTHING, len(row["returns"]))
+        return Excess(_mean_excess(row), UNKNOWN, len(row["returns"]))
     cut_short = (row.get("tail_weight") or 0.0) > CUT_SHORT
     return dataclasses.replace(member_excess(excesses), cut_short=cut_short)
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cqlray.results.statistics.resampling import Floats, Interval, chunks, percentiles, score_matrix
+from cqlray.results.statistics.resampling import (
+    UNKNOWN,
+    Floats,
+    Interval,
+    percentile_interval,
+    resamples,
+    score_matrix,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,6 @@ def probability_of_improvement(
     second: ArrayLike,
     generator: np.random.Generator,
     num_samples: int = 2_000,
-    level: float = 0.95,
 ) -> Improvement:
     """P(a member of the first group scores higher than one of the second): Mann and Whitney's U
     divided by the number of pairs.
@@ -39,7 +45,7 @@ def probability_of_improvement(
     Args:
         first, second: [members, environments], or [members] in one environment: each member's score
             (its mean return). The groups may differ in size.
-        generator, num_samples, level: of the interval, as for resampling.interval.
+        generator, num_samples: of the interval, as for resampling.interval.
 
     Raises:
         ValueError: a group is empty or has other dimensions, or the numbers of environments differ.
@@ -51,13 +57,13 @@ def probability_of_improvement(
             " should be of the same"
         )
     if np.isnan(one).any() or np.isnan(other).any():
-        return Improvement(float("nan"), Interval(float("nan"), float("nan")))
+        return Improvement(float("nan"), UNKNOWN)
     above, below = one.T[:, :, None], other.T[:, None, :]
     wins = (above > below) + 0.5 * (above == below)  # [environments, first, second]
-    sizes = chunks(num_samples, one.size + other.size)
-    resampled = np.concatenate([_resampled_wins(wins, generator, size) for size in sizes])
-    low, high = percentiles(resampled, level)
-    return Improvement(float(wins.mean()), Interval(float(low), float(high)))
+    resampled = resamples(
+        lambda count: _resampled_wins(wins, generator, count), num_samples, one.size + other.size
+    )
+    return Improvement(float(wins.mean()), percentile_interval(resampled))
 
 
 def _columns(scores: ArrayLike) -> Floats:

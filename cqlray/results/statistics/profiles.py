@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from cqlray.results.statistics.resampling import (
     Floats,
     Resampling,
-    chunks,
     crossed,
     percentiles,
+    resamples,
     score_matrix,
 )
 
@@ -34,20 +34,19 @@ def performance_profile(
     thresholds: ArrayLike,
     generator: np.random.Generator,
     num_samples: int = 2_000,
-    level: float = 0.95,
     resample: Resampling = crossed,
 ) -> Profile:
     """The share of scores above each threshold, which shows the whole distribution where an IQM is
     a single number.
 
-    The band is pointwise: at each threshold separately, `level` of the resamples lie within it. A
+    The band is pointwise: at each threshold separately, 95% of the resamples lie within it. A
     NaN among the scores makes share and band NaN.
 
     Args:
         scores: [members, episodes] or, with `stratified`, [members, environments]; one column for a
             share of members.
         thresholds: [thresholds], in ascending order.
-        generator, num_samples, level, resample: of the band, as for resampling.interval.
+        generator, num_samples, resample: of the band, as for resampling.interval.
 
     Raises:
         ValueError: scores are empty or not two-dimensional, or the thresholds are not numbers in
@@ -62,12 +61,12 @@ def performance_profile(
     # How many thresholds lie below each score is all that a profile needs to know about it. It is
     # found once, not for each resample.
     passed = np.searchsorted(taus, values, side="left").astype(np.float64)
-    sizes = chunks(num_samples, values.size + taus.size)
-    resampled = np.concatenate(
-        [_shares(resample(passed, generator, size), taus.size) for size in sizes]
+    resampled = resamples(
+        lambda count: _shares(resample(passed, generator, count), taus.size),
+        num_samples,
+        values.size + taus.size,
     )
-    low, high = percentiles(resampled, level)
-    return Profile(taus, _shares(passed[None], taus.size)[0], low, high)
+    return Profile(taus, _shares(passed[None], taus.size)[0], *percentiles(resampled))
 
 
 def _shares(passed: Floats, num_thresholds: int) -> Floats:

@@ -22,6 +22,7 @@ Statistic = Callable[[Floats], Floats]
 Resampling = Callable[[Floats, np.random.Generator, int], Floats]
 """(values [members, columns], generator, count) -> [count, members, columns]."""
 
+LEVEL = 0.95  # the share of the resamples between the two ends of an interval
 ELEMENTS_PER_CHUNK = 2**21  # resampled scores in memory at once: 16 MiB
 
 
@@ -30,6 +31,9 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def iqm(scores: ArrayLike) -> float:
@@ -144,10 +148,9 @@ def interval(
     statistic: Statistic,
     generator: np.random.Generator,
     num_samples: int = 2_000,
-    level: float = 0.95,
     resample: Resampling = crossed,
 ) -> Interval:
-    """Bootstrap interval of a statistic of scores [members, columns], by the percentile method.
+    """95% bootstrap interval of a statistic of scores [members, columns], by the percentile method.
 
     A NaN among the scores makes both ends NaN.
 
@@ -156,7 +159,6 @@ def interval(
         statistic: `interquartile_mean`, `mean`, `median`, `optimality_gap`, ...
         generator: the source of the resamples.
         num_samples: how many resamples to draw.
-        level: the share of the resamples between the two ends.
         resample: `crossed`, `crossed_means` or `stratified`.
 
     Raises:
@@ -164,11 +166,12 @@ def interval(
     """
     values = score_matrix(scores)
     if np.isnan(values).any():
-        return Interval(float("nan"), float("nan"))
-    sizes = chunks(num_samples, values.size)
-    resampled = np.concatenate([statistic(resample(values, generator, size)) for size in sizes])
-    low, high = percentiles(resampled, level)
-    return Interval(float(low), float(high))
+        return UNKNOWN
+    return percentile_interval(
+        resamples(
+            lambda count: statistic(resample(values, generator, count)), num_samples, values.size
+        )
+    )
 
 
 def iqm_of_members(scores: ArrayLike) -> float:
@@ -181,10 +184,10 @@ def iqm_of_members(scores: ArrayLike) -> float:
 
 
 def iqm_interval(
-    scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000, level: float = 0.95
+    scores: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000
 ) -> Interval:
     """The `interval` of `iqm_of_members`, with members and episodes resampled."""
-    return interval(scores, interquartile_mean, generator, num_samples, level, crossed_means)
+    return interval(scores, interquartile_mean, generator, num_samples, crossed_means)
 
 
 def score_matrix(scores: ArrayLike) -> Floats:
@@ -202,18 +205,24 @@ def score_matrix(scores: ArrayLike) -> Floats:
     return values
 
 
-def chunks(num_samples: int, elements: int) -> list[int]:
-    """Numbers of resamples that add up to `num_samples`, each small enough for memory; a resample
-    has `elements` numbers.
+def resamples(draw: Callable[[int], Floats], num_samples: int, elements: int) -> Floats:
+    """[num_samples, ...]: what `draw(count)` gives for so many resamples, [count, ...]; called
+    for as many at once as fit into memory, where a resample has `elements` numbers.
     """
     chunk = max(1, ELEMENTS_PER_CHUNK // elements)
-    return [min(chunk, num_samples - done) for done in range(0, num_samples, chunk)]
+    sizes = [min(chunk, num_samples - done) for done in range(0, num_samples, chunk)]
+    return np.concatenate([draw(size) for size in sizes])
 
 
-def percentiles(resampled: Floats, level: float) -> Floats:
-    """[2, ...]: the two ends between which the middle share `level` of the first axis lies."""
-    tail = (1.0 - level) / 2.0
+def percentiles(resampled: Floats) -> Floats:
+    """[2, ...]: the two ends between which the middle 95% of the first axis lie."""
+    tail = (1.0 - LEVEL) / 2.0
     return np.asarray(np.quantile(resampled, [tail, 1.0 - tail], axis=0))
+
+
+def percentile_interval(resampled: Floats) -> Interval:
+    """The ends of `percentiles` for resamples [n] of one number."""
+    return Interval(*percentiles(resampled).tolist())
 
 
 def _flattened(values: Floats) -> Floats:

@@ -149,5 +149,5 @@ def _of_member(member: int, updates: list[int], returns: Floats) -> MemberScores
 def _aggregate(rows: Sequence[Floats], num_samples: int, seed: int) -> Aggregate:
     scores = np.stack(rows)  # [members, episodes]
     # The same stream as in summarize, so that the same scores have the same interval everywhere.
-    generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+    generator = seeding.generator(seed, "bootstrap")
     return Aggregate(iqm_of_members(scores), iqm_interval(scores, generator, num_samples))

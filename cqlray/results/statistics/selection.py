@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
-from cqlray.results.statistics.resampling import Floats, Interval, chunks, percentiles
+from cqlray.results.statistics.resampling import (
+    UNKNOWN,
+    Floats,
+    Interval,
+    percentile_interval,
+    resamples,
+)
 
-UNKNOWN = Interval(float("nan"), float("nan"))
 LEAST_MEMBERS = 3  # whose order means anything
 
 
@@ -41,7 +46,6 @@ def rank_correlation(
     members: ArrayLike,
     generator: np.random.Generator,
     num_samples: int = 2_000,
-    level: float = 0.95,
 ) -> RankCorrelation:
     """How similarly estimates and true returns rank the snapshots, with an interval by the
     percentile method.
@@ -54,7 +58,7 @@ def rank_correlation(
         estimates: [snapshots].
         returns: [snapshots], mean returns of the same snapshots' tests.
         members: [snapshots], the member that each is of.
-        generator, num_samples, level: of the interval, as for resampling.interval.
+        generator, num_samples: of the interval, as for resampling.interval.
 
     Raises:
         ValueError: the three differ in length, or a number is not finite.
@@ -64,7 +68,7 @@ def rank_correlation(
         return RankCorrelation(float("nan"), UNKNOWN)
     snapshots = [np.flatnonzero(whose == member) for member in np.unique(whose)]
     resampled = [_resampled(one, other, snapshots, generator) for _ in range(num_samples)]
-    return _with_interval(rho, np.array(resampled), level)
+    return _with_interval(rho, np.array(resampled))
 
 
 def rank_correlation_among_members(
@@ -74,7 +78,6 @@ def rank_correlation_among_members(
     updates: ArrayLike,
     generator: np.random.Generator,
     num_samples: int = 2_000,
-    level: float = 0.95,
 ) -> RankCorrelation:
     """How similarly estimates and true returns rank members after equal updates, which is what
     matters for choosing a member.
@@ -85,11 +88,8 @@ def rank_correlation_among_members(
     interval, members are resampled, each with all its snapshots.
 
     Args:
-        estimates: [snapshots].
-        returns: [snapshots], mean returns of the same snapshots' tests.
-        members: [snapshots], the member that each is of.
+        estimates, returns, members, generator, num_samples: as for `rank_correlation`.
         updates: [snapshots], after how many updates; a member has one snapshot of each count.
-        generator, num_samples, level: of the interval, as for resampling.interval.
 
     Raises:
         ValueError: the four differ in length, or an estimate or return is not finite.
@@ -98,21 +98,21 @@ def rank_correlation_among_members(
     rho = float(_mean_of_defined(_spearman_of_rows(first, second)))
     if np.isnan(rho):
         return RankCorrelation(float("nan"), UNKNOWN)
-    resampled = []
-    for size in chunks(num_samples, first.size):
-        drawn = generator.integers(first.shape[1], size=(size, first.shape[1]))
+
+    def draw(count: int) -> Floats:
+        drawn = generator.integers(first.shape[1], size=(count, first.shape[1]))
         rows = [
             grid[:, drawn].swapaxes(0, 1).reshape(-1, grid.shape[1]) for grid in (first, second)
         ]
-        resampled.append(_mean_of_defined(_spearman_of_rows(*rows).reshape(size, -1)))
-    return _with_interval(rho, np.concatenate(resampled), level)
+        return _mean_of_defined(_spearman_of_rows(*rows).reshape(count, -1))
+
+    return _with_interval(rho, resamples(draw, num_samples, first.size))
 
 
-def _with_interval(rho: float, resampled: Floats, level: float) -> RankCorrelation:
+def _with_interval(rho: float, resampled: Floats) -> RankCorrelation:
     """Resamples in which the correlation is not defined (NaN) are left out."""
     defined = resampled[~np.isnan(resampled)]
-    low, high = percentiles(defined, level) if len(defined) else UNKNOWN
-    return RankCorrelation(rho, Interval(float(low), float(high)))
+    return RankCorrelation(rho, percentile_interval(defined) if len(defined) else UNKNOWN)
 
 
 def mean_spearman_among_members(

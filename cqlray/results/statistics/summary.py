@@ -295,7 +295,7 @@ def _aggregate(
         if scores is not None:
             # The same stream for every interval, so that the same scores have the same interval in
             # the table and in the figure.
-            generator = np.random.default_rng(seeding.stream(seed, "bootstrap"))
+            generator = seeding.generator(seed, "bootstrap")
             value = estimate(scores, of_members(statistic))
             low, high = interval(scores, statistic, generator, num_samples, resample=crossed_means)
         found |= {name: value, f"{name}_low": low, f"{name}_high": high}

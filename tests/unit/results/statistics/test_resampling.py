@@ -161,13 +161,11 @@ def test_interval_holds_the_iqm(members: int) -> None:
     assert low < iqm_of_members(scores) < high
 
 
-def test_fewer_members_and_higher_levels_make_it_wider() -> None:
+def test_fewer_members_make_it_wider() -> None:
     four = np.array([[-1.5], [-0.5], [0.5], [1.5]]) + 0.1 * generator().normal(size=(4, 20))
     scores = np.tile(four, (8, 1))
     many, few = iqm_interval(scores, generator(2)), iqm_interval(four, generator(2))
     assert few.high - few.low > 1.8 * (many.high - many.low)
-    surer = iqm_interval(scores, generator(2), level=0.99)
-    assert surer.low < many.low < many.high < surer.high
 
 
 def test_same_generator_same_interval() -> None:
