@@ -12,17 +12,23 @@ import numpy as np
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.errors import UserError
 from cqlray.results.record import load_run
-from cqlray.results.report.formatting import environment_name, number, setting_name
+from cqlray.results.report.formatting import (
+    aggregate_words,
+    environment_name,
+    number,
+    setting_name,
+    setting_or_all,
+)
 from cqlray.results.report.groups import Group, groups_of
 from cqlray.results.report.improvement_section import improvement_section
 from cqlray.results.report.page import escape, figure, figures, page, paragraph, section, table
 from cqlray.results.report.plots import draw_curves
 from cqlray.results.report.profile_figure import profile_figure
-from cqlray.results.report.results_section import aggregate_words
+from cqlray.results.report.results_section import BEST_FLATTERS, THREE_WAYS
 from cqlray.results.report.style import as_svg, legend_below
 from cqlray.results.statistics.reference_scores import ReferenceScores, reference_scores
 from cqlray.results.statistics.resampling import iqm_of_members
-from cqlray.results.statistics.scores import GroupScores, group_scores
+from cqlray.results.statistics.scores import group_scores
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import write_bytes
@@ -180,34 +186,16 @@ def _scores(runs: Sequence[RunRecord], names: Sequence[str], samples: int) -> st
     """A row for each run and setting."""
     rows = []
     for run, name in zip(runs, names, strict=True):
-        rows += [_row(name, group) for group in group_scores(run, samples, run.config["seed"])]
-    head = [
-        "run",
-        "setting",
-        "members",
-        "tests",
-        "last test",
-        "mean over last third",
-        "each member's best test",
-    ]
+        for group in group_scores(run, samples, run.config["seed"]):
+            size = [str(len(group.members)), str(len(group.updates))]
+            scores = map(aggregate_words, group.three_ways)
+            rows.append([name, setting_or_all(group.swept), *size, *scores])
+    head = ["run", "setting", "members", "tests", *THREE_WAYS]
     note = (
         "IQM over members' mean returns and its 95% interval, by the bootstrap over members and the"
-        " episodes that they share (after Agarwal et al. 2021). The best test is chosen by the"
-        " returns that it is then measured by, so it flatters."
+        f" episodes that they share (after Agarwal et al. 2021). {BEST_FLATTERS}"
     )
     return section("Results", table(head, rows, text=2), paragraph(note, "soft"))
-
-
-def _row(name: str, group: GroupScores) -> list[str]:
-    scores = (group.last, group.last_third, group.best)
-    setting = setting_name(group.swept) or "all members"
-    return [
-        name,
-        setting,
-        str(len(group.members)),
-        str(len(group.updates)),
-        *map(aggregate_words, scores),
-    ]
 
 
 def _references(runs: Sequence[RunRecord]) -> ReferenceScores | None:

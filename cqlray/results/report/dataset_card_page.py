@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram
+from cqlray.data.card import COVERAGE_RADIUS, Card, Histogram, Tier
 from cqlray.results.report.dataset_card import coverage_sentence, references_line
 from cqlray.results.report.formatting import number, sentence
 from cqlray.results.report.page import escape, figure, figures, page, section, table
@@ -64,50 +64,19 @@ def _sentence(card: Card, description: dict[str, Any]) -> str:
 
 def tiers_table(card: Card, description: dict[str, Any]) -> str:
     """A line for each tier, and one for all of them."""
-    head = [
-        "tier",
-        "episodes",
-        "transitions",
-        "mean return",
-        "mean length",
-        "terminated",
-        "truncated",
-    ]
-    rows = [
-        _row(
-            tier.name,
-            tier.episodes,
-            tier.transitions,
-            tier.mean_return,
-            tier.terminated / tier.episodes,
-        )
-        for tier in card.tiers
-    ]
+    head = ["tier", "episodes", "transitions", "mean return", "mean length"]
+    head += ["terminated", "truncated"]
+    rows = [_row(t.name, t, t.mean_return, t.terminated / t.episodes) for t in card.tiers]
     if len(rows) > 1:
-        rows.append(
-            _row(
-                "all",
-                card.episodes,
-                card.transitions,
-                description["returns"]["mean"],
-                card.terminated,
-            )
-        )
+        rows.append(_row("all", card, description["returns"]["mean"], card.terminated))
     return table(head, rows, strong=len(rows) - 1 if len(rows) > 1 else None)
 
 
-def _row(
-    name: str, episodes: int, transitions: int, mean_return: float, terminated: float
-) -> list[str]:
-    ends = [f"{terminated:.1%}", f"{1 - terminated:.1%}"]
-    return [
-        name,
-        f"{episodes:,}",
-        f"{transitions:,}",
-        number(mean_return),
-        number(transitions / episodes),
-        *ends,
-    ]
+def _row(name: str, part: Card | Tier, mean_return: float, terminated: float) -> list[str]:
+    """`terminated` is the share of the part's episodes."""
+    size = [f"{part.episodes:,}", f"{part.transitions:,}"]
+    means = [number(mean_return), number(part.transitions / part.episodes)]
+    return [name, *size, *means, f"{terminated:.1%}", f"{1 - terminated:.1%}"]
 
 
 def _figures(card: Card, description: dict[str, Any]) -> list[str]:
@@ -225,19 +194,10 @@ def _coverage(drawn: Any, card: Card) -> None:
     drawn.set_size_inches(WIDTH, HEIGHT + 0.6)
     axes = drawn.add_subplot(xlabel="first component", ylabel="second component")
     shades = ListedColormap(mpl.colormaps["Blues"](np.linspace(0.3, 1.0, 256)))
-    cells_held = np.ma.masked_equal(counts.T, 0)
-    norm = LogNorm(1, max(int(counts.max()), 2))
+    cells_held, norm = np.ma.masked_equal(counts.T, 0), LogNorm(1, max(int(counts.max()), 2))
     box = (cells[0], cells[-1], cells[0], cells[-1])
-    image = axes.imshow(
-        cells_held,
-        cmap=shades,
-        norm=norm,
-        extent=box,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        zorder=1.0,
-    )
+    drawing = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "zorder": 1.0}
+    image = axes.imshow(cells_held, cmap=shades, norm=norm, extent=box, **drawing)
     for limits, axis in ((axes.set_xlim, 1), (axes.set_ylim, 0)):
         held = np.flatnonzero(counts.any(axis=axis))
         if len(held):

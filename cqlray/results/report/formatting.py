@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.results.statistics.resampling import Interval
+from cqlray.results.statistics.scores import Aggregate
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.run_directory import CONFIG
 
@@ -51,6 +53,16 @@ def interval(summary: dict[str, Any], name: str = "iqm") -> str:
     )
 
 
+def ends_in_words(ends: Interval) -> str:
+    """An interval, such as [-186.1, -130.7]."""
+    return f"[{number(ends.low)}, {number(ends.high)}]" if np.isfinite(ends).all() else NOTHING
+
+
+def aggregate_words(score: Aggregate) -> str:
+    """An IQM and its interval, such as -158.1 [-183.8, -128.7]."""
+    return f"{number(score.iqm)} {ends_in_words(score.interval)}"
+
+
 def normalized_by(random: float, reference: float, source: str) -> str:
     """The scale of normalised scores, such as "0 is -280.2, 100 is 12,135 (D4RL's published
     reference scores)".
@@ -87,6 +99,11 @@ def option_name(name: str) -> str:
 def setting_name(swept: dict[str, Any]) -> str:
     """A setting of the sweep, such as "conservative weight 5, lagrange True"."""
     return ", ".join(f"{option_name(name)} {setting_value(value)}" for name, value in swept.items())
+
+
+def setting_or_all(swept: dict[str, Any]) -> str:
+    """A setting's name in a table; without a sweep the setting is everyone's."""
+    return setting_name(swept) or "all members"
 
 
 def setting_value(value: Any) -> str:

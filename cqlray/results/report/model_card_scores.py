@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from cqlray import seeding
 from cqlray.results.record import fqe_returns
 from cqlray.results.report.formatting import (
-    NOTHING,
+    aggregate_words,
+    ends_in_words,
     normalized_by,
     number,
     sentence,
@@ -18,7 +18,7 @@ from cqlray.results.report.formatting import (
 )
 from cqlray.results.statistics.calibration import check_bounds
 from cqlray.results.statistics.reference_scores import reference_scores
-from cqlray.results.statistics.resampling import Floats, Interval, interval, mean
+from cqlray.results.statistics.resampling import UNKNOWN, Floats, interval, mean
 from cqlray.results.statistics.scores import (
     Aggregate,
     GroupScores,
@@ -48,16 +48,10 @@ def score_lines(run: RunRecord, member: int, updates: int, chosen_by: str | None
         return
     yield from _table(run, scores)
     yield ""
+    which = f"of {updates:,} updates: the table is"
     if scores.updates[-1] == updates:
-        yield (
-            "- The exported policy is the one of the first line; the others are of other snapshots"
-            " of the same training."
-        )
-    else:
-        yield (
-            f"- The exported policy is of {updates:,} updates: the table is of other"
-            " snapshots of the same training."
-        )
+        which = "the one of the first line; the others are"
+    yield f"- The exported policy is {which} of other snapshots of the same training."
     yield from _references(run, scores)
     yield from _bound(run, member)
     if chosen_by == "fqe":
@@ -114,17 +108,11 @@ def _table(run: RunRecord, scores: MemberScores) -> Iterator[str]:
         f" All {len(group.members)} members of its setting: IQM |" if group else ""
     )
     yield "|---|---|---|" if group else "|---|---|"
-    for line in _lines(scores, returns, group):
-        ends = interval(
-            line.returns[None],
-            mean,
-            seeding.generator(seed, "bootstrap"),
-            samples,
-        )
-        alone = _interval(ends if len(line.returns) > 1 else None)
-        aggregate = line.of_group
-        beside = f" {number(aggregate.iqm)} {_interval(aggregate.interval)} |" if aggregate else ""
-        yield f"| {line.name} | {number(line.score)} {alone} |{beside}"
+    for name, score, episodes, aggregate in _lines(scores, returns, group):
+        ends = interval(episodes[None], mean, seeding.generator(seed, "bootstrap"), samples)
+        alone = ends_in_words(ends if len(episodes) > 1 else UNKNOWN)
+        beside = f" {aggregate_words(aggregate)} |" if aggregate else ""
+        yield f"| {name} | {number(score)} {alone} |{beside}"
 
 
 def _bootstrap(run: RunRecord) -> tuple[int, int]:
@@ -142,49 +130,22 @@ def _group(run: RunRecord, scores: MemberScores) -> GroupScores | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of the table."""
+def _lines(
+    scores: MemberScores, returns: Floats, group: GroupScores | None
+) -> Iterator[tuple[str, float, Floats, Aggregate | None]]:
+    """Of each line the name, the score, the returns [episodes] whose mean it is, and the group's.
 
-    name: str
-    score: float
-    returns: Floats
-    """[episodes], whose mean is the score."""
-    of_group: Aggregate | None
-
-
-def _lines(scores: MemberScores, returns: Floats, group: GroupScores | None) -> list[_Line]:
-    """`returns` are those of the member's tests, [tests, episodes]."""
+    `returns` are those of the member's tests, [tests, episodes].
+    """
     third = -(-len(scores.updates) // 3)
     best = 0 if scores.best_updates is None else scores.updates.index(scores.best_updates)
-    return [
-        _Line(
-            f"last test, after {scores.updates[-1]:,} updates",
-            scores.last,
-            returns[-1],
-            group.last if group else None,
-        ),
-        _Line(
-            f"best of {len(returns)} tests (flatters: chosen by these returns)",
-            scores.best,
-            returns[best],
-            group.best if group else None,
-        ),
-        _Line(
-            f"mean over the last third of the tests ({third})",
-            scores.last_third,
-            returns[-third:].mean(axis=0),
-            group.last_third if group else None,
-        ),
-    ]
-
-
-def _interval(ends: Interval | None) -> str:
-    return (
-        NOTHING
-        if ends is None or not np.isfinite(ends).all()
-        else f"[{number(ends.low)}, {number(ends.high)}]"
-    )
+    last, last_third, at_best = group.three_ways if group else (None, None, None)
+    name = f"last test, after {scores.updates[-1]:,} updates"
+    yield name, scores.last, returns[-1], last
+    name = f"best of {len(returns)} tests (flatters: chosen by these returns)"
+    yield name, scores.best, returns[best], at_best
+    name = f"mean over the last third of the tests ({third})"
+    yield name, scores.last_third, returns[-third:].mean(axis=0), last_third
 
 
 def _references(run: RunRecord, member: MemberScores) -> Iterator[str]:
@@ -195,11 +156,9 @@ def _references(run: RunRecord, member: MemberScores) -> Iterator[str]:
     for group in group_scores(run, *_bootstrap(run)):
         if group.swept.get("algorithm") == "bc":
             beside["behaviour cloning of the same data (IQM, last test)"] = group.last.iqm
-    known = ", ".join(
-        f"{name} {number(value)}" for name, value in beside.items() if value is not None
-    )
+    known = [f"{name} {number(value)}" for name, value in beside.items() if value is not None]
     if known:
-        yield f"- Beside it: {known}."
+        yield f"- Beside it: {', '.join(known)}."
     if of_data := references_of_data(run):
         yield f"- {sentence(tested_elsewhere(of_data))}"
     scores = None if run.dataset is None else reference_scores(run.dataset)

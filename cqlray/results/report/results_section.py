@@ -11,6 +11,7 @@ import numpy as np
 
 from cqlray.results.report.formatting import (
     NOTHING,
+    aggregate_words,
     interval,
     member_cells,
     normalized_by,
@@ -18,13 +19,18 @@ from cqlray.results.report.formatting import (
     option_name,
     sentence,
     setting_name,
+    setting_or_all,
     swept_names,
     tested_elsewhere,
 )
 from cqlray.results.report.page import escape, folded, paragraph, section, table
-from cqlray.results.statistics.scores import Aggregate, group_scores
+from cqlray.results.statistics.scores import group_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql
 
+THREE_WAYS = ("last test", "mean over last third", "each member's best test")
+BEST_FLATTERS = (
+    "The best test is chosen by the returns that it is then measured by, so it flatters."
+)
 MOST_ROWS = 16  # of a table that is shown whole
 FEW = 10  # members: with fewer, a bootstrap's interval is somewhat too narrow
 
@@ -117,11 +123,9 @@ def _note(run: RunRecord, result: dict[str, Any]) -> str:
         if best_group(result)
         else ""
     )
-    few = ""
+    few = " Of so few members the interval is somewhat too narrow." if size < FEW else ""
     if size == 1:
         few = " With one member the interval is about this one policy, not about training."
-    elif size < FEW:
-        few = " Of so few members the interval is somewhat too narrow."
     return (
         '<p class="soft">IQM: mean over the middle half of the members (their mean returns over'
         f" {tests}). Interval: 95%, bootstrap over members and over the episodes that they share"
@@ -133,20 +137,22 @@ def aggregates_section(result: dict[str, Any]) -> str:
     """IQM, median, mean and optimality gap side by side for each setting, as papers differ in which
     one they report.
     """
-    members = [group["members"] for group in result["groups"]] or [result["members"]]
-    known = result["iqm"] is not None or any(group["iqm"] is not None for group in result["groups"])
-    if not known or max(map(len, members)) == 1:  # with one member, all are its mean
+    groups = result["groups"] or [result]
+    known = result["iqm"] is not None or any(group["iqm"] is not None for group in groups)
+    if not known or all(len(group["members"]) == 1 for group in groups):  # all are its mean
         return ""
-    names = ["iqm", "median", "mean"]
-    found = [(setting_name(group["swept"]), group) for group in result["groups"]] or [
-        ("all members", result)
+    rows = [
+        [
+            setting_or_all(group.get("swept", {})),
+            *(_with_interval(group, key) for key in ("iqm", "median", "mean")),
+        ]
+        for group in groups
     ]
-    rows = [[name, *(_with_interval(group, key) for key in names)] for name, group in found]
     head = ["setting", "IQM", "median", "mean"]
     note = "All are over members' mean returns, with 95% intervals."
-    if all(group["normalized"] for _, group in found):
+    if all(group["normalized"] for group in groups):
         head.append("optimality gap")
-        for row, (_, group) in zip(rows, found, strict=True):
+        for row, group in zip(rows, groups, strict=True):
             row.append(_with_interval(group["normalized"], "optimality_gap"))
         note += (
             " Optimality gap: how far normalised scores fall short of 100 on average; lower is"
@@ -173,24 +179,10 @@ def three_ways_section(run: RunRecord, samples: int, seed: int) -> str:
     if not groups:
         return ""
     rows = [
-        [
-            setting_name(group.swept) or "all members",
-            *(aggregate_words(a) for a in (group.last, group.last_third, group.best)),
-        ]
-        for group in groups
+        [setting_or_all(group.swept), *map(aggregate_words, group.three_ways)] for group in groups
     ]
-    head = ["setting", "last test", "mean over last third", "each member's best test"]
-    note = (
-        "IQM and its 95% interval. The best test is chosen by the returns that it is then measured"
-        " by, so it flatters."
-    )
     return section(
         "Last, mean over last third, best",
-        table(head, rows, kind="scroll names"),
-        paragraph(note, "soft"),
+        table(["setting", *THREE_WAYS], rows, kind="scroll names"),
+        paragraph(f"IQM and its 95% interval. {BEST_FLATTERS}", "soft"),
     )
-
-
-def aggregate_words(score: Aggregate) -> str:
-    """An IQM and its interval, such as -158.1 [-183.8, -128.7]."""
-    return f"{number(score.iqm)} [{number(score.interval.low)}, {number(score.interval.high)}]"

@@ -60,6 +60,11 @@ class GroupScores:
     last_third: Aggregate
     """Each episode's return averaged over the last third of the tests."""
 
+    @property
+    def three_ways(self) -> tuple[Aggregate, Aggregate, Aggregate]:
+        """Side by side, in the order of tables."""
+        return self.last, self.last_third, self.best
+
 
 def member_scores(run: RunRecord) -> list[MemberScores]:
     """The scores of each member of the run, at the tests that all members had, as the best of more
