@@ -109,7 +109,9 @@ class TransitionTable:
     actions: Tensor  # [N, A] in [-1, 1]
     rewards: Tensor  # [N], the environment's
     terminations: Tensor  # [N] float
-    data_returns: Tensor | None = None  # [M, N], each member's discounted return, for Cal-QL
+    # For Cal-QL: K lots of discounted returns [K, N], and the place of each member's among them [M]
+    data_returns: Tensor | None = None
+    returns_of: Tensor | None = None
 
     def gather(self, scalars: Scalars) -> Gather:
         """A function from positions [M, B] in [0, 1) to batches, with rewards scaled for each
@@ -120,7 +122,9 @@ class TransitionTable:
         def batch(positions: Tensor) -> Batch:
             index = (positions * len(self.rows)).long()
             rows = self.rows[index]
-            returns = None if self.data_returns is None else self.data_returns.gather(1, index)
+            returns = None
+            if self.data_returns is not None and self.returns_of is not None:
+                returns = self.data_returns[self.returns_of.unsqueeze(1), index]
             return Batch(
                 observations=self.observations[rows],
                 actions=self.actions[index],

@@ -124,16 +124,15 @@ def transition_table(
     def on_device(array: Array) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
-    returns = None
+    returns = returns_of = None
     if configs[0].calibrated:
         keys = [(c.discount, c.reward_scale, c.reward_shift) for c in configs]
-        by_key = {
-            k: discounted_returns(
-                data.rewards * np.float32(k[1]) + np.float32(k[2]), data.ends, k[0]
-            )
-            for k in set(keys)
-        }
-        returns = on_device(np.stack([by_key[key] for key in keys]))
+        distinct = list(dict.fromkeys(keys))
+        returns = torch.empty((len(distinct), len(data.rewards)), device=device)
+        for row, (discount, scale, shift) in zip(returns, distinct, strict=True):
+            rewards = data.rewards * np.float32(scale) + np.float32(shift)
+            row.copy_(torch.from_numpy(discounted_returns(rewards, data.ends, discount)))
+        returns_of = torch.tensor([distinct.index(key) for key in keys], device=device)
     return TransitionTable(
         observations=on_device(data.observations),
         rows=on_device(data.rows),
@@ -141,4 +140,5 @@ def transition_table(
         rewards=on_device(data.rewards),
         terminations=on_device(data.terminations.astype(np.float32)),
         data_returns=returns,
+        returns_of=returns_of,
     )

@@ -128,6 +128,7 @@ def random_table(
         rewards=normal(transitions),
         terminations=terminations,
         data_returns=normal(members, transitions) * 2.0,
+        returns_of=torch.arange(members),
     )
 
 

@@ -86,6 +86,27 @@ def test_discounted_returns_by_hand() -> None:
     np.testing.assert_allclose(discounted_returns(rewards, ends, 0.5), [2.0, 2.0, 8.0, 8.0])
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), max_size=60),
+    discount=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+    seed=st.integers(0, 1000),
+)
+def test_discounted_returns_are_those_of_a_loop_to_the_bit(
+    lengths: list[int], discount: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rewards = (rng.standard_normal(sum(lengths)) * rng.integers(0, 2, sum(lengths))).astype("f4")
+    ends = np.zeros(len(rewards), bool)
+    ends[np.cumsum(lengths, dtype=int) - 1] = True
+    expected, following = np.zeros(len(rewards), np.float32), 0.0
+    for step in reversed(range(len(rewards))):
+        following = float(rewards[step]) + (0.0 if ends[step] else discount * following)
+        expected[step] = following
+    found = discounted_returns(rewards, ends, discount)
+    assert found.dtype == np.float32 and found.tobytes() == expected.tobytes()
+
+
 def test_in_place_is_what_a_copy_gives_to_the_bit() -> None:
     rng = np.random.default_rng(0)
     rows = moments.BLOCK_ROWS * 2 + 17

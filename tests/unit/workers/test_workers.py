@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cqlray import seeding
 from cqlray.algorithms.policy import DeterministicActor, Policy
 from cqlray.config.members import Member, members
 from cqlray.config.schema import CQLConfig, EnvConfig, RunConfig, TeacherConfig
+from cqlray.data.columns import join_shards
 from cqlray.data.episode import Shard
 from cqlray.data.shards import to_parquet
 from cqlray.envs.make import EnvPool, describe_env
@@ -25,6 +27,7 @@ from cqlray.workers.learner import CHUNK, Advance, Learner, LearnerSpec, Student
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
 from cqlray.workers.rows import merge_rows
 from cqlray.workers.teacher import Teacher
+from cqlray.workers.training_data import transition_table
 
 ENV = EnvConfig("tests.toy_envs:Point-v0")
 SPEC = describe_env(ENV)
@@ -140,8 +143,6 @@ def test_a_learner_does_not_begin_anew_where_the_others_files_are_not(
 
 def test_calibration_bounds_come_from_the_data(shards: list[Shard]) -> None:
     role = learner(shards, dataclasses.replace(SMALL, calibrated=True), discount=(0.5, 0.9))
-    import torch
-
     positions = torch.rand(4, 16, dtype=torch.float64)
     batch = role.gather(positions)
     assert batch.data_returns is not None and batch.data_returns.shape == (4, 16)
@@ -153,6 +154,17 @@ def test_calibration_bounds_come_from_the_data(shards: list[Shard]) -> None:
     returns = role.gather(first.repeat(4, 1)).data_returns
     assert returns is not None
     np.testing.assert_allclose(returns[3], by_hand, rtol=1e-4)
+
+
+def test_members_with_one_discount_share_calibration_returns(shards: list[Shard]) -> None:
+    data, device = join_shards(shards), torch.device("cpu")
+    configs = [
+        dataclasses.replace(SMALL, calibrated=True, discount=d) for d in (0.9, 0.5, 0.9, 0.9)
+    ]
+    table = transition_table(data, configs, device)
+    assert table.data_returns is not None and table.returns_of is not None
+    assert table.data_returns.shape == (2, len(data.rewards))
+    assert table.returns_of.tolist() == [0, 1, 0, 0]
 
 
 def role_size(shards: list[Shard]) -> int:
