@@ -65,7 +65,9 @@ def measure(sizes: Sizes, directory: Path) -> dict[str, Any]:
     )
 
     def open_file() -> ColumnFile:
-        return write_store(path, sizes.shards(), "benchmark", mean, std, lambda actions: actions)
+        return write_store(
+            path, sizes.shards(), "benchmark", lambda: (mean, std), lambda actions: actions
+        )
 
     description = write_shards(sizes, directory)
     started = time.perf_counter()

@@ -4,7 +4,8 @@ file (ColumnFile), which may be larger than memory.
 The file holds a record for each observation row: observation and
 action as trained on, reward, termination, all float32. The next observation stands in the record
 behind, so a transition is one contiguous read. An episode's closing record has NaN in place of
-action, reward and termination: taken for a transition it could not go unnoticed.
+action, reward and termination: taken for a transition it could not go unnoticed. After the records
+come the episodes' ends, and the mean and standard deviation that observations were normalised by.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import hashlib
 import json
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +29,7 @@ from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
 from cqlray.storage.scratch import open_private
 
-MAGIC = b"cqlray column file, version 1\n"
+MAGIC = b"cqlray column file, version 2\n"
 HEADER_BYTES = 4096
 COUNTS = ("observation_dim", "action_dim", "transitions", "episodes")
 # A disk serves many random reads at a time: on the machine this was written on, 14,000 a second for
@@ -80,8 +81,9 @@ class ColumnFile:
     One number for each episode is held in memory, to find a transition's record.
     """
 
-    def __init__(self, file: BinaryIO, counts: dict[str, int]) -> None:
+    def __init__(self, file: BinaryIO, counts: dict[str, int], mean: Array, std: Array) -> None:
         """Made by `open_store` and `write_store`."""
+        self.mean, self.std = mean, std
         self.observation_dim, self.action_dim = counts["observation_dim"], counts["action_dim"]
         self.num_transitions, episodes = counts["transitions"], counts["episodes"]
         self._mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
@@ -157,8 +159,8 @@ def _ends_offset(rows: int, width: int) -> int:
 
 
 def fingerprint(digest: str, *arrays: Array) -> str:
-    """A hash of all that determines a file's content: the dataset's digest, and the arrays of the
-    normaliser and of the action bounds.
+    """A hash of a digest and arrays; of the dataset's digest, whether observations are normalised,
+    and the action bounds, which determine a file's content.
     """
     hasher = hashlib.sha256(digest.encode())
     for array in arrays:
@@ -170,7 +172,7 @@ def fingerprint(digest: str, *arrays: Array) -> str:
 
 def open_store(path: Path, of: str) -> ColumnFile | None:
     """The file that `write_store` wrote with the fingerprint `of`; None where it is missing, cut
-    off, or of another fingerprint.
+    off, of another fingerprint, or where its mean and standard deviation are damaged.
     """
     try:
         file = open(path, "rb", opener=open_private)  # noqa: SIM115
@@ -186,36 +188,43 @@ def open_store(path: Path, of: str) -> ColumnFile | None:
             return None
         rows = counts["transitions"] + counts["episodes"]
         width = counts["observation_dim"] + counts["action_dim"] + 2
-        size = _ends_offset(rows, width) + 8 * counts["episodes"]
+        moments_at = _ends_offset(rows, width) + 8 * counts["episodes"]
+        size = moments_at + 8 * counts["observation_dim"]
         whole = os.fstat(file.fileno()).st_size == size
         if not header.startswith(MAGIC) or description.get("fingerprint") != of or not whole:
             return None
-        return ColumnFile(file, counts)
+        file.seek(moments_at)
+        mean, std = np.frombuffer(file.read(), np.float32).reshape(2, -1)
+        if description.get("moments") != fingerprint(of, mean, std):
+            return None
+        return ColumnFile(file, counts, mean, std)
 
 
 def write_store(
     path: Path,
     shards: Iterable[Shard],
     of: str,
-    mean: Array,
-    std: Array,
+    moments: Callable[[], tuple[Array, Array]],
     to_unit: Callable[[Array], Array],
 ) -> ColumnFile:
     """The column file at `path`, written first unless it is there with this fingerprint; one shard
     is in memory at a time.
 
     One process of a machine writes while the others wait. The file appears whole or not at all.
+    `moments` computes the mean and standard deviation to normalise by; the file keeps them. A file
+    that is there and is not the right one is written anew, with a line on stderr.
 
     Raises:
         UserError: the file cannot be written; shards differ in their dimensions.
     """
-    to_records = partial(_records, mean=mean, std=std, to_unit=to_unit)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_name(f".{path.name}.lock"), "wb", opener=open_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (store := open_store(path, of)) is None:
-                _write(path, shards, of, to_records)
+                if path.exists():
+                    print(f"{path}: damaged, or of other data; it is made again", file=sys.stderr)
+                _write(path, shards, of, *moments(), to_unit)
                 store = open_store(path, of)
     except OSError as error:
         raise UserError(
@@ -242,7 +251,12 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _write(
-    path: Path, shards: Iterable[Shard], of: str, to_records: Callable[[Shard], Array]
+    path: Path,
+    shards: Iterable[Shard],
+    of: str,
+    mean: Array,
+    std: Array,
+    to_unit: Callable[[Array], Array],
 ) -> None:
     with _replacing(path) as file:
         file.write(bytes(HEADER_BYTES))
@@ -251,7 +265,7 @@ def _write(
             if not transitions:
                 dimensions = shard.observations.shape[1], shard.actions.shape[1]
             check_dimensions(shard, *dimensions)
-            file.write(to_records(shard).data)
+            file.write(_records(shard, mean, std, to_unit).data)
             ends.append(transitions + np.cumsum(shard.lengths))
             transitions += shard.num_transitions
         if not transitions:
@@ -259,9 +273,11 @@ def _write(
         file.write(bytes(-file.tell() % 8))
         all_ends = np.concatenate(ends)
         file.write(all_ends.data)
-        counts = dict(zip(COUNTS, (*dimensions, transitions, len(all_ends)), strict=True))
+        file.write(np.stack([mean, std]).data)
+        description = dict(zip(COUNTS, (*dimensions, transitions, len(all_ends)), strict=True))
+        description |= {"fingerprint": of, "moments": fingerprint(of, mean, std)}
         file.seek(0)
-        file.write((MAGIC + json.dumps({**counts, "fingerprint": of}).encode()).ljust(HEADER_BYTES))
+        file.write((MAGIC + json.dumps(description).encode()).ljust(HEADER_BYTES))
 
 
 def _records(shard: Shard, mean: Array, std: Array, to_unit: Callable[[Array], Array]) -> Array:

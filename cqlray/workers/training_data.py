@@ -89,17 +89,22 @@ def load_training_data(
 def _from_disk(
     directory: AnyPath, file: Path, scaling: ActionScaling, normalize: bool
 ) -> TrainingData:
-    """Open the file, written first if it does not exist; holds one shard in memory at a time."""
+    """Open the file, written first if it does not exist; holds one shard in memory at a time.
+
+    The shards are read only if the file must be written: twice, or once without normalisation.
+    """
     description = read_description(directory)
-    first = next(iterate_shards(directory, description))
-    mean, std = normalizer.identity(first.observations.shape[1])
-    if normalize:
-        mean, std = normalizer.fit(
-            shard.observations for shard in iterate_shards(directory, description)
-        )
-    of = fingerprint(description["digest"], mean, std, scaling.low, scaling.high)
+
+    def moments() -> tuple[Array, Array]:
+        observations = (shard.observations for shard in iterate_shards(directory, description))
+        if normalize:
+            return normalizer.fit(observations)
+        return normalizer.identity(next(observations).shape[1])
+
+    of = fingerprint(description["digest"], np.array(normalize), scaling.low, scaling.high)
     shards = iterate_shards(directory, description)
-    return TrainingData(write_store(file, shards, of, mean, std, scaling.to_unit), mean, std)
+    store = write_store(file, shards, of, moments, scaling.to_unit)
+    return TrainingData(store, store.mean, store.std)
 
 
 def _fits(data: Columns, device: torch.device) -> bool:

@@ -57,7 +57,7 @@ def shards():
         )
 
 mean, std = np.zeros(17, np.float32), np.ones(17, np.float32)
-store = write_store(path, shards(), "test", mean, std, lambda a: a * 2 - 1)
+store = write_store(path, shards(), "test", lambda: (mean, std), lambda a: a * 2 - 1)
 assert store.num_transitions == transitions
 draw = lambda block: np.random.default_rng(block).integers(0, transitions, 32 * 256)
 prefetcher = Prefetcher(draw, store.gather)
@@ -76,7 +76,7 @@ def peak_of_sampling(path: Path, transitions: int, batches: int) -> int:
 
 
 def written(path: Path, shards: list[Shard], of: str = "it") -> ColumnFile:
-    return write_store(path, iter(shards), of, MEAN, STD, SCALING.to_unit)
+    return write_store(path, iter(shards), of, lambda: (MEAN, STD), SCALING.to_unit)
 
 
 def reference(shards: list[Shard]) -> list[tuple[Array, ...]]:
@@ -140,7 +140,9 @@ def test_many_rows_are_read_in_parts_and_given_back(
     file.close()
 
 
-def test_the_file_is_opened_again_only_for_the_same_data(tmp_path: Path) -> None:
+def test_the_file_is_opened_again_only_for_the_same_data(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path, shards = tmp_path / "there" / "columns", [random_shard([5, 3])]
     assert open_store(path, "it") is None
     written(path, shards)
@@ -149,14 +151,23 @@ def test_the_file_is_opened_again_only_for_the_same_data(tmp_path: Path) -> None
     for damaged in (content[:-1], content[:100], b"", b"x" * len(content), b"[]".ljust(5000)):
         path.write_bytes(damaged)
         assert open_store(path, "it") is None
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the last number of STD
+    assert open_store(path, "it") is None
+
+    def no_moments() -> tuple[Array, Array]:
+        raise AssertionError("the file is there, it has the moments")
 
     def none() -> Iterator[Shard]:
         raise AssertionError("the file is there, no shard need be read")
         yield
 
-    assert written(path, shards).num_transitions == 8
+    assert capfd.readouterr().err == ""
+    again = written(path, shards)
+    assert again.num_transitions == 8
+    assert np.array_equal(again.mean, MEAN) and np.array_equal(again.std, STD)
+    assert capfd.readouterr().err == f"{path}: damaged, or of other data; it is made again\n"
     assert path.read_bytes() == content
-    assert write_store(path, none(), "it", MEAN, STD, SCALING.to_unit).num_transitions == 8
+    assert write_store(path, none(), "it", no_moments, SCALING.to_unit).num_transitions == 8
     assert written(path, [random_shard([4])], "other").num_transitions == 4
 
 
@@ -169,7 +180,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_store(path, stops(), "other", MEAN, STD, SCALING.to_unit)
+        write_store(path, stops(), "other", lambda: (MEAN, STD), SCALING.to_unit)
     with pytest.raises(UserError, match="have 2 and 2 dimensions"):
         written(path, [random_shard([4]), random_shard([4], observation_dim=2)], "other")
     with pytest.raises(UserError, match="no shard"):

@@ -30,7 +30,9 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write(path: Path) -> None:
     mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
-    write_store(path, [random_shard([3, 2])], "it", mean, std, lambda actions: actions).close()
+    write_store(
+        path, [random_shard([3, 2])], "it", lambda: (mean, std), lambda actions: actions
+    ).close()
 
 
 def mode(path: Path) -> int:
@@ -141,7 +143,9 @@ def test_a_mapped_file_is_held_and_survives_its_removal() -> None:
     own = Scratch("run")
     path = own.path()
     mean, std = np.zeros(3, np.float32), np.ones(3, np.float32)
-    columns = write_store(path, [random_shard([3, 2])], "it", mean, std, lambda actions: actions)
+    columns = write_store(
+        path, [random_shard([3, 2])], "it", lambda: (mean, std), lambda actions: actions
+    )
     os.utime(path, (0, path.stat().st_mtime - 2 * HOURS))
     Scratch("another").path()
     assert path.exists(), "it is mapped"

@@ -13,6 +13,7 @@ import pytest
 
 from cqlray.config.members import Member, members
 from cqlray.config.schema import RunConfig
+from cqlray.data import shards as shard_files
 from cqlray.data.convert import write_dataset
 from cqlray.data.episode import Shard
 from cqlray.data.source import Piece, Source
@@ -70,6 +71,26 @@ def test_a_learner_on_disk_resumed_anywhere_ends_with_the_same_bits(on_disk: Sto
     rest = finish(role((on_disk,), saved=part.saved))
     assert bits(rest) == bits(whole)[-len(rest) :]
     assert on_disk.scratch.path().stat().st_mtime_ns == file, "the file was made once"
+
+
+def test_shards_are_read_twice_for_the_file_and_never_again(
+    on_disk: StoredData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read_table = shard_files.read_table
+
+    def counted(source: Any, name: str, *args: Any) -> Any:
+        reads.append(name)
+        return read_table(source, name, *args)
+
+    monkeypatch.setattr(shard_files, "read_table", counted)
+    first = role((on_disk,))
+    assert len(reads) == 2 * len(set(reads)) > 0, "once for the moments, once for the file"
+    reads.clear()
+    second = role((on_disk,))  # another learner of this machine, or after a death
+    assert reads == []
+    assert np.array_equal(first.data.mean, second.data.mean)
+    assert np.array_equal(first.data.std, second.data.std)
 
 
 def test_no_thread_is_left_behind(on_disk: StoredData) -> None:
