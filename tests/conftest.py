@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from cqlray.config.schema import (
 )
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The key that runs are signed with; the same for all processes of tests.
+os.environ["XDG_STATE_HOME"] = f"{tempfile.gettempdir()}/cqlray-tests-{os.geteuid()}"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -145,10 +145,15 @@ def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResu
         return _finished(session.start(check(config, "config"), progress))
 
 
-def resume(run_dir: str | Path, quiet: bool = False) -> RunResult:
-    """Go on with a run exactly where it stopped. Raises as `run`."""
+def resume(run_dir: str | Path, quiet: bool = False, trust: bool | str = False) -> RunResult:
+    """Go on with a run exactly where it stopped. Raises as `run`.
+
+    Args:
+        trust: of a run that was not made here, and whose environment is in a module, which would
+            be imported: the environment's id, or True for whatever it is.
+    """
     with ProgressDisplay(quiet) as progress:
-        return _finished(session.resume(any_path(run_dir), progress))
+        return _finished(session.resume(any_path(run_dir), progress, trust))
 
 
 def _finished(directory: RunDirectory) -> RunResult:

@@ -18,11 +18,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cqlray.api.checks import environment_of, without_tests
-from cqlray.config.load import dump_yaml, load_config
+from cqlray.config.load import dump_yaml
 from cqlray.config.members import members
 from cqlray.config.schema import RunConfig
 from cqlray.config.secrets import masked_words
 from cqlray.data.dataset import SHARDS, absolute_name, is_native
+from cqlray.envs.layout import observation_layout
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
@@ -42,6 +43,7 @@ from cqlray.storage.run_directory import (
     RunDirectory,
     write_bytes,
 )
+from cqlray.storage.trust import SIGNATURE, names_module, signature, trusted_config
 
 if TYPE_CHECKING:
     from cqlray.stages.run import Run
@@ -66,7 +68,8 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     spec = environment_of(config, progress)
 
     def create(plan: Plan) -> None:
-        directory = RunDirectory.create(path, _manifest(spec, plan, dataset_only))
+        manifest = _manifest(config, spec, plan, dataset_only, progress)
+        directory = RunDirectory.create(path, manifest)
         resolved = dataclasses.replace(
             config, out=str(path), dataset=config.dataset and absolute_name(config.dataset)
         )
@@ -78,26 +81,42 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
     return _with_video(directory, config, progress)
 
 
-def _manifest(spec: EnvSpec, plan: Plan, dataset_only: bool) -> dict[str, Any]:
+def _manifest(
+    config: RunConfig, spec: EnvSpec, plan: Plan, dataset_only: bool, progress: ProgressDisplay
+) -> dict[str, Any]:
     """The manifest of a run that is about to begin."""
     packages = {name: version(name) for name in PACKAGES}
+    run_id = uuid.uuid4().hex
+    signed = signature(run_id, config.env)
+    if signed is None and names_module(config.env.id, config.env.kwargs):
+        progress.say(
+            "warning: no key can be kept in your home, so resume, evaluate and video of this run"
+            f" will need --env {config.env.id}"
+        )
+    played = config.dataset is None or config.evaluation.episodes
     return {
         "format": FORMAT,
-        "id": uuid.uuid4().hex,
+        "id": run_id,
         "command": shlex.join(["cqlray", *masked_words(sys.argv[1:])]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"python": platform.python_version(), **packages},
         "environment": dataclasses.asdict(spec),
+        SIGNATURE: signed,
+        # For export, which makes no environment.
+        "observation_layout": observation_layout(config.env) if played else None,
         "plan": dataclasses.asdict(plan),
         "dataset_only": dataset_only,
         "finished": False,
     }
 
 
-def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
-    """Go on with a run exactly where it stopped. Raises as `start`."""
+def resume(path: AnyPath, progress: ProgressDisplay, trust: bool | str = False) -> RunDirectory:
+    """Go on with a run exactly where it stopped; `trust` as in trusted_config.
+
+    Raises as `start`, and as trusted_config.
+    """
     directory = RunDirectory.open(path)
-    config = load_config(path / CONFIG)
+    config = trusted_config(directory, trust)
     manifest = directory.manifest()
     if manifest.get("format") != FORMAT:
         raise UserError(
@@ -120,22 +139,27 @@ def resume(path: AnyPath, progress: ProgressDisplay) -> RunDirectory:
     return _with_video(directory, config, progress)
 
 
-def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
+def fit_q(
+    path: AnyPath, progress: ProgressDisplay, trust: bool | str = False
+) -> list[dict[str, Any]]:
     """Judge the snapshots of a run by fitted Q evaluation where that was not done; returns the
-    newest row of each member.
+    newest row of each member. `trust` as in trusted_config.
 
     Raises:
         UserError: it is no run, is under way, or has no dataset or snapshots yet; or no member's
-            newest snapshot has a finite estimate.
+            newest snapshot has a finite estimate. And as trusted_config.
         Interrupted: asked to stop.
     """
     from cqlray.driver import fitted_q
 
     directory = RunDirectory.open(path)
+    config = trusted_config(directory, trust)
     directory.require_snapshots(len(directory.manifest()["plan"]["populations"]))
+    evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
+    config = dataclasses.replace(config, evaluation=evaluation)
     how = f"cqlray evaluate {path} --fitted-q"
     with directory.locked(progress.say), _saying_how_to_go_on(how):
-        _open_again(directory, progress, fitted_q, fitted_q=True)
+        _open_again(directory, config, progress, fitted_q)
     newest = newest_rows(directory.each_row(FITTED_Q))
     if all(row["fqe_return"] is None for row in newest.values()):
         raise UserError(
@@ -145,22 +169,25 @@ def fit_q(path: AnyPath, progress: ProgressDisplay) -> list[dict[str, Any]]:
     return [newest[member] for member in sorted(newest)]
 
 
-def evaluate(path: AnyPath, episodes: int, progress: ProgressDisplay) -> RunRecord:
+def evaluate(
+    path: AnyPath, episodes: int, progress: ProgressDisplay, trust: bool | str = False
+) -> RunRecord:
     """The run's record with fresh tests of its last snapshots, its teacher and the random policy in
-    place of the old tests. They also normalise scores.
+    place of the old tests. They also normalise scores. `trust` as in trusted_config.
 
     A teacher that is known from the dataset's description alone cannot be tested: its returns stay.
 
     Raises:
-        UserError: the run has no environment. And as `start`.
+        UserError: the run has no environment. And as `start` and trusted_config.
     """
     from cqlray.driver import fresh_tests
 
     record = require_environment(path)
     directory = RunDirectory.open(path)
+    config = trusted_config(directory, trust)
     for population in range(len(directory.manifest()["plan"]["populations"])):
         directory.last_snapshot(population)  # raises UserError if there is none yet
-    rows = _open_again(directory, progress, lambda run: fresh_tests(run, episodes))
+    rows = _open_again(directory, config, progress, lambda run: fresh_tests(run, episodes))
     dataset = record.dataset
     fresh = {row["policy"]: row["returns"] for row in rows if row["policy"] != "student"}
     if dataset is not None and {"teacher", "random"} <= fresh.keys():
@@ -185,18 +212,14 @@ def require_environment(path: AnyPath) -> RunRecord:
 
 def _open_again(
     directory: RunDirectory,
+    config: RunConfig,
     progress: ProgressDisplay,
     work: Callable[[Run], Awaitable[T]],
-    fitted_q: bool = False,
 ) -> T:
-    """Do something with a run on disk, with its config but for `fitted_q`."""
+    """Do something with a run on disk."""
     from cqlray.driver import drive
     from cqlray.runtime.joining import connect
 
-    config = load_config(directory.path / CONFIG)
-    if fitted_q:
-        evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
-        config = dataclasses.replace(config, evaluation=evaluation)
     populations = tuple(tuple(p) for p in directory.manifest()["plan"]["populations"])
     spec = environment_of(config)
     with connect() as cluster:
@@ -245,7 +268,7 @@ def _with_video(
     ):
         try:
             require_environment(directory.path)
-            video.record(str(directory.path))
+            video.record(str(directory.path), trust=True)  # who made or resumed it did
         except Exception as error:
             progress.say(f"no video: {error}")
     return directory

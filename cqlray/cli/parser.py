@@ -33,6 +33,19 @@ class CommandParser(OneLine):
         self.add_argument("--quiet", action="store_true", help="show no progress")
         return self
 
+    def with_trust(self) -> CommandParser:
+        """Add --env and --trust; `options.env or options.trust` is what trusted_config takes."""
+        self.add_argument(
+            "--env",
+            metavar="ID",
+            help="the run's environment, where its module is to be imported though the run was"
+            " not made here",
+        )
+        self.add_argument(
+            "--trust", action="store_true", help="the same for whatever environment the run names"
+        )
+        return self
+
 
 def family_page(command: str, about: dict[str, str]) -> str:
     """What --help prints for `dataset` and `benchmark`: their commands, each in one line."""

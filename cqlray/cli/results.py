@@ -23,6 +23,7 @@ def evaluate(words: list[str]) -> int:
         " episodes.",
         "RUN",
     ).with_output()
+    parser.with_trust()
     parser.add_argument(
         "--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]"
     )
@@ -38,14 +39,15 @@ def evaluate(words: list[str]) -> int:
     from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
 
+    trust = options.env or options.trust
     if options.fitted_q:
         with ProgressDisplay(options.quiet) as progress:
-            rows = session.fit_q(options.path, progress)
+            rows = session.fit_q(options.path, progress, trust)
         write_report(options.path)
         _print_estimates(options.path, rows, options.json)
         return 0
     with ProgressDisplay(options.quiet) as progress:
-        record = session.evaluate(options.path, options.episodes, progress)
+        record = session.evaluate(options.path, options.episodes, progress, trust)
     print_results(session.result(RunDirectory.open(options.path), record), record, options.json)
     return 0
 
@@ -117,7 +119,7 @@ def video(words: list[str]) -> int:
     """`cqlray video`: an episode of each policy, side by side."""
     parser = CommandParser(
         "video", "Write a GIF or MP4 of one episode of each policy, side by side.", "RUN"
-    )
+    ).with_trust()
     parser.add_argument(
         "--policy",
         nargs="+",
@@ -137,8 +139,11 @@ def video(words: list[str]) -> int:
     from cqlray.results.video import CannotRender, record
 
     session.require_environment(options.path)
+    trust = options.env or options.trust
     try:
-        print(record(options.path, options.policy, options.member, options.seed, options.out))
+        print(
+            record(options.path, options.policy, options.member, options.seed, options.out, trust)
+        )
     except CannotRender as error:
         if options.debug:
             traceback.print_exc()

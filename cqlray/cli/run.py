@@ -53,6 +53,7 @@ def resume(words: list[str]) -> int:
     parser = CommandParser(
         "resume", "Go on with a run exactly where it stopped.", "RUN"
     ).with_output()
+    parser.with_trust()
     parser.add_argument(
         "--if-there",
         action="store_true",
@@ -66,7 +67,7 @@ def resume(words: list[str]) -> int:
     if options.if_there and RunDirectory.is_free(options.path):
         return complain(f"there is no run at {options.path} yet", NO_RUN)
     with ProgressDisplay(options.quiet) as progress:
-        directory = session.resume(options.path, progress)
+        directory = session.resume(options.path, progress, options.env or options.trust)
     dataset_only = directory.manifest()["dataset_only"]
     return (
         _print_dataset(directory.path, options.json)

@@ -22,6 +22,7 @@ from cqlray.cli.parser import CommandParser
 from cqlray.config.secrets import has_key_within, is_secret_variable
 from cqlray.errors import UserError
 from cqlray.runtime import jobs
+from cqlray.storage.trust import names_module
 
 _ABOUT = (
     "Run a command of cqlray as a job on a Ray cluster, print its log, and end with its status."
@@ -39,6 +40,7 @@ class Command:
 
     words: list[str]
     run: str
+    trust: list[str]  # what a job that resumes the run on another machine needs to say, too
     config: Path | None = None
 
 
@@ -61,7 +63,9 @@ def submit(words: list[str]) -> int:
         packed = _pack(command, runtime_env, Path(folder))
         entrypoint = shlex.join(["python", "-m", "cqlray", *packed])
         identity = jobs.submit(client, entrypoint, runtime_env, options.submission_id)
-    resume = shlex.join(["cqlray", "submit", *_kept(options), "resume", command.run])
+    resume = shlex.join(
+        ["cqlray", "submit", *_kept(options), "resume", command.run, *command.trust]
+    )
     job = jobs.Job(client, identity, options.address, token_mode, resume)
     if not options.no_wait:
         return job.follow()
@@ -111,7 +115,7 @@ def _parser() -> CommandParser:
 
 def _resume_parser() -> CommandParser:
     """The arguments of `cqlray resume` on the cluster, where RUN may be a path of that machine."""
-    parser = CommandParser("submit resume", "").with_output()
+    parser = CommandParser("submit resume", "").with_output().with_trust()
     parser.add_argument("run", metavar="RUN")
     return parser
 
@@ -129,16 +133,19 @@ def _checked(words: Sequence[str]) -> Command:
     name, *rest = words
     _refuse_passwords(name, " ".join(rest))
     if name == "resume":
-        run = _resume_parser().parse_args(rest).run
-        jobs.require_lasting("RUN", run)
-        return Command([*words], run)
+        given = _resume_parser().parse_args(rest)
+        jobs.require_lasting("RUN", given.run)
+        trust = ["--env", given.env] if given.env else ["--trust"] * given.trust
+        return Command([*words], given.run, trust)
     config, options = parse_config(rest, name, look=False)
     jobs.require_lasting("--out", config.out)
     # minari:ID and s3://… are no paths.
     if config.dataset is not None and ":" not in config.dataset.partition("/")[0]:
         jobs.require_lasting("--dataset", config.dataset)
     assert config.out is not None
-    return Command([*words], config.out, options.config)
+    module = names_module(config.env.id, config.env.kwargs)
+    trust = ["--env", config.env.id] if module else []
+    return Command([*words], config.out, trust, options.config)
 
 
 def _runtime_env(options: argparse.Namespace) -> dict[str, Any]:

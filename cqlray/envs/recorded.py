@@ -17,6 +17,7 @@ from cqlray.data.formats import ColumnNames, open_source
 from cqlray.data.source import Source
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.errors import UserError
+from cqlray.storage.trust import names_module
 
 _BOUNDS = ("action_low", "action_high")
 _SPACES = ("observation_dim", "action_dim", *_BOUNDS, "max_episode_steps")
@@ -93,14 +94,16 @@ def recorded_environment(
         for key in ("id", "max_episode_steps", "kwargs")
         if recorded.get(key) is not None
     }
-    if ":" not in str(identifier) or named == identifier:
+    kwargs = recorded.get("kwargs") or {}
+    if named == identifier or not names_module(identifier, kwargs):
         return known
     if named is None:
         typed = shlex.quote(str(identifier)) if str(identifier).isprintable() else "ID"
+        arguments = f" with {kwargs}" if ":" not in str(identifier) else ""
         raise UserError(
-            f"dataset {data!r} names the environment {identifier!r}, and no module is imported on a"
-            f" file's word: --env {typed} trains with tests in it, --env {NO_ENVIRONMENT} without"
-            " tests"
+            f"dataset {data!r} names the environment {identifier!r}{arguments}, and no module is"
+            f" imported on a file's word: --env {typed} trains with tests in it, --env"
+            f" {NO_ENVIRONMENT} without tests"
         )
     return {key: value for key, value in known.items() if key != "kwargs"}
 

@@ -18,10 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from cqlray.algorithms.policy import Array, Arrays, Policy
-from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig
 from cqlray.data.dataset import dataset_directory, read_description
 from cqlray.data.loading import iterate_shards
-from cqlray.envs.layout import observation_layout
 from cqlray.errors import UserError
 from cqlray.results.policies import LoadedPolicy, load_policy
 from cqlray.results.policy_files import (
@@ -170,10 +168,11 @@ def _observations(record: RunRecord, policy: LoadedPolicy) -> tuple[Array, str]:
     and what they are in words.
 
     They are from the run's data where that still exists, else drawn from a normal distribution with
-    the data's mean and standard deviation.
+    the data's mean and standard deviation. No bucket is asked because a file on a disk names it.
     """
-    configured = record.config.get("dataset")
-    for directory in (record.directory / DATASET, *([configured] if configured else [])):
+    configured = str(record.config.get("dataset") or "")
+    at_hand = configured and ("://" not in configured or "://" in str(record.directory))
+    for directory in (record.directory / DATASET, *([configured] if at_hand else [])):
         try:
             place = any_path(directory)
             shard = next(iterate_shards(dataset_directory(place), read_description(place)))
@@ -216,11 +215,6 @@ def _check(policy: LoadedPolicy, act: Act, observations: Array, format: str) -> 
 
 
 def _layout(record: RunRecord) -> list[str] | None:
-    """How the observations are flattened; None where the environment cannot be made here."""
-    env = record.config["env"]
-    if env["id"] == NO_ENVIRONMENT:
-        return None
-    try:
-        return observation_layout(EnvConfig(env["id"], env["max_episode_steps"], env["kwargs"]))
-    except Exception:  # an environment may raise anything; the export goes on without its layout
-        return None
+    """How the observations are flattened, as the run noted at its start; None where it did not."""
+    found = record.manifest.get("observation_layout")
+    return [str(line) for line in found] if isinstance(found, list) else None

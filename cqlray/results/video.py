@@ -22,7 +22,6 @@ import gymnasium
 import numpy as np
 
 from cqlray.algorithms.policy import DeterministicActor, Policy, UniformActor
-from cqlray.config.load import load_config
 from cqlray.config.schema import EnvConfig
 from cqlray.envs.make import describe_env, make_env
 from cqlray.envs.rollout import Actor, rollout
@@ -31,7 +30,8 @@ from cqlray.results.policies import load_policy
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import any_path
 from cqlray.storage.outside import read_file
-from cqlray.storage.run_directory import CONFIG, TEACHER, VIDEO, RunDirectory, write_bytes
+from cqlray.storage.run_directory import TEACHER, VIDEO, RunDirectory, write_bytes
+from cqlray.storage.trust import trusted_config
 
 POLICIES = ("student", "teacher", "random")
 FRAMES_PER_SECOND = 30  # where the environment does not say
@@ -87,6 +87,7 @@ def record(
     member: int | str = "best",
     seed: int = 0,
     out: str | Path = "",
+    trust: bool | str = False,
 ) -> Any:
     """Write a GIF or MP4 of one episode of each policy, all from the same first state, and return
     its path.
@@ -97,18 +98,18 @@ def record(
         member: the student, as for load_policy.
         seed: of the episodes' resets.
         out: the file, which ends in .gif or .mp4; by default RUN/video.gif, which the report shows.
+        trust: as in trusted_config.
 
     Raises:
-        UserError: not a run, no such policy or member, another kind of file, Pillow or PyAV is not
-            installed.
+        UserError: not a run or not a trusted one, no such policy or member, another kind of file,
+            Pillow or PyAV is not installed.
         CannotRender, EnvironmentFailure: see _episode.
     """
     image_module = _pillow()
     directory = RunDirectory.open(any_path(run))
     place = any_path(out) if str(out) else directory / VIDEO
     write = _writer(Path(place.name).suffix)
-    path = directory / CONFIG
-    env = load_config(path).env
+    env = trusted_config(directory, trust).env
     most = MOST_GIF_FRAMES if Path(place.name).suffix == ".gif" else math.inf
     clips = [
         _episode(image_module, env, _actor(name, directory, member, seed), seed, most)

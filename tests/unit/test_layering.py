@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": BASE,
     "algorithms": {"config"},
     "data": BASE | {"storage"},
-    "envs": BASE | {"data"},
+    "envs": BASE | {"storage", "data"},
     "workers": BASE | {"storage", "algorithms", "data", "envs"},
     "runtime": BASE | {"storage", "data", "envs"},
     "stages": BASE | {"storage", "algorithms", "data", "envs", "workers", "runtime"},

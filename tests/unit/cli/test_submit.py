@@ -131,6 +131,22 @@ def test_good_commands_get_as_far_as_the_cluster(
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "trust"),
+    [
+        ("run --out /x", []),
+        ("run --out /x --env my_pkg:My-v0", ["--env", "my_pkg:My-v0"]),
+        ("resume /x", []),
+        ("resume /x --env my_pkg:My-v0", ["--env", "my_pkg:My-v0"]),
+        ("resume --trust /x", ["--trust"]),
+    ],
+)
+def test_a_job_that_resumes_elsewhere_says_again_whose_module_is_trusted(
+    words: str, trust: list[str]
+) -> None:
+    assert submit._checked(words.split()).trust == trust
+
+
 def test_addresses(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nowhere: str
 ) -> None:
@@ -176,7 +192,7 @@ def test_the_config_file_goes_along(tmp_path: Path, typed: list[str]) -> None:
     file.write_text("seed: 3\n")
     folder = tmp_path / "empty"
     folder.mkdir()
-    command = submit.Command(["run", "--json", *typed, "--out", "/x"], "/x", Path("in/c.yaml"))
+    command = submit.Command(["run", "--json", *typed, "--out", "/x"], "/x", [], Path("in/c.yaml"))
     alone: dict[str, object] = {}
     assert submit._pack(command, alone, folder) == [
         "run",

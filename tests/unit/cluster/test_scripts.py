@@ -135,7 +135,7 @@ def place(tmp_path: Path) -> Place:
 
 def test_a_run_that_is_there_is_resumed(place: Place) -> None:
     assert place.run(RUN_OR_RESUME, "run", "/runs/x", "--seed", "1", resume=0)[0] == 0
-    assert place.calls() == ["resume --if-there /runs/x"]
+    assert place.calls() == ["resume --if-there --trust /runs/x"]
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
@@ -146,7 +146,7 @@ def test_a_run_that_is_not_there_is_started(place: Place, status: int) -> None:
     assert found == status
     assert "nothing to go on with at s3://b/x" in errors
     assert place.calls() == [
-        "resume --if-there s3://b/x",
+        "resume --if-there --trust s3://b/x",
         "train --out s3://b/x --env.kwargs a b c",
     ]
 
@@ -155,7 +155,7 @@ def test_a_run_that_is_not_there_is_started(place: Place, status: int) -> None:
 def test_a_run_that_fails_is_not_started_again(place: Place, status: int) -> None:
     found, errors = place.run(RUN_OR_RESUME, "run", "/runs/x", resume=status, run=0)
     assert (found, errors) == (status, "")
-    assert place.calls() == ["resume --if-there /runs/x"]
+    assert place.calls() == ["resume --if-there --trust /runs/x"]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_the_script_and_cqlray_together_say_why(place: Place, tmp_path: Path) ->
 def test_slurm_starts_what_ray_takes(place: Place) -> None:
     status, errors = place.run(SBATCH, "/runs/x", "--num-seeds", "8", resume=3, run=0)
     assert status == 0, errors
-    assert place.calls() == ["resume --if-there /runs/x", "run --out /runs/x --num-seeds 8"]
+    assert place.calls() == ["resume --if-there --trust /runs/x", "run --out /runs/x --num-seeds 8"]
     assert not (place.path / "requeued").exists()
     words = json.loads((place.path / "ray.json").read_text())
     assert words.pop(0) == "symmetric-run"

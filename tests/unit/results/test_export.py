@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cqlray.algorithms.policy import Array, Policy
-from cqlray.config.schema import EnvConfig, RunConfig
+from cqlray.config.schema import RunConfig
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.results import export as exporting
@@ -100,13 +100,28 @@ def test_the_same_policy_gives_the_same_onnx_file() -> None:
     assert files[0] == files[1]
 
 
-def test_the_card_learns_how_observations_are_flattened(tmp_path: Path) -> None:
-    def layout(name: str, env_id: str) -> list[str] | None:
-        return exporting._layout(
-            load_run(make_run(tmp_path / name, config=RunConfig(env=EnvConfig(env_id))))
-        )
+def test_the_card_has_the_layout_that_the_run_noted(tmp_path: Path) -> None:
+    def layout(name: str, **manifest: object) -> list[str] | None:
+        return exporting._layout(load_run(make_run(tmp_path / name, **manifest)))
 
-    assert layout("vector", "Pendulum-v1") == []
-    flattened = layout("tuple", "tests.unit.envs.spaces:Seen-Tuple-v0")
-    assert flattened and flattened[1] == "numbers 3 to 4: observation[1], as it is"
-    assert layout("logged", "none") is layout("gone", "Gone-v0") is None
+    assert layout("vector", observation_layout=[]) == []
+    assert layout("tuple", observation_layout=["number 0: observation[0]"]) == [
+        "number 0: observation[0]"
+    ]
+    assert layout("logged", observation_layout=None) is layout("older") is None
+    assert layout("damaged", observation_layout={"a": 3}) is None
+
+
+def test_no_bucket_is_asked_because_a_run_on_a_disk_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(exporting, "read_description", lambda place: asked.append(str(place)))
+    monkeypatch.setattr(exporting, "iterate_shards", lambda *_: iter(()))
+    monkeypatch.setattr(exporting, "dataset_directory", lambda place: place)
+    config = RunConfig(dataset="s3://elsewhere/data")
+    with pytest.raises(StopIteration):  # of the stand-in without shards
+        exporting._observations(
+            load_run(make_run(tmp_path / "run", config=config)), made_policy([3])
+        )
+    assert asked == [str(tmp_path / "run" / "dataset")]
