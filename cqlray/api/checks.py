@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from cqlray.config.members import members
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig
@@ -13,6 +14,7 @@ from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
 from cqlray.errors import UserError
 from cqlray.runtime.progress import ProgressDisplay
+from cqlray.storage.locations import AnyPath, Location
 
 
 def without_tests(config: RunConfig) -> RunConfig:
@@ -29,6 +31,20 @@ def without_tests(config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, episodes=0, fitted_q=fitted_q)
     )
+
+
+def require_place(path: AnyPath) -> None:
+    """Check that a new run's directory can be made, as far as that shows without writing.
+
+    Raises:
+        UserError: what it is to be made in is a file, or must not be written to.
+    """
+    if isinstance(path, Location):
+        return
+    above = next(place for place in path.absolute().parents if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        reason = "may not be written to" if above.is_dir() else "is not a directory"
+        raise UserError(f"out {str(path)!r} cannot be written: {above} {reason}")
 
 
 def environment_of(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec:

@@ -17,7 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cqlray.api.checks import environment_of, without_tests
+from cqlray.api.checks import environment_of, require_place, without_tests
 from cqlray.config.load import dump_yaml
 from cqlray.config.members import members
 from cqlray.config.schema import RunConfig
@@ -65,6 +65,7 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
     RunDirectory.require_blank(path)
+    require_place(path)
     spec = environment_of(config, progress)
 
     def create(plan: Plan) -> None:

@@ -8,13 +8,16 @@ import argparse
 import dataclasses
 import json
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cqlray.cli.parser import CommandParser, family_page
+from cqlray.cli.parser import CommandParser, family_page, require_at_least
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.config.secrets import printable
 from cqlray.errors import UserError
+from cqlray.storage.locations import any_path
+from cqlray.storage.run_directory import LEASE
 
 if TYPE_CHECKING:
     from cqlray.api.datasets import Dataset
@@ -78,6 +81,7 @@ def _open(options: argparse.Namespace) -> Dataset:
     from cqlray.api.datasets import load_dataset
     from cqlray.config.read_yaml import load_yaml
 
+    require_at_least(1, "max-episode-steps", options.max_episode_steps)
     columns = dict(load_yaml(options.config).get("columns") or {}) if options.config else {}
     for field in dataclasses.fields(ColumnsConfig):
         given = getattr(options, f"columns.{field.name}")
@@ -100,16 +104,17 @@ def _info(words: list[str]) -> int:
 
     dataset = _open(options)
     description = dataset.description
-    if options.json:
+    if options.json and options.html is None:
         print(json.dumps(finite(description)))
         return 0
-    drawn = card(description, dataset.shards)
-    print("\n".join(card_lines(drawn, description)))
+    drawn, place = card(description, dataset.shards), []
     if options.html is not None:
         from cqlray.results.report.dataset_card_page import write_card  # matplotlib
 
         write_card(drawn, description, options.html)
-        print(f"card         {options.html}")
+        place = [f"card         {options.html}"]
+    lines = [*card_lines(drawn, description), *place]
+    print(json.dumps(finite(description)) if options.json else "\n".join(lines))
     return 0
 
 
@@ -121,8 +126,7 @@ def _validate(words: list[str]) -> int:
     options = parser.parse_args(words)
     from cqlray.data.source import columns_in_words
 
-    if options.batch_size < 1:
-        raise UserError(f"batch-size is {options.batch_size}; it must be at least 1")
+    require_at_least(1, "batch-size", options.batch_size)
     dataset = _open(options)
     report = dataset.validate(options.batch_size)
     columns = dataset.source.columns
@@ -149,14 +153,10 @@ def _counted(number: int, noun: str) -> str:
 
 def _convert(words: list[str]) -> int:
     from cqlray.data.checks.findings import require_valid
-    from cqlray.data.convert import require_room
     from cqlray.data.source import columns_in_words
-    from cqlray.storage.locations import any_path
 
     options = _convert_parser().parse_args(words)
-    if options.append and options.to != "cqlray":
-        raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {options.to}")
-    require_room(any_path(options.out), options.append)
+    _require_free(options)
     dataset = _open(options)
     done: list[str] = []
     if options.fix:
@@ -176,6 +176,30 @@ def _convert(words: list[str]) -> int:
         counted = f"{written['episodes']:,} episodes, {written['transitions']:,} transitions"
         print(f"{options.out}: {counted}")
     return 0
+
+
+def _require_free(options: argparse.Namespace) -> None:
+    """Raises UserError: what stands at --out is not to be written to; said before data is read."""
+    from cqlray.data.convert import require_room
+    from cqlray.data.dataset import SHARDS
+
+    out, to = options.out, options.to
+    if not out:
+        raise UserError("--out is ''; it must name the place to write to")
+    if options.append and to != "cqlray":
+        raise UserError(f"--append adds to cqlray's own datasets alone, not with --to {to}")
+    place = any_path(out)
+    if to == "log" and place.exists():
+        raise UserError(f"{out} exists already; choose another name, or remove it first")
+    if to != "cqlray" or options.append or not place.exists():
+        return
+    if not place.is_dir():
+        raise UserError(f"{out} is a file; --out names a directory to make")
+    require_room(place, append=False)
+    # Shards without a description are what a conversion that was stopped leaves.
+    others = [below.name for below in place.iterdir() if not fnmatch(below.name, SHARDS)]
+    if shown := [name for name in others if not name.startswith(".") and name != LEASE]:
+        raise UserError(f"{out} holds {sorted(shown)[0]!r}; --out names a directory to make")
 
 
 def _convert_parser() -> CommandParser:

@@ -143,6 +143,8 @@ def _split(argv: Sequence[str], command: str) -> dict[str, list[str]]:
         words = given[name] = [value] if equals else []
     for name, words in given.items():
         _check_count(name, words)
+        if (off := negated(name)) in given:
+            raise UserError(f"{_SOURCE}: {name} and {off} contradict each other")
     return given
 
 

@@ -3,24 +3,51 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from cqlray.config.mistakes import nearest
 from cqlray.errors import UserError
 from cqlray.storage.locations import any_path
 
 
 class OneLine(argparse.ArgumentParser):
-    """A mistake in the arguments is a UserError like any other."""
+    """A mistake in the arguments is a UserError like any other. Options are written out, once."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(command, description=description, allow_abbrev=False)
+        self.register("action", None, _Once)
+        self.register("action", "store", _Once)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog.removeprefix('cqlray ')}: {message}")
+        unknown = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
+        near = nearest(unknown.partition("=")[0], [*self._option_string_actions])
+        hint = near if unknown.startswith("--") and "unrecognized" in message else ""
+        raise UserError(f"{self.prog.removeprefix('cqlray ')}: {message}{hint}")
+
+
+class _Once(argparse._StoreAction):
+    """An option with a value, refused where it stands twice."""
+
+    given = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option: str | None = None,
+    ) -> None:
+        if self.given and option is not None:
+            parser.error(f"{option} stands twice")
+        self.given = True
+        super().__call__(parser, namespace, values, option)
 
 
 class CommandParser(OneLine):
     """The arguments of one command: its subject, if it has one, and --debug."""
 
     def __init__(self, command: str, about: str, subject: str = "") -> None:
-        super().__init__(f"cqlray {command}", description=about, allow_abbrev=False)
+        super().__init__(f"cqlray {command}", about)
         if subject:
             self.add_argument("path", type=any_path, metavar=subject)
         self.add_argument("--debug", action="store_true", help="show the traceback of a mistake")
@@ -45,6 +72,12 @@ class CommandParser(OneLine):
             "--trust", action="store_true", help="the same for whatever environment the run names"
         )
         return self
+
+
+def require_at_least(least: int, name: str, value: int | None) -> None:
+    """Raises UserError: the value was given and is smaller."""
+    if value is not None and value < least:
+        raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
 def family_page(command: str, about: dict[str, str]) -> str:

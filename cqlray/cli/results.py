@@ -7,12 +7,14 @@ import json
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cqlray.cli.parser import CommandParser
+from cqlray.cli.parser import CommandParser, require_at_least
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
 
 if TYPE_CHECKING:
     from cqlray.results.statistics.summary import RunRecord
+
+TEST_EPISODES = 100  # for each member, in `cqlray evaluate`
 
 
 def evaluate(words: list[str]) -> int:
@@ -25,7 +27,10 @@ def evaluate(words: list[str]) -> int:
     ).with_output()
     parser.with_trust()
     parser.add_argument(
-        "--episodes", type=int, default=100, metavar="INT", help="episodes for each member [100]"
+        "--episodes",
+        type=int,
+        metavar="INT",
+        help=f"episodes for each member [{TEST_EPISODES}]",
     )
     parser.add_argument(
         "--fitted-q",
@@ -33,8 +38,9 @@ def evaluate(words: list[str]) -> int:
         help="judge all snapshots by the data alone instead, and keep that",
     )
     options = parser.parse_args(words)
-    if options.episodes < 1:
-        raise UserError(f"episodes is {options.episodes}; it must be at least 1")
+    require_at_least(1, "episodes", options.episodes)
+    if options.fitted_q and options.episodes is not None:
+        raise UserError("--fitted-q plays no episodes; leave out --episodes")
     from cqlray.api import session
     from cqlray.runtime.progress import ProgressDisplay
     from cqlray.storage.run_directory import RunDirectory
@@ -47,7 +53,7 @@ def evaluate(words: list[str]) -> int:
         _print_estimates(options.path, rows, options.json)
         return 0
     with ProgressDisplay(options.quiet) as progress:
-        record = session.evaluate(options.path, options.episodes, progress, trust)
+        record = session.evaluate(options.path, options.episodes or TEST_EPISODES, progress, trust)
     print_results(session.result(RunDirectory.open(options.path), record), record, options.json)
     return 0
 
@@ -93,8 +99,9 @@ def report(words: list[str]) -> int:
             "--to tensorboard writes into the run directory, which --out leaves alone; give one of"
             " them"
         )
-    from cqlray.results.trackers.send import send_to
+    from cqlray.results.trackers.send import require_trackers, send_to
 
+    require_trackers(options.to)  # before anything is written
     (run,) = options.runs
     path = write_report(run, options.out)
     sent = send_to(run, options.to) if options.to else {}
@@ -135,6 +142,7 @@ def video(words: list[str]) -> int:
         "--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]"
     )
     options = parser.parse_args(words)
+    require_at_least(0, "seed", options.seed)
     from cqlray.api import session
     from cqlray.results.video import CannotRender, record
 
@@ -188,6 +196,9 @@ def export(words: list[str]) -> int:
         "--json", action="store_true", help="print one JSON object, the last line of stdout"
     )
     options = parser.parse_args(words)
+    require_at_least(0, "updates", options.updates)
+    if options.by and options.member != "best":
+        raise UserError(f"--by says what best is chosen by, and --member is {options.member}")
     from cqlray.results.export import export
 
     exported = export(

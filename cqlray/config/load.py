@@ -159,6 +159,8 @@ def _broken_rules(config: RunConfig) -> Iterator[tuple[str, ...]]:
     for field in ("out", "dataset"):
         if has_key(getattr(config, field) or ""):
             yield f"{field}: {IN_ADDRESS}", field
+        if getattr(config, field) == "":
+            yield f"{field} is ''; it must be a path or an address", field
     scratch = config.resources.scratch
     if scratch is not None and not scratch.startswith("/"):
         yield (

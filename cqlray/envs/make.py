@@ -45,6 +45,12 @@ def make_env(config: EnvConfig) -> gymnasium.Env[Any, Any]:
         UserError: no such id, the module cannot be imported, the environment cannot be made, or its
             observations are of a kind that is not supported.
     """
+    module, colon, _ = config.id.rpartition(":")
+    if colon and not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(
+            f"env.id {config.id!r}: {module!r} is not the name of a module; write"
+            " package.module:Name-v0"
+        )
     options: dict[str, Any] = dict(config.kwargs)
     if config.max_episode_steps is not None:
         options["max_episode_steps"] = config.max_episode_steps

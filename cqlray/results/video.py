@@ -160,7 +160,11 @@ def _actor(name: str, directory: RunDirectory, member: int | str, seed: int) -> 
         raise UserError(
             f"{directory.path} has no teacher: it was trained on a dataset that was there already"
         )
-    snapshot = read_file(directory / directory.best_teacher_snapshot())
+    best = directory.best_teacher_snapshot()
+    try:
+        snapshot = read_file(directory / best)
+    except FileNotFoundError:
+        raise UserError(f"{directory.path} lacks its teacher's best snapshot, {best}") from None
     return DeterministicActor(Policy(checkpoint.decode(snapshot)[0]))
 
 

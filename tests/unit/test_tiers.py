@@ -14,6 +14,7 @@ TESTS = sorted(str(path.relative_to(UNIT)) for path in UNIT.rglob("test_*.py"))
 
 # Files that test several modules together, with what they hold.
 OF_SEVERAL_MODULES = {
+    "cli/test_wrong_commands.py": "wrong commands, of every option of every command",
     "test_layering.py": "who may import whom",
     "test_tiers.py": "where tests stand",
     "algorithms/test_gradients.py": "each closed derivative against its equation",

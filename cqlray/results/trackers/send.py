@@ -42,10 +42,7 @@ def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
         UserError: an unknown name, a package that is not installed, a tracker that refuses or does
             not answer; or as load_run.
     """
-    for name in names:
-        if name not in TRACKERS:
-            raise UserError(f"there is no tracker {name!r}; the trackers are {', '.join(TRACKERS)}")
-    senders = {name: _sender(name) for name in names}
+    senders = require_trackers(names)
     tracked = tracked_run(load_run(directory))
     sent = {}
     for name, send in senders.items():
@@ -55,6 +52,14 @@ def send_to(directory: AnyPath, names: Sequence[str]) -> dict[str, str]:
         except UserError as error:
             raise UserError(f"{name}: {without_secrets(str(error))}") from error
     return sent
+
+
+def require_trackers(names: Sequence[str]) -> dict[str, Sender]:
+    """The sender of each tracker. Raises UserError: there is none, or its package is missing."""
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"there is no tracker {name!r}; the trackers are {', '.join(TRACKERS)}")
+    return {name: _sender(name) for name in names}
 
 
 def _sender(name: str) -> Sender:

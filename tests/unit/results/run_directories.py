@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from cqlray.config.schema import RunConfig, to_dict
+from cqlray.storage.trust import SIGNATURE, signature
 
 Row = dict[str, Any]
 
@@ -73,6 +74,8 @@ def make_run(
     (directory / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
     written = {
         "format": 1,
+        "id": "made",
+        SIGNATURE: signature(manifest.get("id", "made"), config.env),
         "command": "cqlray run",
         "created": "2026-11-23T02:11:00+00:00",
         "versions": {"cqlray": "0.1.0"},

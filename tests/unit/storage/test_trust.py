@@ -38,7 +38,13 @@ def no_key_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_in(place: Path, env: EnvConfig = EVIL, **given: object) -> RunDirectory:
-    manifest: dict[str, Any] = {"id": "abc", "plan": PLAN, "environment": SPACES, **given}
+    manifest: dict[str, Any] = {
+        "id": "abc",
+        "plan": PLAN,
+        "environment": SPACES,
+        trust.SIGNATURE: None,
+        **given,
+    }
     return RunDirectory.open(make_run(place, config=RunConfig(env=env), **manifest))
 
 
