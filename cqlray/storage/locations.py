@@ -282,13 +282,20 @@ def _write_local(path: Path, data: bytes, writer: str) -> None:
         file.write(data)
 
 
+def without_links(path: str | os.PathLike[str], flags: int) -> int:
+    """An opener for `open`: a symbolic link, by which a run directory from elsewhere could have
+    another file written to, raises OSError.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 @contextmanager
 def replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
     """Open a file that replaces the one at `path` if the block succeeds, and is removed if not."""
     # A writer always uses the same temporary name, so what a kill leaves behind is overwritten.
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=without_links) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -300,7 +307,7 @@ def replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
 
 def _append_local(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with open(path, "ab+", opener=without_links) as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":

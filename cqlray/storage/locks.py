@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cqlray.errors import UserError
 from cqlray.storage.lease import held, in_use, taken_over
-from cqlray.storage.locations import AnyPath, Location
+from cqlray.storage.locations import AnyPath, Location, without_links
 from cqlray.storage.machine import (
     Process,
     file_system,
@@ -131,7 +131,7 @@ def _lock(
 def _taken_file(lock: Path, place: Path, say: Callable[[str], None]) -> tuple[int, Process | None]:
     """Open and lock the file at `lock`, which a holder removes at its end."""
     while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = without_links(lock, os.O_RDWR | os.O_CREAT)
         try:
             before = _take(file, place, say)
             if _is_at(lock, file):

@@ -23,6 +23,7 @@ from cqlray.results.policies import LoadedPolicy
 from cqlray.results.policy_files import FORMATS, policy_arrays
 from cqlray.results.report.formatting import number
 from cqlray.storage.run_directory import RunDirectory
+from cqlray.storage.trust import trusted_config
 from tests.object_store import s3_bucket
 from tests.unit.results.test_export import observations_of
 
@@ -335,3 +336,17 @@ def test_the_command(
     }
     assert cli.main(["export", str(finished_run), "--format", "h5"]) == 2
     assert "there is no format 'h5'" in capsys.readouterr().err
+
+
+def test_a_run_notes_at_its_start_what_export_and_resume_need(
+    finished_run: Path, copied_run: Path
+) -> None:
+    """Its observations' layout, so that no environment is made, and that it was made here."""
+    run = RunDirectory.open(finished_run)
+    assert run.manifest()["observation_layout"] == []
+    assert trusted_config(run, False).env.id == "tests.toy_envs:Point-v0"
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text().replace("tests.toy_envs:Point-v0", "evil_mod:Evil-v0"))
+    with pytest.raises(UserError, match=r"names the environment 'evil_mod:Evil-v0' and was not"):
+        trusted_config(RunDirectory.open(copied_run), False)
+    assert Path(export(copied_run, 0, "safetensors").path).is_file()

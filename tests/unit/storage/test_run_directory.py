@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cqlray import seeding
-from cqlray.errors import UserError
+from cqlray.errors import StorageFailure, UserError
 from cqlray.storage import checkpoint, locks
 from cqlray.storage.run_directory import (
     RunDirectory,
@@ -176,6 +176,23 @@ def test_what_goes_wrong_while_a_run_is_held_is_not_taken_for_the_lock(tmp_path:
     directory = RunDirectory.create(tmp_path / "run", {})
     with pytest.raises(BrokenPipeError), directory.locked():
         raise BrokenPipeError
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_a_run_from_elsewhere_leads_no_write_outside(tmp_path: Path, there: bool) -> None:
+    outside, run = tmp_path / "bashrc", RunDirectory(tmp_path / "run")
+    if there:
+        outside.write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in (".report.html.tmp", "events.jsonl", ".lock"):
+        (tmp_path / "run" / name).symlink_to(outside)
+    with pytest.raises(StorageFailure, match=r"report\.html cannot be written: .*symbolic links"):
+        write_bytes(run / "report.html", b"x")
+    with pytest.raises(StorageFailure, match=r"events\.jsonl cannot be written: .*symbolic links"):
+        run.append("events.jsonl", [{"event": "$(id)"}])
+    with pytest.raises(UserError, match=r"\.lock cannot be locked: .*symbolic links"), run.locked():
+        pass
+    assert outside.exists() == there and (not there or outside.read_text() == "mine")
 
 
 def test_what_a_killed_writer_left_is_swept_up(tmp_path: Path) -> None:
