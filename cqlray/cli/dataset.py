@@ -17,7 +17,7 @@ from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.config.secrets import printable
 from cqlray.errors import UserError
 from cqlray.storage.locations import any_path
-from cqlray.storage.run_directory import LEASE
+from cqlray.storage.locks import LEASE
 
 if TYPE_CHECKING:
     from cqlray.api.datasets import Dataset
