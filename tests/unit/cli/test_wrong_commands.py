@@ -194,8 +194,12 @@ def of_parser(command: str, parser: argparse.ArgumentParser) -> Iterator[Wrong]:
         yield [*words, name, value, name, value], f"{name} stands twice"
         if action.type in (int, float):
             yield [*words, name, "nonsense"], name
+        if action.type is float:
+            yield [*words, name, "nan"], "must be a number" if "columns" in name else "positive"
         if action.type is int:
+            job = ["resume", "/x"] if command == "submit" else []
             yield [*words, name, "1.5"], name
+            yield [*words, name, "-1", *job], name.removeprefix("--")  # none may be negative
         if action.choices is not None:
             yield [*words, name, "nonsense"], name
 
