@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,13 @@ def test_what_the_signature_does_not_cover_is_not_trusted(tmp_path: Path, no_key
     no_key_yet.chmod(0o600)
     with pytest.raises(UserError, match="was not made here"):
         trust.trusted_config(ours, False)
+
+
+def test_runs_that_begin_at_once_are_signed_with_one_key(no_key_yet: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        signatures = set(pool.map(lambda _: trust.signature("abc", EVIL), range(64)))
+    assert len(signatures) == 1 and None not in signatures
+    assert [file.name for file in no_key_yet.parent.iterdir()] == ["key"]
 
 
 def test_a_plain_environment_needs_no_key(tmp_path: Path, no_key_yet: Path) -> None:
