@@ -21,13 +21,15 @@ from cqlray.stages.data import provide_data
 from cqlray.stages.run import DEATHS_IN_A_ROW, Run, died
 from cqlray.storage.locations import Location
 from cqlray.storage.rows import EvaluationRow, FittedQRow, Played, ReferenceTest, StudentTest
-from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, TEACHER
+from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, TEACHER, snapshot_name
 from cqlray.workers.fitted_q import POLICIES_AT_ONCE, FittedQ
 from cqlray.workers.rows import merge_rows
 
 # Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators
 # there are.
 EPISODES_PER_CALL = 10
+# Snapshots of the learners that wait in the object store: each has some hundred kilobytes a member.
+MOST_HELD = 64
 
 
 async def test(run: Run, snapshot: Any, purpose: str, episodes: int) -> list[Played]:
@@ -67,9 +69,9 @@ async def test_students(
 class Evaluation:
     """Evaluates a run's snapshots, in tests and by fitted Q, and records the rows.
 
-    Any number may wait, since a limit would delay learners. A waiting snapshot takes some kilobytes
-    here; its bytes are in Ray's object store, which spills to disk. Those evaluated from files are
-    read a few at a time.
+    Any number may wait, since a limit would delay learners; each takes some kilobytes here. Of the
+    waiting snapshots MOST_HELD for each file of rows are kept in Ray's object store as the learners
+    returned them; the others are read from their files when their turn comes, a few at a time.
 
     Several policies cost fitted Q little more than one. Update counts fix which snapshots share a
     call, so that rounding, which depends on that, is the same however a run went.
@@ -86,6 +88,7 @@ class Evaluation:
         self.blocks: dict[tuple[int, int], dict[int, Any]] = {}
         self.newest = "no test yet"
         self.loss: Lost | None = None  # the newest death
+        self.held: set[tuple[str, int, int]] = set()  # those that keep a learner's snapshot
         self.readers = asyncio.Semaphore(2 * max(run.plan.evaluators, run.plan.fitted_q))
         self.watch: Callable[[], None] = lambda: None  # called when rows arrive
 
@@ -93,10 +96,16 @@ class Evaluation:
         """Begin all evaluations of a snapshot, given as a reference, but for those that an earlier
         learner's snapshot after as many updates has, or will have.
         """
+        path = Location.parse(self.run.directory / snapshot_name(population, updates))
         for file in self.files:
-            begun = (file, population, updates) in self.at_work
-            if not begun and self.run.lacking(file, population, [updates]):
-                self._begin(file, population, updates, snapshot)
+            key = (file, population, updates)
+            if key in self.at_work or not self.run.lacking(file, population, [updates]):
+                continue
+            if sum(held[0] == file for held in self.held) < MOST_HELD:
+                self.held.add(key)
+                self._begin(*key, snapshot)
+            else:
+                self._begin(*key, path)
 
     def catch_up(self, population: int, done: int) -> None:
         """Begin the evaluations that an earlier session or learner missed, up to update `done`."""
@@ -115,8 +124,8 @@ class Evaluation:
             ActorLost: processes keep dying before they finish.
         """
         for _ in range(DEATHS_IN_A_ROW + 1):
-            self.at_work.clear()
-            self.blocks.clear()
+            for waiting in (self.at_work, self.held, self.blocks):
+                waiting.clear()
             async with group() as self.tasks:
                 for population in range(len(self.run.plan.populations)):
                     self.catch_up(population, done(population))
@@ -154,6 +163,10 @@ class Evaluation:
         else:
             self._gather(population, updates, snapshot)
 
+    def _end(self, ended: set[tuple[str, int, int]]) -> None:
+        self.at_work -= ended
+        self.held -= ended
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         assert self.tasks is not None
         self.tasks.create_task(work)
@@ -177,8 +190,10 @@ class Evaluation:
         except Lost as error:
             self.loss = error
             return
+        except FileNotFoundError:  # its learner has not written it yet: `finish` evaluates it
+            return
         finally:
-            self.at_work.discard((EVALUATIONS, population, updates))
+            self._end({(EVALUATIONS, population, updates)})
         for row in rows:
             run.metrics.tested(str(row["member"]), row["returns"])
         run.journal.append(EVALUATIONS, rows)
@@ -219,8 +234,10 @@ class Evaluation:
                 self.run.dismiss("fitted_q")
                 self.run.forget_lost_data()
             return
+        except FileNotFoundError:  # its learner has not written it yet: `finish` evaluates it
+            return
         finally:
-            self.at_work -= {(FITTED_Q, population, updates) for updates in block}
+            self._end({(FITTED_Q, population, updates) for updates in block})
         self.run.journal.append(FITTED_Q, rows)
         if EVALUATIONS not in self.files:
             newest = max(block)
@@ -275,7 +292,7 @@ async def evaluate_again(run: Run, episodes: int) -> list[EvaluationRow]:
     """
     try:
         tests = _tests_again(run, episodes)
-        found = await results(tests, at_once=2 + len(run.plan.populations))
+        found = await results(tests, at_once=2 * run.plan.evaluators)
     except Lost as error:
         raise died("an evaluator", error) from None
     rows = [row for part in found for row in part]
