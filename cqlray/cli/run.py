@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cqlray.cli.parser import CommandParser
 from cqlray.cli.results import print_results, write_report
 from cqlray.cli.statuses import NO_RUN, complain
+from cqlray.config.secrets import printable
 from cqlray.storage.locations import AnyPath
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _print_dataset(path: AnyPath, as_json: bool) -> int:
         print(json.dumps(description))
         return 0
     quantiles = description["returns"]["quantiles"]
-    print(f"environment  {description['environment']['id']}")
+    print(f"environment  {printable(str(description['environment']['id']))}")
     print(f"episodes     {description['episodes']:,}, {description['transitions']:,} transitions")
     for tier, of_tier in description["tiers"].items():
         print(
