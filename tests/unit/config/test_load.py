@@ -410,6 +410,8 @@ def configs(draw: st.DrawFn) -> RunConfig:
         values["resources"]["scratch"] = f"/{scratch}"
     elif "resources" in values:
         values["resources"].pop("scratch", None)
+    for name in ("out", "dataset"):
+        values[name] = values.get(name) or None
     for name in ("difference_clip_min", "difference_clip_max"):
         values.get("sweep", {}).pop(name, None)
     values["cql"] = {
