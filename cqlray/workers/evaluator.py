@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from cqlray.data.episode import Episode
 from cqlray.envs.make import EnvPool, EnvSpec
 from cqlray.envs.rollout import Actor, rollout
 from cqlray.storage import checkpoint
+from cqlray.storage.rows import Played
 
 
 class Evaluator:
@@ -22,7 +22,7 @@ class Evaluator:
         self.spec = spec
         self.envs = EnvPool(env)
 
-    def evaluate(self, snapshot: bytes | None, seeds: tuple[int, ...]) -> list[dict[str, Any]]:
+    def evaluate(self, snapshot: bytes | None, seeds: tuple[int, ...]) -> list[Played]:
         """Test a snapshot: one row for each member, with episodes' returns, lengths and values.
 
 
@@ -49,20 +49,21 @@ class Evaluator:
         rows = []
         for member in range(members):
             own = episodes[member * len(seeds) : (member + 1) * len(seeds)]
-            row: dict[str, Any] = {
+            row: Played = {
                 "returns": [float(e.rewards.sum(dtype=np.float64)) for e in own],
                 "lengths": [len(e) for e in own],
             }
             if policy is not None and arrays is not None:
-                row |= self._calibration(policy.member(member), arrays, member, own)
+                self._calibrate(row, policy.member(member), arrays, member, own)
             rows.append(row)
         for row in rows:
             row["seconds"] = time.monotonic() - started
         return rows
 
-    def _calibration(
-        self, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]
-    ) -> dict[str, Any]:
+    def _calibrate(
+        self, row: Played, policy: Policy, arrays: Arrays, member: int, episodes: list[Episode]
+    ) -> None:
+        """Add to a row how a member's values compare with what was then seen."""
         discount, scale, shift = (
             float(arrays[name][member]) for name in ("discount", "reward_scale", "reward_shift")
         )
@@ -76,10 +77,8 @@ class Evaluator:
         truncated = np.array([e.truncations[-1] for e in episodes])
         tails = policy.value(last, policy.act(last))[0] * discount**lengths * truncated
         values = policy.value(first, policy.act(first))[0]
-        return {
-            "value": float(values.mean()),
-            "discounted_return": float(np.mean(seen)),
-            "tail_value": float(tails.mean()),
-            "tail_weight": float((discount**lengths * truncated).mean()),
-            "excesses": (values - seen - tails).tolist(),
-        }
+        row["value"] = float(values.mean())
+        row["discounted_return"] = float(np.mean(seen))
+        row["tail_value"] = float(tails.mean())
+        row["tail_weight"] = float((discount**lengths * truncated).mean())
+        row["excesses"] = (values - seen - tails).tolist()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint
+from cqlray.storage.rows import FittedQRow
 from cqlray.storage.run_directory import finite
 from cqlray.workers.files import StoredData
 
@@ -37,8 +37,6 @@ MOST_TRANSITIONS = 500_000
 # grows.
 POLICIES_AT_ONCE = 16
 ROWS_AT_A_TIME = 2**13
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ class FittedQ:
             terminations=torch.from_numpy(data.terminations[chosen].astype(np.float32)),
         )
 
-    def evaluate(self, *snapshots: bytes) -> list[Row]:
+    def evaluate(self, *snapshots: bytes) -> list[FittedQRow]:
         """One row for each member of each snapshot, in their order. Numbers that are not finite are
         None.
 
@@ -117,7 +115,7 @@ class FittedQ:
         ]
         return [row for part in parts for row in self._evaluate(part)]
 
-    def _evaluate(self, subjects: Sequence[_Subject]) -> list[Row]:
+    def _evaluate(self, subjects: Sequence[_Subject]) -> list[FittedQRow]:
         started = time.monotonic()
         policies = [Policy(subject.arrays) for subject in subjects]
         fits = self._fits(policies)
@@ -129,10 +127,12 @@ class FittedQ:
             ]
         )
         errors = self._errors(policies, fits)
-        rows = []
+        rows: list[FittedQRow] = []
         for policy, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
             of_policy = values[:, policy]  # [FITS, E]
-            numbers = {
+            row: FittedQRow = {
+                "member": subject.member,
+                "updates": subject.updates,
                 "fqe_return": float(of_policy.mean()),
                 "fqe_fits": of_policy.mean(1).tolist(),
                 "fqe_return_held_out": (
@@ -141,9 +141,11 @@ class FittedQ:
                 "fqe_bellman_error": error,
                 "fqe_value": self._as_trained_on(float(of_policy.mean()), subject.arrays),
             }
-            rows.append({"member": subject.member, "updates": subject.updates, **finite(numbers)})
+            rows.append(finite(row))
         seconds = (time.monotonic() - started) / len(rows)
-        return [{**row, "seconds": seconds} for row in rows]
+        for row in rows:
+            row["seconds"] = seconds
+        return rows
 
     def _fits(self, policies: Sequence[Policy]) -> list[fqe.QFunctions]:
         """Fit the policies' Q functions, once with each seed."""
