@@ -93,18 +93,17 @@ def ours(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return trained(tmp_path_factory.mktemp("ours") / "run", str(finished_run))
 
 
-def test_a_log_minari_and_native_shards_train_the_same_students(
+def test_a_log_and_native_shards_train_the_same_students(
     finished_run: Path, ours: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Tiers and seeds are the log's only losses, and students see neither."""
-    data = load_dataset(finished_run)
-    formats.write_log(data.shards(), tmp_path / "log.parquet")
-    formats.write_minari(data.source, tmp_path / "minari")
+    """Tiers and seeds are the log's only losses, and students see neither. Minari's loses nothing:
+    unit/data/formats/test_round_trips.py.
+    """
+    formats.write_log(load_dataset(finished_run).shards(), tmp_path / "log.parquet")
     assert students(ours) == students(outcome(finished_run))
-    for name in ("log.parquet", "minari"):
-        theirs = trained(tmp_path / f"on {name}", str(tmp_path / name))
-        assert theirs["files"] == ours["files"], name
-        assert theirs["evaluations"] == students(ours)
+    theirs = trained(tmp_path / "run", str(tmp_path / "log.parquet"))
+    assert theirs["files"] == ours["files"]
+    assert theirs["evaluations"] == students(ours)
 
 
 def test_data_larger_than_memory_gives_the_same_bits(
@@ -119,7 +118,7 @@ def test_data_larger_than_memory_gives_the_same_bits(
     assert not list((tmp_path / "b").glob("cqlray-*")), "the file is given back"
 
 
-def test_a_log_without_an_environment_is_trained_and_not_tested(
+def test_a_log_without_an_environment_is_trained_not_tested_and_once_converted_needed_no_more(
     ray_cluster: str, tmp_path: Path
 ) -> None:
     frame().to_csv(tmp_path / "trips.csv", index=False)
@@ -127,6 +126,10 @@ def test_a_log_without_an_environment_is_trained_and_not_tested(
     assert run.iqm is None and (run.run_dir / "report.html").is_file()
     assert RunDirectory(run.run_dir).rows("evaluations.jsonl") == []
     assert read_json(run.run_dir / "dataset" / "dataset.json")["provenance"][0]["format"] == "csv"
+    assert updates(run.run_dir) == 330
+    (run.run_dir / "checkpoints" / "population-0.safetensors").unlink()
+    (tmp_path / "trips.csv").unlink()
+    api.resume(run.run_dir, quiet=True)
     assert updates(run.run_dir) == 330
 
 
@@ -176,16 +179,6 @@ def assert_same_when_killed_at(signs: list[str], ray_cluster: str, tmp_path: Pat
             run.kill()
         api.resume(out, quiet=True)
         assert outcome(out) == whole, sign
-
-
-def test_a_converted_run_needs_its_source_no_more(ray_cluster: str, tmp_path: Path) -> None:
-    frame().to_parquet(tmp_path / "trips.parquet")
-    config = plant(tmp_path / "run", str(tmp_path / "trips.parquet"))
-    run = api.run(config, quiet=True).run_dir
-    (run / "checkpoints" / "population-0.safetensors").unlink()
-    (tmp_path / "trips.parquet").unlink()
-    api.resume(run, quiet=True)
-    assert updates(run) == 330
 
 
 @pytest.mark.parametrize(

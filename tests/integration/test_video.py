@@ -38,9 +38,9 @@ def test_the_command(
         video.record(tmp_path)
 
 
-def run_with_video(out: Path, env: str) -> api.Result:
+def run_with_video(out: Path, env: str, **changes: object) -> api.Result:
     """A run of few updates on episodes of ten steps, which is asked for a video."""
-    config = small_config(out, env=EnvConfig(env, max_episode_steps=10), num_seeds=1)
+    config = small_config(out, env=EnvConfig(env, max_episode_steps=10), num_seeds=1, **changes)
     cql = dataclasses.replace(config.cql, num_updates=20)
     evaluation = dataclasses.replace(config.evaluation, interval=20, episodes=1, video=True)
     return api.run(dataclasses.replace(config, cql=cql, evaluation=evaluation))
@@ -56,9 +56,10 @@ def test_a_run_records_the_video_it_is_asked_for(pendulum_run: Path) -> None:
 
 
 def test_a_run_without_pictures_says_so(
-    ray_cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run_with_video(tmp_path / "run", "tests.toy_envs:Point-v0")
+    out, env = tmp_path / "run", "tests.toy_envs:Point-v0"
+    result = run_with_video(out, env, dataset=str(finished_run))
     assert "\nno video: " in capsys.readouterr().err
     assert (
         "data:image/gif" not in (tmp_path / "run" / "report.html").read_text()
