@@ -122,8 +122,10 @@ def test_who_works_changes_nothing(finished_run: Path, tmp_path: Path) -> None:
     assert_same(finished_run, other)
 
 
-def test_another_seed_gives_another_run(finished_run: Path, tmp_path: Path) -> None:
-    other = api.run(small_config(tmp_path / "run", seed=1), quiet=True).run_dir
+def test_another_seed_gives_other_data(finished_run: Path, tmp_path: Path) -> None:
+    with ProgressDisplay(quiet=True) as progress:
+        config = small_config(tmp_path / "run", seed=1)
+        other = session.start(config, progress, dataset_only=True).path
     assert outcome(other)["dataset"] != outcome(finished_run)["dataset"]
 
 
