@@ -133,9 +133,7 @@ def driven_learner(
     learner = cluster.start(Learner, of_learner, None, *shards, cpus=share)
     share = plan.cpus["evaluator"]
     evaluators = Pool(
-        "evaluator",
-        plan.evaluators,
-        lambda number: cluster.start(Evaluator, ENV, spec, cpus=share),
+        "evaluator", plan.evaluators, lambda number: cluster.start(Evaluator, ENV, spec, cpus=share)
     )
     return DrivenLearner(learner, evaluators)
 

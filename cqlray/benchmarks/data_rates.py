@@ -126,10 +126,7 @@ def disk_rates(path: Path) -> dict[str, float]:
         started = time.perf_counter()
         list(readers.map(lambda part: [os.pread(file.fileno(), 4096, at) for at in part], parts))
         anywhere = time.perf_counter() - started
-    return {
-        "disk_bytes_per_s": size / in_order,
-        "disk_random_reads_per_s": RANDOM_READS / anywhere,
-    }
+    return {"disk_bytes_per_s": size / in_order, "disk_random_reads_per_s": RANDOM_READS / anywhere}
 
 
 def read_through(path: Path) -> None:

@@ -205,16 +205,10 @@ def _require_free(options: argparse.Namespace) -> None:
 def _convert_parser() -> CommandParser:
     parser = _parser("convert")
     parser.add_argument(
-        "--out",
-        required=True,
-        metavar="PLACE",
-        help="directory to make, or the file with --to log",
+        "--out", required=True, metavar="PLACE", help="directory to make, or the file with --to log"
     )
     parser.add_argument(
-        "--to",
-        choices=("cqlray", "minari", "log"),
-        default="cqlray",
-        help="what to write [cqlray]",
+        "--to", choices=("cqlray", "minari", "log"), default="cqlray", help="what to write [cqlray]"
     )
     parser.add_argument("--append", action="store_true", help="add to the dataset that is there")
     parser.add_argument(

@@ -18,15 +18,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # A shard's arrays, in the order in which its digest takes them.
-ARRAYS = (
-    "observations",
-    "actions",
-    "rewards",
-    "terminations",
-    "truncations",
-    "lengths",
-    "seeds",
-)
+ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations", "lengths", "seeds")
 
 
 def steps_of_rows(lengths: Array) -> Array:

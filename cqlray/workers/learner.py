@@ -217,7 +217,5 @@ def fresh_population(spec: LearnerSpec, observation_dim: int, scalars: Scalars) 
     )
     common = cql.PopulationConfig.of(configs)
     return Population(
-        agent,
-        lambda state, batch, noise: cql.update(state, batch, noise, scalars, common),
-        noise,
+        agent, lambda state, batch, noise: cql.update(state, batch, noise, scalars, common), noise
     )

@@ -19,12 +19,7 @@ from cqlray.data.dataset import read_description
 from cqlray.data.episode import Array, Shard
 from cqlray.data.loading import iterate_shards, load_columns
 from cqlray.data.memory import data_bytes, where_data_lives
-from cqlray.data.store import (
-    ColumnFile,
-    HostColumns,
-    fingerprint,
-    write_store,
-)
+from cqlray.data.store import ColumnFile, HostColumns, fingerprint, write_store
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath

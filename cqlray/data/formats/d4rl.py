@@ -34,14 +34,7 @@ from cqlray.data.episode import Array
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5, read_part
 from cqlray.data.formats.rows import Rows
-from cqlray.data.source import (
-    PIECE_SIZE,
-    Piece,
-    Source,
-    describe_environment,
-    narrow,
-    tier_of,
-)
+from cqlray.data.source import PIECE_SIZE, Piece, Source, describe_environment, narrow, tier_of
 from cqlray.errors import UserError
 
 SUFFIXES = (".hdf5", ".h5")

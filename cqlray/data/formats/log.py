@@ -43,13 +43,7 @@ from cqlray.data.formats.log_files import (
     frame_columns,
 )
 from cqlray.data.formats.rows import Rows
-from cqlray.data.source import (
-    PIECE_SIZE,
-    UNKNOWN_TIER,
-    Piece,
-    Source,
-    describe_environment,
-)
+from cqlray.data.source import PIECE_SIZE, UNKNOWN_TIER, Piece, Source, describe_environment
 from cqlray.errors import UserError
 
 if TYPE_CHECKING:

@@ -72,10 +72,7 @@ class LogColumns:
 
 
 def resolve(
-    names: ColumnNames,
-    available: Sequence[str],
-    file: str,
-    order: Sequence[str] | None = None,
+    names: ColumnNames, available: Sequence[str], file: str, order: Sequence[str] | None = None
 ) -> LogColumns:
     """Find the columns.
 

@@ -88,10 +88,7 @@ def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
             "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter),
             "convert_options": convert,
         }
-        with (
-            file.stream() as stream,
-            pyarrow.csv.open_csv(stream, **options) as reader,
-        ):
+        with file.stream() as stream, pyarrow.csv.open_csv(stream, **options) as reader:
             for batch in reader:
                 yield columns, batch
 

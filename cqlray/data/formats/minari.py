@@ -22,14 +22,7 @@ from cqlray.data.formats.arrow import read_arrow
 from cqlray.data.formats.files import DataPath, locate, natural_key, readable
 from cqlray.data.formats.hdf5 import opened_hdf5, probe_hdf5, read_part
 from cqlray.data.parquet import open_parquet
-from cqlray.data.source import (
-    PIECE_SIZE,
-    Piece,
-    Source,
-    describe_environment,
-    narrow,
-    tier_of,
-)
+from cqlray.data.source import PIECE_SIZE, Piece, Source, describe_environment, narrow, tier_of
 from cqlray.errors import UserError
 from cqlray.storage.outside import parse_json
 

@@ -27,14 +27,7 @@ from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log import open_log
 from cqlray.data.formats.log_columns import ColumnNames
 from cqlray.data.parquet import open_parquet
-from cqlray.data.source import (
-    PIECE_SIZE,
-    UNKNOWN_TIER,
-    Piece,
-    Source,
-    describe_environment,
-    narrow,
-)
+from cqlray.data.source import PIECE_SIZE, UNKNOWN_TIER, Piece, Source, describe_environment, narrow
 from cqlray.errors import UserError
 
 COLUMNS = ColumnNames(

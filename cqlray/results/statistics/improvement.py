@@ -31,10 +31,7 @@ class Improvement:
 
 
 def probability_of_improvement(
-    first: ArrayLike,
-    second: ArrayLike,
-    generator: np.random.Generator,
-    num_samples: int = 2_000,
+    first: ArrayLike, second: ArrayLike, generator: np.random.Generator, num_samples: int = 2_000
 ) -> Improvement:
     """P(a member of the first group scores higher than one of the second): Mann and Whitney's U
     divided by the number of pairs.
