@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cqlray.algorithms import losses, sac
 from cqlray.algorithms.agent import AgentState, Batch, Scalars
-from cqlray.algorithms.forward_backward import Derivative, Pass, differentiate, members_of
+from cqlray.algorithms.forward_backward import Derivative, differentiate, members_of
 from cqlray.algorithms.sac import Metrics, Noise, PolicyOutput
 from cqlray.algorithms.tanh_gaussian import sample_tanh_gaussian
 from cqlray.config.schema import CQLConfig
@@ -204,25 +204,6 @@ def _metrics(q_data: Tensor, target: Tensor, gap: Tensor) -> Metrics:
     }
 
 
-def policy_gradient(
-    agent: AgentState,
-    batch: Batch,
-    taken: Pass,
-    policy: PolicyOutput,
-    noise: Noise,
-    scalars: Scalars,
-    common: PopulationConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the policy's loss [M, P], the loss [M], and log pi(a~|s) [M, B]; `taken` is the
-    pass that gave the policy at the batch.
-
-    In its first bc_warmup_updates a member clones the data's actions: log pi(a|s) of these replaces
-    min_i Q_i, as in the authors' code.
-    """
-    cloning = agent.step < scalars["bc_warmup_updates"] if common.bc_warmup_updates else None
-    return sac.policy_gradient(agent, batch, taken, policy, noise, scalars, common.config, cloning)
-
-
 @torch.no_grad()
 def update(
     agent: AgentState, batch: Batch, noise: Noise, scalars: Scalars, common: PopulationConfig
@@ -232,8 +213,11 @@ def update(
     of_critics, metrics, of_multiplier = critic_gradients(
         agent, batch, policy, next_policy, noise, scalars, common
     )
-    of_policy, policy_loss, log_density = policy_gradient(
-        agent, batch, taken, policy, noise, scalars, common
+    # In its first bc_warmup_updates a member clones the data's actions: log pi(a|s) of these
+    # replaces min_i Q_i, as in the authors' code.
+    cloning = agent.step < scalars["bc_warmup_updates"] if common.bc_warmup_updates else None
+    of_policy, policy_loss, log_density = sac.policy_gradient(
+        agent, batch, taken, policy, noise, scalars, common.config, cloning
     )
     of_temperature = losses.temperature_loss_gradient(log_density, scalars["target_entropy"])
     metrics["policy_loss"] = policy_loss

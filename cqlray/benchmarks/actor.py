@@ -23,7 +23,6 @@ slow an actor more than a plain process.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
@@ -38,7 +37,7 @@ from cqlray.benchmarks.actor_contestants import (
     DrivenLearner,
     played_shards,
 )
-from cqlray.benchmarks.command import parse, say, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, say, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, apart, ratios
 from cqlray.benchmarks.learner import WORKLOADS
 from cqlray.config.members import Member
@@ -224,19 +223,14 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def main(argv: Sequence[str], parser_class: Parser) -> int:
     """The command `cqlray benchmark actor`."""
-    parser = parser_class(
-        "cqlray benchmark actor", description="The learner in its Ray actor beside its bare loop."
-    )
-    parser.add_argument(
-        "--workload", choices=OF_PENDULUM, default="tutorial", help="sizes [tutorial]"
-    )
-    parser.add_argument("--members", type=int, default=1, help="students in the population [1]")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the learner [1]")
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help=f"of each rate in each of {ROUNDS} rounds [2]"
-    )
+    parser = parser_class("cqlray benchmark actor", description=ABOUT["actor"])
+    add = parser.add_argument
+    add("--workload", choices=OF_PENDULUM, default="tutorial", help="sizes [tutorial]")
+    add("--members", type=int, default=1, help="students in the population [1]")
+    add("--threads", type=int, default=1, help="CPU threads of the learner [1]")
+    add("--seconds", type=float, default=2.0, help=f"of each rate in each of {ROUNDS} rounds [2]")
     options = parse(parser, argv, positive=("members", "threads", "seconds"))
     result = measure(options.workload, options.members, options.threads, options.seconds, say)
     return show(result, text, options.json)

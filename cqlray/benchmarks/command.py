@@ -9,6 +9,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+ABOUT = {
+    "learner": "Updates per second beside the device's limit.",
+    "members": "Many members, a learner a core, beside one on all cores.",
+    "rollout": "Environment steps per second of rollout workers.",
+    "data": "Shards and columns on their way to a learner.",
+    "actor": "The learner in its Ray actor beside its bare loop.",
+    "peers": "Updates per second beside d3rlpy's CQL, in turns.",
+}
+Parser = type[argparse.ArgumentParser]
+
 
 def parse(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, positive: Sequence[str]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.benchmarks.command import parse, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, show
 from cqlray.benchmarks.data_rates import Sizes, batch_rates, disk_rates, loading_rates, write_shards
 from cqlray.data import loading
 from cqlray.data.store import ColumnFile, HostColumns, write_store
@@ -115,19 +115,18 @@ def _line(found: dict[str, Any], name: str, rate: str, share: str | None) -> str
 
 def main(
     argv: Sequence[str] | None = None,
-    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+    parser_class: Parser = argparse.ArgumentParser,
     measure_more: Callable[[Sizes], dict[str, float]] = lambda _: {},
 ) -> int:
     """The command `python -m cqlray.benchmarks.data`; `measure_more` adds what needs Ray."""
-    parser = parser_class(
-        "cqlray benchmark data", description="Rates of loading and of looking up batches."
-    )
-    parser.add_argument("--transitions", type=int, default=1_000_000)
-    parser.add_argument("--observation-dim", type=int, default=17)
-    parser.add_argument("--action-dim", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--members", type=int, default=1, help="each has a batch of its own")
-    parser.add_argument(
+    parser = parser_class("cqlray benchmark data", description=ABOUT["data"])
+    add = parser.add_argument
+    add("--transitions", type=int, default=1_000_000)
+    add("--observation-dim", type=int, default=17)
+    add("--action-dim", type=int, default=6)
+    add("--batch-size", type=int, default=256)
+    add("--members", type=int, default=1, help="each has a batch of its own")
+    add(
         "--directory",
         type=Path,
         help="where the files are made for the while [the system's temporary one]",

@@ -28,7 +28,7 @@ from cqlray.algorithms.allocator import keep_freed_memory
 from cqlray.algorithms.graphs import WARM_UP
 from cqlray.algorithms.networks import product_dtype
 from cqlray.algorithms.population import NoiseStream, Population, TransitionTable
-from cqlray.benchmarks.command import parse, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, show
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import CQLConfig, Precision
 
@@ -247,31 +247,23 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-) -> int:
+def main(argv: Sequence[str] | None = None, parser_class: Parser = argparse.ArgumentParser) -> int:
     """The command `python -m cqlray.benchmarks.learner`; `cqlray benchmark learner` passes another
     parser class.
     """
-    parser = parser_class(
-        "cqlray benchmark learner", description="Updates per second beside the device's limit."
-    )
-    parser.add_argument(
+    parser = parser_class("cqlray benchmark learner", description=ABOUT["learner"])
+    add = parser.add_argument
+    add(
         "--workload",
         choices=WORKLOADS,
         default="H",
         help="P, H (CORL's HalfCheetah sizes), or a preset",
     )
-    parser.add_argument("--members", type=int, default=1)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU"
-    )
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each of five rounds")
+    add("--members", type=int, default=1)
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--precision", choices=get_args(Precision), default="tf32", help="tf32 is float32 on a CPU")
+    add("--seconds", type=float, default=2.0, help="of each of five rounds")
     options = parse(parser, argv, positive=("members", "threads", "seconds"))
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here")

@@ -9,7 +9,6 @@ plain process.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import statistics
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from cqlray.algorithms.allocator import keep_freed_memory
-from cqlray.benchmarks.command import parse, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, show
 from cqlray.benchmarks.contestants import ROUNDS, Apart, Turn, apart, ratios, timed
 from cqlray.benchmarks.learner import WORKLOADS, make_population
 from cqlray.config.members import members as members_of
@@ -106,23 +105,19 @@ def text(result: dict[str, Any]) -> str:
   {ratio["median"]:.2f} times ({ratio["smallest"]:.2f} to {ratio["largest"]:.2f} over the rounds)"""
 
 
-def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def main(argv: Sequence[str], parser_class: Parser) -> int:
     """The command `cqlray benchmark members`."""
-    parser = parser_class(
-        "cqlray benchmark members",
-        description="Many members, a learner a core, beside one on all cores.",
-    )
-    parser.add_argument(
-        "--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]"
-    )
-    parser.add_argument("--members", type=int, default=8)
-    parser.add_argument(
+    parser = parser_class("cqlray benchmark members", description=ABOUT["members"])
+    add = parser.add_argument
+    add("--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]")
+    add("--members", type=int, default=8)
+    add(
         "--cores",
         type=int,
         default=os.cpu_count(),
         help="learners, and threads of the one member [all]",
     )
-    parser.add_argument(
+    add(
         "--updates",
         type=int,
         help=f"of each member in each of {ROUNDS} rounds [about {SECONDS:g} s]",

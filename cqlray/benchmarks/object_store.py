@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cqlray.benchmarks import data as benchmark
+from cqlray.benchmarks.command import Parser
 from cqlray.benchmarks.data_rates import ROUNDS, Sizes
 from cqlray.data.columns import fill_columns
 from cqlray.data.episode import Shard
@@ -52,7 +53,7 @@ def measure(sizes: Sizes) -> dict[str, float]:
 
 def main(
     argv: Sequence[str] | None = None,
-    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+    parser_class: Parser = argparse.ArgumentParser,
 ) -> int:
     """The command `cqlray benchmark data`."""
     return benchmark.main(argv, parser_class, measure)

@@ -18,7 +18,6 @@ copies each transition of a batch from its episode, cqlray gathers the batch fro
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -30,14 +29,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from cqlray.benchmarks.command import parse, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, show
 from cqlray.benchmarks.contestants import ROUNDS, Turn, apart, ratios, timed
 from cqlray.benchmarks.learner import TRANSITIONS, WORKLOADS, Workload
-from cqlray.benchmarks.members import Updates
+from cqlray.benchmarks.members import SECONDS, WARM_UP, Updates
 from cqlray.errors import UserError
 
-WARM_UP = 5  # updates
-SECONDS = 2.0  # of the slower one's turn, unless a number of updates is asked for
 STEPS_PER_EPISODE = 200
 
 
@@ -63,13 +60,6 @@ class D3rlpyUpdates:
             return updates
 
         return timed(work)
-
-    def parameters(self) -> int:
-        """Numbers that the optimisers of policy and critics change."""
-        modules = self.algorithm.impl.modules
-        return sum(
-            p.numel() for module in (modules.policy, modules.q_funcs) for p in module.parameters()
-        )
 
 
 def _d3rlpy_config(sizes: Workload) -> Any:
@@ -168,21 +158,18 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def main(argv: Sequence[str], parser_class: Parser) -> int:
     """The command `cqlray benchmark peers`."""
-    parser = parser_class(
-        "cqlray benchmark peers", description="Updates per second beside d3rlpy's CQL, in turns."
-    )
-    parser.add_argument(
-        "--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]"
-    )
-    parser.add_argument(
+    parser = parser_class("cqlray benchmark peers", description=ABOUT["peers"])
+    add = parser.add_argument
+    add("--workload", choices=WORKLOADS, default="P", help="sizes, as in benchmark learner [P]")
+    add(
         "--threads",
         type=int,
         default=torch.get_num_threads(),
         help="CPU threads of each [all cores]",
     )
-    parser.add_argument(
+    add(
         "--updates",
         type=int,
         help=f"of each in each of {ROUNDS} rounds [what d3rlpy makes in {SECONDS:g} s]",

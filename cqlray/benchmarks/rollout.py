@@ -14,7 +14,6 @@ rounds:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import statistics
 import time
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cqlray import seeding
-from cqlray.benchmarks.command import parse, say, show
+from cqlray.benchmarks.command import ABOUT, Parser, parse, say, show
 from cqlray.benchmarks.contestants import Turn, ratios, timed
 from cqlray.config.members import members
 from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherConfig
@@ -240,15 +239,12 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join([head, *rows])
 
 
-def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> int:
+def main(argv: Sequence[str], parser_class: Parser) -> int:
     """The command `cqlray benchmark rollout`."""
-    parser = parser_class(
-        "cqlray benchmark rollout", description="Environment steps per second of rollout workers."
-    )
-    parser.add_argument(
-        "--env", default="Pendulum-v1", metavar="TEXT", help="Gymnasium id [Pendulum-v1]"
-    )
-    parser.add_argument(
+    parser = parser_class("cqlray benchmark rollout", description=ABOUT["rollout"])
+    add = parser.add_argument
+    add("--env", default="Pendulum-v1", metavar="TEXT", help="Gymnasium id [Pendulum-v1]")
+    add(
         "--workers",
         type=int,
         nargs="+",
@@ -256,12 +252,8 @@ def main(argv: Sequence[str], parser_class: type[argparse.ArgumentParser]) -> in
         metavar="INT",
         help="[1 2 4 ... CPUs of the cluster]",
     )
-    parser.add_argument(
-        "--envs-per-worker", type=int, nargs="+", default=[1, 10], metavar="INT", help="[1 10]"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]"
-    )
+    add("--envs-per-worker", type=int, nargs="+", default=[1, 10], metavar="INT", help="[1 10]")
+    add("--seconds", type=float, default=0.5, help=f"of each rate in each of {ROUNDS} rounds [0.5]")
     options = parse(parser, argv, positive=("workers", "envs_per_worker", "seconds"))
     result = measure(
         EnvConfig(options.env), options.workers, options.envs_per_worker, options.seconds, say

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cqlray.cli.parser import CommandParser, family_page, require_at_least
+from cqlray.cli.parser import CommandParser, one_of_family, require_at_least
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
 from cqlray.config.secrets import printable
 from cqlray.errors import UserError
@@ -31,42 +31,32 @@ _ABOUT = {
 
 def dataset(words: list[str]) -> int:
     """Run `cqlray dataset WORDS`; the exit status."""
-    if words[:1] in (["-h"], ["--help"]):
-        print(family_page("dataset", _ABOUT))
-        return 0
-    if not words or words[0] not in _ABOUT:
-        typed = f" {words[0]}" if words else ""
-        raise UserError(
-            f"dataset{typed}: the commands are {', '.join(f'dataset {name}' for name in _ABOUT)}"
-        )
+    name = one_of_family("dataset", words, _ABOUT)
     commands = {"info": _info, "validate": _validate, "convert": _convert}
-    return commands[words[0]](words[1:])
+    return commands[name](words[1:]) if name else 0
 
 
 def _parser(command: str) -> CommandParser:
     """The arguments that all three commands have: the data, and how to read it."""
     parser = CommandParser(f"dataset {command}", _ABOUT[command])
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "data",
         metavar="DATA",
         help="dataset or run directory, minari:ID, HDF5, Parquet or CSV, s3:// too",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--env", metavar="ID", help="the environment, where the data does not say it"
-    )
-    parser.add_argument(
+    add("--json", action="store_true", help="print one JSON object")
+    add("--env", metavar="ID", help="the environment, where the data does not say it")
+    add(
         "--max-episode-steps",
         type=int,
         metavar="INT",
         help="time limit, for D4RL files without timeouts",
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file with a section `columns`"
-    )
+    add("--config", type=Path, metavar="FILE", help="YAML file with a section `columns`")
     defaults = ColumnsConfig()
     for field in dataclasses.fields(ColumnsConfig):
-        parser.add_argument(
+        add(
             f"--columns.{field.name.replace('_', '-')}",
             dest=f"columns.{field.name}",
             type=float if field.name.startswith("action_") else str,
@@ -204,16 +194,15 @@ def _require_free(options: argparse.Namespace) -> None:
 
 def _convert_parser() -> CommandParser:
     parser = _parser("convert")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--out", required=True, metavar="PLACE", help="directory to make, or the file with --to log"
     )
-    parser.add_argument(
+    add(
         "--to", choices=("cqlray", "minari", "log"), default="cqlray", help="what to write [cqlray]"
     )
-    parser.add_argument("--append", action="store_true", help="add to the dataset that is there")
-    parser.add_argument(
-        "--fix", action="store_true", help="mend what can be mended safely, and say what was done"
-    )
+    add("--append", action="store_true", help="add to the dataset that is there")
+    add("--fix", action="store_true", help="mend what can be mended safely, and say what was done")
     return parser
 
 

@@ -80,8 +80,23 @@ def require_at_least(least: int, name: str, value: int | None) -> None:
         raise UserError(f"{name} is {value}; it must be at least {least}")
 
 
-def family_page(command: str, about: dict[str, str]) -> str:
-    """What --help prints for `dataset` and `benchmark`: their commands, each in one line."""
+def one_of_family(family: str, words: list[str], about: dict[str, str]) -> str | None:
+    """Which of the commands of `dataset` or `benchmark` the words begin with; None where they ask
+    for --help, which is printed.
+
+    Raises UserError: they begin with none of them.
+    """
+    if words[:1] in (["-h"], ["--help"]):
+        print(_family_page(family, about))
+        return None
+    if not words or words[0] not in about:
+        typed = f" {words[0]}" if words else ""
+        commands = ", ".join(f"{family} {name}" for name in about)
+        raise UserError(f"{family}{typed}: the commands are {commands}")
+    return words[0]
+
+
+def _family_page(command: str, about: dict[str, str]) -> str:
     width = max(map(len, about))
     rows = [f"  {name:<{width}}  {text}" for name, text in about.items()]
     usage = f"usage: cqlray {command} COMMAND ...   (cqlray {command} COMMAND --help: its options)"

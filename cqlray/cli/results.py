@@ -80,11 +80,10 @@ def report(words: list[str]) -> int:
         " page that compares them."
     )
     parser = CommandParser("report", about).with_output()
-    parser.add_argument("runs", type=any_path, nargs="+", metavar="RUN")
-    parser.add_argument(
-        "--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("runs", type=any_path, nargs="+", metavar="RUN")
+    add("--out", type=any_path, metavar="FILE", help="the page [RUN/report.html; comparison.html]")
+    add(
         "--to",
         nargs="+",
         default=[],
@@ -127,7 +126,8 @@ def video(words: list[str]) -> int:
     parser = CommandParser(
         "video", "Write a GIF or MP4 of one episode of each policy, side by side.", "RUN"
     ).with_trust()
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--policy",
         nargs="+",
         default=["student"],
@@ -135,12 +135,8 @@ def video(words: list[str]) -> int:
         help="student, teacher, random [student]",
     )
     _add_member(parser)
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]"
-    )
-    parser.add_argument(
-        "--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]"
-    )
+    add("--seed", type=int, default=0, metavar="INT", help="seed of the episodes' first state [0]")
+    add("--out", default="", metavar="FILE", help="the file, .gif or .mp4 [RUN/video.gif]")
     options = parser.parse_args(words)
     require_at_least(0, "seed", options.seed)
     from cqlray.api import session
@@ -177,24 +173,17 @@ def export(words: list[str]) -> int:
         "RUN",
     )
     _add_member(parser)
-    parser.add_argument(
-        "--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]"
-    )
-    parser.add_argument(
-        "--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--format", default="onnx", metavar="NAME", help="torchscript, onnx or safetensors [onnx]")
+    add("--by", choices=("return", "fqe"), help="what best is chosen by [return, else fqe]")
+    add(
         "--updates",
         type=int,
         metavar="N",
         help="its snapshot after N updates [the newest; of best the one chosen for]",
     )
-    parser.add_argument(
-        "--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object, the last line of stdout"
-    )
+    add("--out", default="", metavar="FILE", help="the file [RUN/export/member-INDEX.onnx]")
+    add("--json", action="store_true", help="print one JSON object, the last line of stdout")
     options = parser.parse_args(words)
     require_at_least(0, "updates", options.updates)
     if options.by and options.member != "best":

@@ -66,7 +66,8 @@ def test_mistakes_before_anything_starts(
     )
     assert (
         mistake(capsys, "benchmark")
-        == "benchmark: the commands are benchmark learner, members, rollout, data, actor, peers"
+        == "benchmark: the commands are benchmark learner, benchmark members, benchmark rollout,"
+        " benchmark data, benchmark actor, benchmark peers"
     )
     assert "must be positive" in mistake(capsys, "benchmark", "learner", "--members", "0")
     assert "invalid choice: 'X'" in mistake(capsys, "benchmark", "learner", "--workload", "X")
