@@ -51,9 +51,6 @@ def measure(sizes: Sizes) -> dict[str, float]:
     return {"object_store_bytes_per_s": data_bytes(*shape) / statistics.median(seconds)}
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    parser_class: Parser = argparse.ArgumentParser,
-) -> int:
+def main(argv: Sequence[str] | None = None, parser_class: Parser = argparse.ArgumentParser) -> int:
     """The command `cqlray benchmark data`."""
     return benchmark.main(argv, parser_class, measure)

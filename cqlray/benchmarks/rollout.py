@@ -30,7 +30,7 @@ from cqlray.config.schema import EnvConfig, ResourcesConfig, RunConfig, TeacherC
 from cqlray.data.dataset import ShardSummary
 from cqlray.envs.make import EnvSpec, describe_env, make_env
 from cqlray.runtime.event_loop import group
-from cqlray.runtime.placement import ClusterResources, Plan, make_plan
+from cqlray.runtime.placement import Plan, make_plan
 from cqlray.runtime.pool import Pool
 from cqlray.storage.outbox import HandedBack
 from cqlray.workers.rollout_worker import RolloutWorker, ShardTask
@@ -128,7 +128,9 @@ def measure(
     spec = describe_env(env)
     with connect() as cluster:
         counts = sorted(set(workers)) or _up_to(int(cluster.cpus))
-        plan = _plan(env, counts[-1], cluster)
+        resources = ResourcesConfig(rollout_workers=counts[-1], learners=1, gpus=0)
+        config = RunConfig(env=env, resources=resources)
+        plan = make_plan(config, members(config), cluster)
         envs = sorted(set(envs_per_worker))
         cells = run_with_actors(
             lambda actors: _cells(actors, plan, env, spec, counts, envs, seconds), say
@@ -154,9 +156,12 @@ async def _cells(
     """All policies, numbers of workers and numbers of environments, one after another."""
     from cqlray.workers.teacher import Teacher
 
-    config, size = _teacher_config(), spec.observation_dim
+    # A teacher that only gives a snapshot of fresh networks.
+    config = TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
     share, nothing = plan.cpus["teacher"], (None, HandedBack())
-    teacher = cluster.start(Teacher, config, 0, spec.scaling, size, *nothing, cpus=share)
+    teacher = cluster.start(
+        Teacher, config, 0, spec.scaling, spec.observation_dim, *nothing, cpus=share
+    )
     share = plan.cpus["rollout_worker"]
     workers = [
         cluster.start(RolloutWorker, env, spec, cpus=share, retried=True) for _ in range(counts[-1])
@@ -176,18 +181,6 @@ def _up_to(cores: int) -> list[int]:
     return sorted(
         {2**power for power in range(cores.bit_length()) if 2**power <= cores} | {max(1, cores)}
     )
-
-
-def _plan(env: EnvConfig, workers: int, cluster: ClusterResources) -> Plan:
-    config = RunConfig(
-        env=env, resources=ResourcesConfig(rollout_workers=workers, learners=1, gpus=0)
-    )
-    return make_plan(config, members(config), cluster)
-
-
-def _teacher_config() -> TeacherConfig:
-    """Of a teacher that only gives a snapshot of fresh networks with two layers of 256."""
-    return TeacherConfig(hidden_units=256, policy_layers=2, critic_layers=2, pool_capacity=1)
 
 
 async def _cell(

@@ -186,16 +186,11 @@ def _mean_return(row: Row) -> float | None:
     return None if None in row["returns"] else float(np.mean(row["returns"]))
 
 
-def _estimate(row: Row) -> float | None:
-    estimate: float | None = row["fqe_return"]
-    return estimate
-
-
 # What the best policy can be chosen by, in order of preference: the file, and the score of one of
 # its rows, None where that is not finite.
 _SCORES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "return": (EVALUATIONS, _mean_return),
-    "fqe": (FITTED_Q, _estimate),
+    "fqe": (FITTED_Q, lambda row: row["fqe_return"]),
 }
 
 

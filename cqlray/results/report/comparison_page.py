@@ -58,7 +58,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     )
     names = run_names(runs)
     groups = [
-        _named(group, name)
+        dataclasses.replace(group, name=", ".join(filter(None, (name, setting_name(group.swept)))))
         for run, name in zip(runs, names, strict=True)
         for group in groups_of(run)
     ]
@@ -136,11 +136,6 @@ def _environment(run: RunRecord) -> str:
     limit = f", at most {steps} steps" if steps else ""
     options = f", {json.dumps(env['kwargs'], sort_keys=True)}" if env.get("kwargs") else ""
     return f"{environment_name(env['id'])}{limit}{options}"
-
-
-def _named(group: Group, run_name: str) -> Group:
-    setting = setting_name(group.swept)
-    return dataclasses.replace(group, name=f"{run_name}, {setting}" if setting else run_name)
 
 
 def _differences(runs: Sequence[RunRecord], names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cqlray.results.report.formatting import setting_name
 from cqlray.results.statistics.resampling import Floats
-from cqlray.results.statistics.summary import RunRecord, common_updates, settings, student_rows
+from cqlray.results.statistics.summary import RunRecord, student_rows, tested_settings
 from cqlray.storage.rows import Swept
 
 
@@ -30,16 +30,12 @@ def groups_of(run: RunRecord) -> list[Group]:
     """A group for each setting of the sweep, in the members' order; without a sweep, one group of
     all members.
     """
-    shared = common_updates(run, [entry["member"] for entry in run.members])
     found = []
-    for swept, members in settings(run):
-        updates = shared or common_updates(run, members)
-        rows = (
-            [student_rows(run, member)[updates[-1]]["returns"] for member in members]
-            if updates
-            else None
-        )
-        returns = None if rows is None else np.array(rows, dtype=np.float64)
+    for swept, members, updates in tested_settings(run):
+        returns = None
+        if updates:
+            rows = [student_rows(run, member)[updates[-1]]["returns"] for member in members]
+            returns = np.array(rows, dtype=np.float64)
         name = setting_name(swept) or (
             "IQM of all members, 95% interval" if len(members) > 1 else "the member, 95% interval"
         )

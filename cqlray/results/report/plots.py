@@ -20,11 +20,10 @@ from cqlray.results.report.style import (
     legend_below,
     looks,
 )
-from cqlray.results.statistics.calibration import observed_return
+from cqlray.results.statistics.calibration import compared_tests
 from cqlray.results.statistics.summary import (
     RunRecord,
     common_updates,
-    conservative_weight,
     curve,
     dataset_return,
     mean_returns,
@@ -113,7 +112,7 @@ def value_calibration(figure: Any, run: RunRecord) -> None:
     point for each test of a member, or for some of its tests that are evenly spread.
     """
     most = max(1, MOST_POINTS // max(1, len(run.members)))
-    compared = {entry["member"]: _compared_tests(run, entry) for entry in run.members}
+    compared = {entry["member"]: _points(run, entry) for entry in run.members}
     axes = figure.add_subplot(
         xlabel="observed discounted return", ylabel="critics' value of the first state"
     )
@@ -169,10 +168,9 @@ def spread(items: Sequence[T], most: int) -> list[T]:
 
 
 @as_svg
-def dataset_returns(figure: Any, run: RunRecord) -> None:
-    """Histogram of the returns of the dataset's episodes, with its mean."""
-    assert run.dataset is not None
-    histogram, mean = run.dataset["returns"]["histogram"], run.dataset["returns"]["mean"]
+def dataset_returns(figure: Any, description: dict[str, Any]) -> None:
+    """Histogram of the returns of a described dataset's episodes, with its mean."""
+    histogram, mean = description["returns"]["histogram"], description["returns"]["mean"]
     axes = figure.add_subplot(xlabel="return of an episode", ylabel="episodes")
     draw_bars(axes, np.array(histogram["edges"]), histogram["counts"], COLOURS[5])
     draw_mean(axes, mean)
@@ -201,19 +199,10 @@ def teacher_curve(figure: Any, run: RunRecord) -> None:
 
 def comparable_tests(run: RunRecord) -> bool:
     """Whether value_calibration has any point to draw."""
-    return any(_compared_tests(run, entry) for entry in run.members)
+    return any(compared_tests(run, entry) for entry in run.members)
 
 
-def _compared_tests(run: RunRecord, entry: MemberEntry) -> list[tuple[float, float, float]]:
-    """(observed, value, progress in (0, 1]) of each test that has both numbers; none for a member
-    trained by behaviour cloning.
-    """
-    if conservative_weight(run, entry) is None:
-        return []
-    rows = student_rows(run, entry["member"])
-    last, points = max(rows, default=0), []
-    for updates, row in rows.items():
-        observed, value = observed_return(row), row.get("value")
-        if observed is not None and value is not None:
-            points.append((observed, value, updates / last))
-    return points
+def _points(run: RunRecord, entry: MemberEntry) -> list[tuple[float, float, float]]:
+    """(observed, value, progress in (0, 1]) of each test of a member that has both numbers."""
+    last = max(student_rows(run, entry["member"]), default=0)
+    return [(seen, value, updates / last) for updates, seen, value in compared_tests(run, entry)]

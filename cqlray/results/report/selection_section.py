@@ -20,13 +20,13 @@ from cqlray.results.report.selection_sentences import (
     agreement_sentences,
     chosen_sentences,
     judged_snapshots,
+    newest_of_members,
     rho_in_words,
     trust,
     trust_sentences,
 )
 from cqlray.results.report.style import as_svg, legend_below, looks
 from cqlray.results.report.timeline import time_line
-from cqlray.results.statistics.selection import RankCorrelation
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.rows import FittedQRow
 
@@ -53,20 +53,18 @@ def selection_section(
     )
     if len(pairs) < len(tested):
         sentences.append(f"These are {len(pairs):,} of {len(tested):,}, spread over the updates.")
+    drawn = ""
+    if pairs:
+        alt = (
+            f"Scatter plot of estimates against mean returns of {len(pairs)} snapshots; rank"
+            f" correlation {rho_in_words(found.overall.rho)}."
+        )
+        words = "Estimate against mean return, a point for each snapshot."
+        drawn = figures(figure(_scatter(run, pairs), alt, words))
     return section(
         "Choosing without the environment",
         *map(paragraph, [*sentences, *chosen_sentences(judged)]),
-        (
-            figures(
-                figure(
-                    _scatter(run, pairs),
-                    _alt(pairs, found.overall),
-                    "Estimate against mean return, a point for each snapshot.",
-                )
-            )
-            if pairs
-            else ""
-        ),
+        drawn,
         _listed(judged),
         paragraph(_note(run, rows, judged), "soft"),
     )
@@ -88,12 +86,11 @@ def _listed(judged: Sequence[Judged]) -> str:
     """The snapshots as a table; of very many each member's newest."""
     shown, title = judged, f"All {len(judged)} snapshots"
     if len(judged) > MOST_LISTED:
-        shown = list({snapshot.member: snapshot for snapshot in judged}.values())
+        shown = newest_of_members(judged)
         title = f"The newest snapshot of each of {len(shown):,} members, {len(judged):,} in all"
-    listed = table(
-        ["member", "updates", "estimate", "mean return of its test"],
-        [_line(snapshot) for snapshot in shown],
-    )
+    head = ["member", "updates", "estimate", "mean return of its test"]
+    rows = [[str(s.member), count(s.updates), number(s.estimate), number(s.true)] for s in shown]
+    listed = table(head, rows)
     return listed if len(judged) <= MOST_ROWS else folded(title, listed)
 
 
@@ -119,22 +116,6 @@ def _note(run: RunRecord, rows: Sequence[FittedQRow], judged: Sequence[Judged]) 
     return (
         f"{words} It took its processes"
         f" {duration(sum(row.get('seconds') or 0.0 for row in rows))}{beside}."
-    )
-
-
-def _line(snapshot: Judged) -> list[str]:
-    return [
-        str(snapshot.member),
-        count(snapshot.updates),
-        number(snapshot.estimate),
-        number(snapshot.true),
-    ]
-
-
-def _alt(pairs: Sequence[Judged], found: RankCorrelation) -> str:
-    return (
-        f"Scatter plot of estimates against mean returns of {len(pairs)} snapshots; rank"
-        f" correlation {rho_in_words(found.rho)}."
     )
 
 

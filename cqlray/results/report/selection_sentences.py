@@ -5,7 +5,7 @@ trusted, in sentences.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -91,6 +91,11 @@ def judged_snapshots(run: RunRecord, rows: Sequence[FittedQRow]) -> list[Judged]
             )
         )
     return found
+
+
+def newest_of_members(judged: Iterable[Judged]) -> list[Judged]:
+    """Each member's last of the snapshots, which are sorted by updates."""
+    return list({snapshot.member: snapshot for snapshot in judged}.values())
 
 
 def trust(pairs: Sequence[Judged], num_samples: int, seed: int) -> Trust:
@@ -206,7 +211,7 @@ def agreement_sentences(judged: Sequence[Judged]) -> list[str]:
             f" {rho_in_words(rho)}."
         )
     verdict = "The fits agree, which does not assure that they are right."
-    last = list({snapshot.member: snapshot for snapshot in complete}.values())
+    last = newest_of_members(complete)
     if len(last) > 1:
         gap, differ = _gap(last)
         apart = f"The best and the second-best member are {number(gap)} apart"
@@ -238,17 +243,16 @@ def chosen_sentences(judged: Sequence[Judged]) -> list[str]:
     """Which member's last snapshot is chosen by estimate and which by return, and what choosing by
     estimate costs.
     """
-    last = list({snapshot.member: snapshot for snapshot in judged}.values())
+    last = newest_of_members(judged)
     by_estimate = max(last, key=lambda snapshot: snapshot.estimate)
     choice = (
         f"By estimate the choice is member {by_estimate.member} (estimate"
         f" {number(by_estimate.estimate)})"
     )
-    tested = [snapshot for snapshot in last if snapshot.true is not None]
-    if by_estimate.true is None or len(tested) < len(last):
+    means = [snapshot.true for snapshot in last if snapshot.true is not None]
+    if by_estimate.true is None or len(means) < len(last):
         return [f"{choice}, of {len(last)} members' last snapshots."]
-    means = [snapshot.true for snapshot in tested if snapshot.true is not None]
-    by_return = tested[int(np.argmax(means))]
+    by_return = last[int(np.argmax(means))]
     if by_return.member == by_estimate.member:
         return [
             f"{choice}, mean return {number(by_estimate.true)}; by return it is the same, of"

@@ -87,7 +87,12 @@ def _stages(stages: dict[str, float], line: TimeLine) -> str:
 
 def _sessions(sessions: Sequence[Session]) -> str:
     rows = [
-        [_date(s.began), s.host or NOTHING, ENDINGS[s.ending], duration(s.seconds)]
+        [
+            f"{datetime.fromtimestamp(s.began, UTC):%Y-%m-%d %H:%M}",
+            s.host or NOTHING,
+            ENDINGS[s.ending],
+            duration(s.seconds),
+        ]
         for s in sessions
     ]
     return table(["session began (UTC)", "host", "then", "lasted"], rows, text=3)
@@ -102,10 +107,6 @@ def _outcome(mark: Mark) -> str:
     if mark.kind == "frozen":
         return "the other members went on"
     return "replaced; the run went on" if mark.went_on else "nothing is known of what followed"
-
-
-def _date(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def _alt(line: TimeLine, stages: dict[str, float]) -> str:

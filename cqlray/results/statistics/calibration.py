@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 from cqlray import seeding
 from cqlray.results.statistics.resampling import UNKNOWN, Floats, Interval, interval, mean
 from cqlray.results.statistics.summary import RunRecord, conservative_weight, student_rows
-from cqlray.storage.rows import EvaluationRow, StudentTest
+from cqlray.storage.rows import EvaluationRow, MemberEntry, StudentTest
 
 # A bootstrap of fewer numbers that all have one sign gives an interval of that sign, which claims
 # too much.
@@ -57,6 +57,21 @@ def observed_return(row: EvaluationRow) -> float | None:
     return None if seen is None or tail is None else float(seen + tail)
 
 
+def compared_tests(run: RunRecord, entry: MemberEntry) -> list[tuple[int, float, float]]:
+    """(updates, observed return, value) of each of a member's tests that has both; none for
+    behaviour cloning.
+    """
+    if conservative_weight(run, entry) is None:
+        return []
+    rows = student_rows(run, entry["member"]).items()
+    found = [(updates, observed_return(row), row.get("value")) for updates, row in rows]
+    return [
+        (updates, observed, value)
+        for updates, observed, value in found
+        if observed is not None and value is not None
+    ]
+
+
 def calibrations(run: RunRecord) -> list[Calibration]:
     """One for each conservative weight of the run, rising; weights without a comparable test are
     left out.
@@ -64,15 +79,9 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     # By weight: for each member, the excess at each of its tests.
     excesses: dict[float, list[list[float]]] = {}
     for entry in run.members:
+        excess = [value - observed for _, observed, value in compared_tests(run, entry)]
         weight = conservative_weight(run, entry)
-        if weight is None:
-            continue
-        excess = []
-        for row in student_rows(run, entry["member"]).values():
-            value, observed = row.get("value"), observed_return(row)
-            if value is not None and observed is not None:
-                excess.append(value - observed)
-        if excess:
+        if excess and weight is not None:
             excesses.setdefault(weight, []).append(excess)
     return [
         Calibration(

@@ -14,7 +14,12 @@ import numpy as np
 
 from cqlray import seeding
 from cqlray.results.statistics.resampling import Floats, Interval, iqm_interval, iqm_of_members
-from cqlray.results.statistics.summary import RunRecord, common_updates, settings, student_rows
+from cqlray.results.statistics.summary import (
+    RunRecord,
+    common_updates,
+    student_rows,
+    tested_settings,
+)
 from cqlray.storage.rows import Swept
 
 
@@ -71,9 +76,10 @@ def member_scores(run: RunRecord) -> list[MemberScores]:
     tests would be an unfair comparison. Where there are no such tests (because a member was not
     tested yet), each member is scored at its own; a member without any is left out.
     """
-    shared = common_updates(run, _everyone(run))
+    everyone = [entry["member"] for entry in run.members]
+    shared = common_updates(run, everyone)
     found = []
-    for member in _everyone(run):
+    for member in everyone:
         updates = shared or common_updates(run, [member])
         if updates:
             found.append(_of_member(member, updates, _returns(run, member, updates)))
@@ -92,30 +98,16 @@ def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScore
         num_samples: bootstrap resamples of each interval.
         seed: the run's seed.
     """
-    shared = common_updates(run, _everyone(run))
     found = []
-    for swept, members in settings(run):
-        updates = shared or common_updates(run, members)
+    for swept, members, updates in tested_settings(run):
         if updates:
             tested = [_returns(run, member, updates) for member in members]
+            last = [returns[-1] for returns in tested]
             best = [returns[_best(returns)] for returns in tested]
-            found.append(
-                GroupScores(
-                    swept=swept,
-                    members=members,
-                    updates=updates,
-                    last=_aggregate([returns[-1] for returns in tested], num_samples, seed),
-                    best=_aggregate(best, num_samples, seed),
-                    last_third=_aggregate(
-                        [_last_third(returns).mean(axis=0) for returns in tested], num_samples, seed
-                    ),
-                )
-            )
+            third = [_last_third(returns).mean(axis=0) for returns in tested]
+            scores = (_aggregate(rows, num_samples, seed) for rows in (last, best, third))
+            found.append(GroupScores(swept, members, updates, *scores))
     return found
-
-
-def _everyone(run: RunRecord) -> list[int]:
-    return [entry["member"] for entry in run.members]
 
 
 def _returns(run: RunRecord, member: int, updates: Iterable[int]) -> Floats:

@@ -144,6 +144,16 @@ def settings(run: RunRecord) -> list[tuple[Swept, list[int]]]:
     return found
 
 
+def tested_settings(run: RunRecord) -> list[tuple[Swept, list[int], list[int]]]:
+    """Each setting, its members, and the update counts at which all members of the run were tested;
+    where there are none, those at which the setting's members were.
+    """
+    shared = common_updates(run, [entry["member"] for entry in run.members])
+    return [
+        (swept, members, shared or common_updates(run, members)) for swept, members in settings(run)
+    ]
+
+
 def is_cql(entry: Mapping[str, Any]) -> bool:
     """Whether a member was trained with CQL and is not a baseline."""
     return bool(entry["swept"].get("algorithm", "cql") == "cql")
@@ -192,7 +202,13 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
         "random": reference_return(run, "random"),
         "references_of_data": references_of_data(run),
         "groups": [
-            _group_result(run, swept, members, final, num_samples, seed)
+            {
+                "swept": swept,
+                "members": members,
+                **_result(
+                    run, _narrowed(final, members) or final_rows(run, members), num_samples, seed
+                ),
+            }
             for swept, members in settings(run)
             if swept
         ],
@@ -259,18 +275,6 @@ def _result(run: RunRecord, rows: dict[int, StudentTest], num_samples: int, seed
         "worst_member": None if scores is None else float(scores.mean(axis=1).min()),
         "normalized": normalised,
     }
-
-
-def _group_result(
-    run: RunRecord,
-    swept: Swept,
-    members: list[int],
-    final: dict[int, StudentTest],
-    num_samples: int,
-    seed: int,
-) -> Results:
-    rows = _narrowed(final, members) or final_rows(run, members)
-    return {"swept": swept, "members": members, **_result(run, rows, num_samples, seed)}
 
 
 def _narrowed(rows: dict[int, StudentTest], members: Iterable[int]) -> dict[int, StudentTest]:

@@ -71,18 +71,12 @@ def _send_runs(client: MlflowClient, experiment: str, tracked: TrackedRun) -> No
         if series.name != EVERYONE:
             tags[MLFLOW_PARENT_RUN_ID] = parent
         tags |= {f"cqlray.{tag}": str(value) for tag, value in series.summary.items()}
-        run = known.get(series.name) or _create(client, experiment, tracked, series, tags)
+        name = tracked.name if series.name == EVERYONE else series.name
+        run = known.get(series.name) or client.create_run(
+            experiment, start_time=_milliseconds(tracked), tags=tags, run_name=name
+        )
         parent = parent or run.info.run_id
         _update(client, run, tracked, series, tags)
-
-
-def _create(
-    client: MlflowClient, experiment: str, tracked: TrackedRun, series: Series, tags: dict[str, str]
-) -> Run:
-    name = tracked.name if series.name == EVERYONE else series.name
-    return client.create_run(
-        experiment, start_time=_milliseconds(tracked), tags=tags, run_name=name
-    )
 
 
 def _update(

@@ -368,7 +368,7 @@ def test_figures_are_deterministic_and_leave_matplotlib_alone(tmp_path: Path) ->
         (
             plots.learning_curves(record, 200, 0),
             plots.value_calibration(record),
-            plots.dataset_returns(record),
+            plots.dataset_returns(record.dataset),
         )
         for _ in range(2)
     ]
@@ -396,7 +396,7 @@ def test_figures_say_what_they_show(tmp_path: Path) -> None:
     assert "overestimation" in values
     assert "underestimation" in values
     assert "best -150.0" in plots.teacher_curve(record)
-    assert re.search(r">episodes<", plots.dataset_returns(record))
+    assert re.search(r">episodes<", plots.dataset_returns(record.dataset))
 
 
 def test_other_data_draws_another_figure(tmp_path: Path) -> None:
