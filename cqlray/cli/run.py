@@ -42,11 +42,7 @@ def _start(words: list[str], command: str) -> int:
 
     with ProgressDisplay(options.quiet) as progress:
         directory = session.start(config, progress, dataset_only=command == "collect")
-    return (
-        _print_dataset(directory.path, options.json)
-        if command == "collect"
-        else _print_run(directory, options.json)
-    )
+    return _print(directory, command == "collect", options.json)
 
 
 def resume(words: list[str]) -> int:
@@ -69,15 +65,12 @@ def resume(words: list[str]) -> int:
         return complain(f"there is no run at {options.path} yet", NO_RUN)
     with ProgressDisplay(options.quiet) as progress:
         directory = session.resume(options.path, progress, options.env or options.trust)
-    dataset_only = directory.manifest()["dataset_only"]
-    return (
-        _print_dataset(directory.path, options.json)
-        if dataset_only
-        else _print_run(directory, options.json)
-    )
+    return _print(directory, directory.manifest()["dataset_only"], options.json)
 
 
-def _print_run(directory: RunDirectory, as_json: bool) -> int:
+def _print(directory: RunDirectory, dataset_only: bool, as_json: bool) -> int:
+    if dataset_only:
+        return _print_dataset(directory.path, as_json)
     from cqlray.api import session
     from cqlray.results.record import load_run
 

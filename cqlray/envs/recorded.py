@@ -121,15 +121,9 @@ def spec_of(source: Source) -> EnvSpec:
             " with --env, or the bounds with --columns.action-low and --columns.action-high"
         )
     low, high = (tuple(float(value) for value in recorded[key]) for key in _BOUNDS)
+    sizes = recorded["observation_dim"], recorded["action_dim"]
     identifier = recorded.get("id") or NO_ENVIRONMENT
-    return EnvSpec(
-        identifier,
-        recorded["observation_dim"],
-        recorded["action_dim"],
-        low,
-        high,
-        recorded.get("max_episode_steps"),
-    )
+    return EnvSpec(identifier, *sizes, low, high, recorded.get("max_episode_steps"))
 
 
 def require_same_spaces(source: Source, spec: EnvSpec) -> None:
@@ -163,13 +157,5 @@ def _plain(value: Any) -> Any:
 
 
 def _column_names(columns: ColumnsConfig) -> ColumnNames:
-    return ColumnNames(
-        observation=columns.observation,
-        action=columns.action,
-        reward=columns.reward,
-        episode=columns.episode,
-        step=columns.step,
-        terminated=columns.terminated,
-        truncated=columns.truncated,
-        next_observation=columns.next_observation,
-    )
+    names = [field.name for field in dataclasses.fields(ColumnNames)]
+    return ColumnNames(**{name: getattr(columns, name) for name in names})

@@ -61,10 +61,6 @@ class ExportedPolicy:
 def model_card(run: RunRecord, policy: ExportedPolicy) -> str:
     """The card, in Markdown. Texts from the data and the run are put in code spans, so that none is
     taken for markup.
-
-    Args:
-        run: the record of the policy's run.
-        policy: what was exported.
     """
     entry = next(entry for entry in run.members if entry["member"] == policy.member)
     algorithm = entry["swept"].get("algorithm", "cql")

@@ -37,10 +37,7 @@ from cqlray.results.statistics.summary import (
 def score_lines(run: RunRecord, member: int, updates: int, chosen_by: str | None) -> Iterator[str]:
     """What is known of how well a member's snapshot acts, as lines of Markdown.
 
-    Args:
-        run: the record of the policy's run.
-        member, updates: whose snapshot it is, and after how many updates.
-        chosen_by: "return" or "fqe" where it was chosen as the best member, else None.
+    `chosen_by` is "return" or "fqe" where it was chosen as the best member, else None.
     """
     scores = next((scores for scores in member_scores(run) if scores.member == member), None)
     if scores is None:

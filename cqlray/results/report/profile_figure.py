@@ -26,13 +26,10 @@ MOST_DESCRIBED = 4  # groups in the text alternative
 def profile_figure(
     groups: Sequence[Group], scores: ReferenceScores | None, num_samples: int, seed: int
 ) -> str:
-    """The profiles as a figure for a page; empty where no group has been tested.
+    """The groups' profiles at their last test as a figure for a page; empty where none was tested.
 
-    Args:
-        groups: each drawn from its returns at its last test.
-        scores: the ends of the normalised scale; None leaves returns as they are.
-        num_samples: bootstrap resamples of each band.
-        seed: the run's seed.
+    `scores` are the ends of the normalised scale; None leaves returns as they are. Bands are of
+    `num_samples` resamples, drawn by the run's `seed`.
     """
     whole = [
         group.returns is not None and bool(np.isfinite(group.returns).all()) for group in groups

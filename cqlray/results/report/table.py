@@ -27,11 +27,7 @@ from cqlray.storage.rows import Swept
 
 def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
     """A line for each member, then the aggregate of all, of each setting of a sweep, and the
-    references.
-
-    Args:
-        summary: what `summarize` returned.
-        run: the record that it is about.
+    references; `summary` is what `summarize` returned for the run.
     """
     swept = swept_names(run.members)
     table = Table(

@@ -86,15 +86,10 @@ def _stages(stages: dict[str, float], line: TimeLine) -> str:
 
 
 def _sessions(sessions: Sequence[Session]) -> str:
-    rows = [
-        [
-            f"{datetime.fromtimestamp(s.began, UTC):%Y-%m-%d %H:%M}",
-            s.host or NOTHING,
-            ENDINGS[s.ending],
-            duration(s.seconds),
-        ]
-        for s in sessions
-    ]
+    rows = []
+    for s in sessions:
+        began = f"{datetime.fromtimestamp(s.began, UTC):%Y-%m-%d %H:%M}"
+        rows.append([began, s.host or NOTHING, ENDINGS[s.ending], duration(s.seconds)])
     return table(["session began (UTC)", "host", "then", "lasted"], rows, text=3)
 
 

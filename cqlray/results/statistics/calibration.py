@@ -155,11 +155,7 @@ def check_bounds(run: RunRecord, num_samples: int, seed: int) -> list[BoundCheck
     left out.
 
     A value that was not finite is not ignored: nothing is known then about its member and weight.
-
-    Args:
-        run: the record.
-        num_samples: bootstrap resamples of each interval over members.
-        seed: the run's seed.
+    Intervals over members are of `num_samples` resamples, drawn by the run's `seed`.
     """
     tested: dict[float, dict[int, StudentTest]] = {}
     for entry in run.members:

@@ -5,7 +5,8 @@ Scores are a matrix [members, columns]; members (trainings that differ in their 
 independent units. A column is an episode (for `crossed` resamples) or an environment (for
 `stratified` ones). A statistic maps [..., members, columns] to [...], and a matrix with a NaN to
 NaN. A member's score in an environment is its mean over episodes: `of_members` turns a statistic of
-scores into one of [members, episodes].
+scores into one of [members, episodes]. Scores that are empty or not two-dimensional are a
+ValueError.
 """
 
 from __future__ import annotations
@@ -92,11 +93,7 @@ def of_members(statistic: Statistic) -> Statistic:
 
 
 def estimate(scores: ArrayLike, statistic: Statistic) -> float:
-    """The statistic of the scores [members, columns], not of resamples.
-
-    Raises:
-        ValueError: scores are empty or not two-dimensional.
-    """
+    """The statistic of the scores [members, columns], not of resamples."""
     return float(statistic(score_matrix(scores)))
 
 
@@ -160,9 +157,6 @@ def interval(
         generator: the source of the resamples.
         num_samples: how many resamples to draw.
         resample: `crossed`, `crossed_means` or `stratified`.
-
-    Raises:
-        ValueError: scores are empty or not two-dimensional.
     """
     values = score_matrix(scores)
     if np.isnan(values).any():
@@ -175,11 +169,7 @@ def interval(
 
 
 def iqm_of_members(scores: ArrayLike) -> float:
-    """IQM of the members' mean returns; scores are [members, episodes].
-
-    Raises:
-        ValueError: scores are empty or not two-dimensional.
-    """
+    """IQM of the members' mean returns; scores are [members, episodes]."""
     return estimate(scores, of_members(interquartile_mean))
 
 

@@ -91,12 +91,8 @@ def group_scores(run: RunRecord, num_samples: int, seed: int) -> list[GroupScore
     all members of the run had; where there are none, at those that the setting's members had. A
     setting without any is left out.
 
-    `last` is the IQM that `summarize` gives for the group.
-
-    Args:
-        run: the record.
-        num_samples: bootstrap resamples of each interval.
-        seed: the run's seed.
+    `last` is the IQM that `summarize` gives for the group. Intervals are of `num_samples`
+    resamples, drawn by the run's `seed`.
     """
     found = []
     for swept, members, updates in tested_settings(run):

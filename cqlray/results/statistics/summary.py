@@ -184,12 +184,7 @@ def summarize(run: RunRecord, num_samples: int, seed: int) -> dict[str, Any]:
     `normalized` has the aggregates, and the optimality gap, on the scale where the data's random
     policy is 0 and its reference 100. `references_of_data` names those of teacher and random policy
     that were tested when the data was collected, and so perhaps on other episodes than the
-    students.
-
-    Args:
-        run: the record.
-        num_samples: bootstrap resamples of each interval.
-        seed: the run's seed.
+    students. Intervals are of `num_samples` resamples, drawn by the run's `seed`.
     """
     everyone = [entry["member"] for entry in run.members]
     cql = [entry["member"] for entry in run.members if is_cql(entry)]
