@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 
 from cqlray.config.members import members
@@ -43,8 +44,8 @@ def require_place(path: AnyPath) -> None:
         return
     above = next(place for place in path.absolute().parents if place.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        reason = "may not be written to" if above.is_dir() else "is not a directory"
-        raise UserError(f"out {str(path)!r} cannot be written: {above} {reason}")
+        reason = os.strerror(errno.EACCES if above.is_dir() else errno.ENOTDIR)
+        raise UserError(f"out {str(path)!r}, below {above}, cannot be written: {reason}")
 
 
 def environment_of(config: RunConfig, progress: ProgressDisplay | None = None) -> EnvSpec:

@@ -45,7 +45,7 @@ _RUN = [
     ("run --out taken", "exists already"),
     ("run --out made", "exists already"),
     ("run --out log.csv", "exists already"),
-    ("run --out log.csv/below", "log.csv"),
+    ("run --out log.csv/below", "log.csv, cannot be written: Not a directory"),
     ("run --out ''", "out"),
     ("run --out ftp://a/b", "ftp:// is not known here"),
     ("run --out s3://", "s3://"),
