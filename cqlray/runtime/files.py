@@ -120,7 +120,11 @@ async def choose_files(
     one_node = plan.cluster.nodes == 1 and not plan.cluster.grows
     if not isinstance(place.path, Path) or one_node:
         return SharedFiles(place, one_node)
-    missing = await nodes_without(place.is_here, say) if run_id else ["any: its manifest has no id"]
+    missing = (
+        await nodes_without(place.is_here, say)
+        if run_id
+        else ["any node, as its manifest has no id"]
+    )
     if not missing:
         return SharedFiles(place, one_node)
     say(f"{place.path} is not seen by {_in_short(missing)}; all files go through the driver")

@@ -37,7 +37,7 @@ class Call(NamedTuple):
 
 async def collect(run: Run) -> None:
     """Make the dataset from episodes that the teacher saw, and new ones by its snapshots."""
-    if (run.directory / DATASET / datasets.DESCRIPTION).exists():
+    if run.directory.has(f"{DATASET}/{datasets.DESCRIPTION}"):
         return
     line = "an actor died; going on from the last checkpoint"
     await run.restarting(

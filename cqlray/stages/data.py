@@ -57,7 +57,7 @@ def native_dataset(run: Run) -> AnyPath:
         return own
     if datasets.is_native(run.config.dataset):
         return datasets.dataset_directory(any_path(run.config.dataset))
-    if not (own / datasets.DESCRIPTION).exists():
+    if not run.directory.has(f"{DATASET}/{datasets.DESCRIPTION}"):
         write_dataset(open_configured(run.config), own)
     return own
 

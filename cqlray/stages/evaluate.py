@@ -312,7 +312,8 @@ def _tests_again(run: Run, episodes: int) -> Iterator[Coroutine[Any, Any, Sequen
 
 def best_of_teacher(run: Run) -> bytes | None:
     """The teacher's best snapshot; None if there is no teacher, or its files were removed."""
-    if not (run.directory / TEACHER).is_file():
+    if not run.directory.has(TEACHER):
         return None
-    path = run.directory / run.directory.best_teacher_snapshot()
-    return path.read_bytes() if path.is_file() else None
+    name = run.directory.best_teacher_snapshot()
+    found = Location.parse(run.directory / name)
+    return found.read_bytes() if run.directory.has(name) else None

@@ -29,7 +29,7 @@ from cqlray.workers.teacher import Teacher
 
 async def teach(run: Run) -> None:
     """Train with SAC online: each round, workers play the newest policy and the teacher learns."""
-    if (run.directory / TEACHER).exists():
+    if run.directory.has(TEACHER):
         return
     line = "an actor died; going on from the last checkpoint"
     await run.restarting(
@@ -45,9 +45,8 @@ class Lessons:
         self.saved, self.rounds = False, 0  # rounds that the teacher has learnt from
         self.tests: list[TeacherTest] = []
         self.untested: RoundReport | None = None  # the last round's report, until its test
-        path = run.directory / TEACHER_CHECKPOINT
-        if path.exists():
-            progress = checkpoint.read_metadata(path)
+        if run.directory.has(TEACHER_CHECKPOINT):
+            progress = checkpoint.read_metadata(run.directory / TEACHER_CHECKPOINT)
             self.saved, self.rounds = True, progress["rounds"]
             self.tests, self.untested = progress["tests"], progress.get("untested")
 

@@ -79,8 +79,10 @@ class Training:
 
     def _updates_saved(self, population: int) -> int:
         """The update count of the population's checkpoint."""
-        path = self.run.directory / checkpoint_name(population)
-        return int(checkpoint.read_metadata(path)["updates"]) if path.exists() else 0
+        directory, name = self.run.directory, checkpoint_name(population)
+        if not directory.has(name):
+            return 0
+        return int(checkpoint.read_metadata(directory / name)["updates"])
 
     # -- one population ----------------------------------------------------------------------------
 

@@ -200,6 +200,10 @@ class RunDirectory:
     def __truediv__(self, name: str) -> AnyPath:
         return self.path / name
 
+    def has(self, name: str) -> bool:
+        """Whether the run has a file. Raises StorageFailure."""
+        return Location.parse(self / name).is_file()
+
     def manifest(self) -> dict[str, Any]:
         """The manifest."""
         return read_json(self / MANIFEST)
