@@ -16,6 +16,8 @@ from cqlray.data.episode import Array, Shard
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.outside import read_json
+from cqlray.storage.row_types import require
+from cqlray.storage.rows import DatasetFacts
 
 FORMAT = 1
 # What a description keeps of where the data is from, beside its provenance.
@@ -198,7 +200,7 @@ def checked_description(description: Any, file: str) -> dict[str, Any]:
             f"{file}: its digest is not that of its shards; a shard was replaced or left out, or"
             " the file was changed"
         )
-    found: dict[str, Any] = description
+    found: dict[str, Any] = require(description, DatasetFacts, file)
     known = {"provenance": found["provenance"]} if "provenance" in found else {}
     return {**found, **masked_values(known)}
 

@@ -18,6 +18,7 @@ from cqlray.storage.outside import require_memory
 # A file with more values than both, in bytes, was made to fill memory: gzip packs 1032 bytes in
 # one at best, and nobody records the same number all the time.
 LARGEST_EXPANSION, ALWAYS_READ = 1000, 2**30
+COPIES = 3  # of the values while they are read: in the file's types, as arrays, and joined
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 12}  # others: 8 bytes
 
 
@@ -42,7 +43,7 @@ def open_parquet(
         file = pq.ParquetFile(source, read_dictionary=texts, metadata=file.metadata)
     whole, held = _decoded_bytes(file, names, rows)
     require_expansion(whole, size, name)
-    require_memory(held, name)
+    require_memory(COPIES * held, name)
     return file
 
 

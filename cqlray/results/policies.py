@@ -92,15 +92,17 @@ def load_policy(
             path = _snapshot(directory, population, int(index), updates)
             arrays, metadata = checkpoint.decode(read_file(path), str(path))
             policy = Policy(arrays).member(members.index(int(index)))
-            scaling = _action_scaling(manifest)
+            scaling = _action_scaling(directory, manifest)
             return LoadedPolicy(policy, scaling, int(index), metadata["updates"], chosen_by)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
 
-def _action_scaling(manifest: dict[str, Any]) -> ActionScaling:
+def _action_scaling(directory: RunDirectory, manifest: dict[str, Any]) -> ActionScaling:
     """From [-1, 1] to the bounds of the environment that the manifest describes."""
-    environment = manifest["environment"]
+    environment = manifest.get("environment", {})
+    if environment.get("action_low") is None or environment.get("action_high") is None:
+        raise UserError(f"{directory.path}: its manifest has no bounds of the actions")
     return ActionScaling(
         *(np.array(environment[name], np.float32) for name in ("action_low", "action_high"))
     )

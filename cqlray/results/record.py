@@ -7,13 +7,24 @@ from typing import Any, cast
 
 import numpy as np
 
+from cqlray.config.load import build
 from cqlray.config.read_yaml import load_yaml
+from cqlray.config.schema import to_dict
 from cqlray.data.dataset import DESCRIPTION
 from cqlray.errors import UserError
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.outside import read_json
-from cqlray.storage.rows import EvaluationRow, Event, FittedQRow, MetricsRow
+from cqlray.storage.row_types import require
+from cqlray.storage.rows import (
+    DatasetFacts,
+    EvaluationRow,
+    Event,
+    FittedQRow,
+    MemberEntry,
+    MetricsRow,
+    TeacherResult,
+)
 from cqlray.storage.run_directory import (
     CONFIG,
     DATASET,
@@ -48,9 +59,9 @@ def load_run(directory: AnyPath) -> RunRecord:
         directory=directory,
         config=_config(directory / CONFIG),
         manifest=run.manifest(),
-        teacher=_json(directory / TEACHER),
-        dataset=_json(directory / DATASET / DESCRIPTION),
-        members=_json(directory / MEMBERS) or [],
+        teacher=_json(directory / TEACHER, TeacherResult),
+        dataset=_json(directory / DATASET / DESCRIPTION, DatasetFacts),
+        members=_json(directory / MEMBERS, list[MemberEntry]) or [],
         metrics=cast(list[MetricsRow], _latest(run.each_row(METRICS))),
         evaluations=cast(list[EvaluationRow], _latest(map(_tested, run.each_row(EVALUATIONS)))),
         running=run.in_use(),
@@ -84,13 +95,13 @@ def _config(path: AnyPath) -> dict[str, Any]:
     missing = [name for name in SECTIONS if name not in config]
     if missing:
         raise UserError(f"{path}: has no {missing[0]}; it should be the config that cqlray wrote")
-    return config
+    return to_dict(build(config, str(path)))
 
 
-def _json(path: AnyPath) -> Any:
-    """A JSON file's value; None where the run has not written it yet."""
+def _json(path: AnyPath, kind: Any) -> Any:
+    """A JSON file's value, of a type; None where the run has not written it yet."""
     try:
-        return read_json(path)
+        return require(read_json(path), kind, str(path))
     except FileNotFoundError:
         return None
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, Location
-from cqlray.storage.outside import LARGEST_JSON, parse_json
+from cqlray.storage.outside import LARGEST_JSON, parse_json, readable
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _KEY = "cqlray"
@@ -37,10 +37,11 @@ def read_metadata(path: AnyPath) -> dict[str, Any]:
         UserError: as `decode`. FileNotFoundError.
     """
     place = Location.parse(path)
-    start = place.read_start(_LIKELY_HEADER)
-    header_size = int.from_bytes(start[:8], "little")
-    if len(start) - 8 < header_size <= LARGEST_JSON:
-        start = place.read_start(8 + header_size)
+    with readable(path):
+        start = place.read_start(_LIKELY_HEADER)
+        header_size = int.from_bytes(start[:8], "little")
+        if len(start) - 8 < header_size <= LARGEST_JSON:
+            start = place.read_start(8 + header_size)
     return _metadata(start, str(path))
 
 
@@ -54,7 +55,8 @@ def decode(data: bytes, name: str = "checkpoint") -> tuple[dict[str, Array], dic
     try:
         return load(data), metadata
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{name}: {_UNREADABLE} ({type(error).__name__}: {error})") from None
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{name}: {_UNREADABLE} ({reason})") from None
 
 
 def _metadata(start: bytes, name: str) -> dict[str, Any]:

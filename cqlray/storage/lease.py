@@ -29,10 +29,12 @@ from datetime import UTC, datetime
 from cqlray.errors import StorageFailure, UserError
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.machine import Process, described, has_ended, is_process, this_process
-from cqlray.storage.outside import parse_json
+from cqlray.storage.outside import parse_json, read_file
+from cqlray.storage.row_types import require
 
 RENEW_EVERY = 15.0  # seconds
 EXPIRES_AFTER = 60.0  # seconds without a renewal, as the candidate sees it
+_LARGEST_CLAIM = 1_000_000  # bytes
 PAUSE = 2.0  # seconds at most, before those who claimed at the same instant try again
 
 
@@ -163,15 +165,14 @@ class Lease:
 
     def _read(self, place: Location) -> Claim:
         try:
-            claim: Claim = parse_json(place.read_bytes(), "the claim")
-            if missing := Claim.__annotations__.keys() - claim.keys():
-                raise ValueError(f"it has no {min(missing)}")
+            found = parse_json(read_file(place, _LARGEST_CLAIM), "the claim")
+            claim: Claim = require(found, Claim, "the claim")
             if not is_process(claim):
                 raise ValueError("it names no process")
             _age(claim)
-        except (ValueError, TypeError, AttributeError, UserError) as error:
+        except (ValueError, TypeError, UserError) as error:
             raise UserError(
-                f"{place}: not a lease ({error}); remove it if no cqlray process uses"
+                f"{place}: not a lease ({str(error)[:200]}); remove it if no cqlray process uses"
                 f" {self.folder.parent}"
             ) from None
         return claim

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cqlray.errors import UserError
 from cqlray.storage.lease import held, in_use, taken_over
-from cqlray.storage.locations import AnyPath, Location, without_links
+from cqlray.storage.locations import AnyPath, Location, open_regular, without_links
 from cqlray.storage.machine import (
     Process,
     file_system,
@@ -91,7 +91,7 @@ def reserved(place: Path) -> Iterator[None]:
 def is_locked(lock: Path) -> bool:
     """Whether a process holds it now."""
     try:
-        with lock.open("rb") as file:
+        with open_regular(lock) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

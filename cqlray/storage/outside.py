@@ -5,8 +5,8 @@ size and no depth that a file states takes memory before it is checked.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,25 @@ def read_file(path: AnyPath, largest: int | None = None) -> bytes:
         UserError: it is larger, or no file but a directory or a pipe. FileNotFoundError.
     """
     place = Location.parse(path)
-    try:
+    with readable(path):
         size = file_size(place)
         require_memory(min(size, largest or size), str(path))
         data = place.read_bytes() if largest is None else place.read_start(largest + 1)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     if largest is not None and len(data) > largest:
         raise UserError(f"{path}: more than {largest:,} bytes, which no such file has")
     return data
+
+
+@contextmanager
+def readable(path: AnyPath) -> Iterator[None]:
+    """Errors of opening and reading a file as one line, but that there is none."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read: {reason}") from None
 
 
 def read_json(path: AnyPath) -> Any:

@@ -144,3 +144,84 @@ class MemberEntry(TypedDict):
     member: int
     seed: int
     swept: Swept
+
+
+class TeacherResult(TypedDict):
+    """teacher.json."""
+
+    best_round: int
+    best_return: float | None
+    tests: list[TeacherTest]
+
+
+class Environment(TypedDict, total=False):
+    """What a manifest or a dataset's description says of its environment."""
+
+    id: str | None
+    observation_dim: int
+    action_dim: int
+    action_low: list[float] | None
+    action_high: list[float] | None
+    max_episode_steps: int | None
+    kwargs: dict[str, Any]
+
+
+class PlannedRun(TypedDict, total=False):
+    """A manifest's plan, as far as it is read again."""
+
+    populations: list[list[int]]
+
+
+class Manifest(TypedDict, total=False):
+    """manifest.json, as far as it is read again."""
+
+    id: str
+    command: str
+    created: str
+    versions: dict[str, str]
+    environment: Environment
+    plan: PlannedRun
+    stages: dict[str, float]
+    frozen: dict[str, int]
+    seconds: float
+    dataset_only: bool
+    finished: bool
+    dataset_digest: str | None
+
+
+class TierCounts(TypedDict):
+    """A tier in a dataset's description."""
+
+    episodes: int
+    transitions: int
+    mean_return: float | None
+
+
+class ReturnsHistogram(TypedDict):
+    """The histogram of a dataset's returns."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class DatasetReturns(TypedDict):
+    """A dataset's returns in its description."""
+
+    mean: float | None
+    quantiles: dict[str, float | None]
+    histogram: ReturnsHistogram
+
+
+class DatasetFacts(TypedDict, total=False):
+    """What people are shown of dataset.json; data/dataset.py checks what loading needs."""
+
+    environment: Environment
+    tiers: dict[str, TierCounts]
+    returns: DatasetReturns
+    action_coverage: list[float] | None
+    episodes: int
+    transitions: int
+    digest: str
+    shards: list[dict[str, Any]]
+    licence: str | None
+    provenance: list[dict[str, Any]]

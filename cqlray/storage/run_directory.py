@@ -19,6 +19,8 @@ from cqlray.storage import outside
 from cqlray.storage.lease import Lease
 from cqlray.storage.locations import AnyPath, Location
 from cqlray.storage.locks import LEASE, LOCK, exclusive, is_locked
+from cqlray.storage.row_types import require
+from cqlray.storage.rows import EvaluationRow, Event, FittedQRow, Manifest, MetricsRow
 
 FORMAT = 1
 
@@ -36,6 +38,12 @@ DATASET = "dataset"  # a directory: data/dataset.py has the names in it
 REPORT = "report.html"
 TENSORBOARD = "tensorboard"
 VIDEO = "video.gif"
+ROW_TYPES: dict[str, Any] = {
+    METRICS: MetricsRow,
+    EVALUATIONS: EvaluationRow,
+    FITTED_Q: FittedQRow,
+    EVENTS: Event,
+}
 LINES_AT_ONCE = 32  # of a file of rows that are decoded together
 
 _HALF_MADE = (f".{MANIFEST}.tmp", f".{CONFIG}.tmp")
@@ -206,7 +214,8 @@ class RunDirectory:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest."""
-        return read_json(self / MANIFEST)
+        found: dict[str, Any] = require(read_json(self / MANIFEST), Manifest, str(self / MANIFEST))
+        return found
 
     def update_manifest(self, **values: Any) -> None:
         """Set keys of the manifest."""
@@ -233,8 +242,14 @@ class RunDirectory:
     def each_row(self, name: str) -> Iterator[dict[str, Any]]:
         """The rows one by one, for files that may be larger than memory."""
         lines = Location.parse(self / name).appended_lines()
-        while batch := list(itertools.islice(lines, LINES_AT_ONCE)):
-            yield from _decoded(batch, str(self / name))
+        file, kind = str(self / name), ROW_TYPES.get(name, dict[str, Any])
+        while batch := self._next(lines, name):
+            for row in _decoded(batch, file):
+                yield require(row, kind, file)
+
+    def _next(self, lines: Iterator[str], name: str) -> list[str]:
+        with outside.readable(self / name):
+            return list(itertools.islice(lines, LINES_AT_ONCE))
 
     def snapshots(self, population: int) -> dict[int, Location]:
         """A population's snapshots by update count, ascending."""
@@ -289,8 +304,6 @@ def _decoded(lines: list[str], file: str) -> list[dict[str, Any]]:
         rows = outside.parse_json(f"[{','.join(lines)}]", file)
     if len(rows) != len(lines):
         rows = [outside.parse_json(line, file) for line in lines if _is_whole(line)]
-    if wrong := [row for row in rows if not isinstance(row, dict)]:
-        raise UserError(f"{file}: a line holds {type(wrong[0]).__name__}; it should be an object")
     return rows
 
 

@@ -79,8 +79,10 @@ def is_in_memory(folder: Path) -> bool:
 
 
 def open_private(path: str | os.PathLike[str], flags: int) -> int:
-    """An opener for `open`: only the owner has access, and a symbolic link raises OSError."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    """An opener for `open`: only the owner has access, a symbolic link raises OSError, and a pipe
+    does not hang.
+    """
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _own(place: Path) -> Path:

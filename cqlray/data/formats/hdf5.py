@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from cqlray.data.formats.files import DataPath, readable
-from cqlray.data.parquet import require_expansion
+from cqlray.data.parquet import COPIES, require_expansion
 from cqlray.errors import UserError
 from cqlray.storage.outside import require_memory
 
@@ -51,7 +51,9 @@ def probe_hdf5(file: DataPath) -> None:
     load_h5py()
     if not file.is_local:
         return
-    patience = SECONDS_TO_WALK + Path(file.path).stat().st_size / BYTES_WALKED_PER_SECOND
+    found = Path(file.path).stat()
+    size = min(found.st_size, 512 * found.st_blocks)  # holes are not walked through
+    patience = SECONDS_TO_WALK + size / BYTES_WALKED_PER_SECOND
     try:
         walked = subprocess.run(
             [sys.executable, "-c", _WALK, file.path],
@@ -85,7 +87,7 @@ def read_part(dataset: Any, place: str, rows: slice | None = None) -> Any:
     if rows is not None:
         count = max(0, min(rows.stop, shape[0]) - rows.start)
     held = max(count * math.prod(shape[1:]), math.prod(dataset.chunks or ())) * item
-    require_memory(held, place)
+    require_memory(COPIES * held, place)
     return dataset[() if rows is None else rows]
 
 

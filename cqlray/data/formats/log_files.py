@@ -100,7 +100,10 @@ def _header(file: DataPath) -> tuple[list[str], str]:
     if not line.strip():
         raise UserError(f"{file.name}: the first line is empty; it should name the columns")
     delimiter = max(",;\t", key=line.count)
-    return next(csv.reader([line], delimiter=delimiter)), delimiter
+    try:
+        return next(csv.reader([line], delimiter=delimiter)), delimiter
+    except csv.Error as error:
+        raise UserError(f"{file.name}: its first line names no columns ({error})") from None
 
 
 def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:

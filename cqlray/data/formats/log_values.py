@@ -133,9 +133,10 @@ def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
     known: Array = true | false
     if not known.all():
         wrong = int(known.argmin())
+        word = str(values[wrong])[:60]
         raise UserError(
-            f"{file}, row {row + wrong}, column {name}: {values[wrong]} is neither true nor false"
-            " (nor 1 nor 0)"
+            f"{file}, row {row + wrong}, column {name}: {word} is neither true nor false (nor 1"
+            " nor 0)"
         )
     result: Array = true
     return result

@@ -168,23 +168,25 @@ def _counted(episodes: Iterator[_Found], metadata: dict[str, Any], file: str) ->
     for episode in episodes:
         yield episode
         count += 1
-    if count != metadata.get("total_episodes", count):
+    said = metadata.get("total_episodes", count)
+    if count != said:
         raise UserError(
-            f"{file}: total_episodes is {metadata['total_episodes']}, but there are {count}; the"
-            " dataset is not whole"
+            f"{file}: total_episodes is {str(said)[:60]}, but there are {count}; the dataset is not"
+            " whole"
         )
 
 
 def _gathered(episodes: Iterator[_Found], file: str) -> Iterator[Piece]:
     """Episodes of one tier as pieces of about PIECE_SIZE."""
     held: list[Episode] = []
-    tier = ""
+    tier, steps = "", 0
     for episode, its_tier in episodes:
-        if held and (its_tier != tier or sum(map(len, held)) + len(episode) > PIECE_SIZE):
+        if held and (its_tier != tier or steps + len(episode) > PIECE_SIZE):
             yield Piece(Shard.of(held, tier), file)
-            held = []
+            held, steps = [], 0
         tier = its_tier
         held.append(episode)
+        steps += len(episode)
     if held:
         yield Piece(Shard.of(held, tier), file)
 

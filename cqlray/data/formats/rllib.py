@@ -75,11 +75,13 @@ def _open_episodes(name: str, files: list[DataPath]) -> Source:
     def pieces() -> Iterator[Piece]:
         for file in files:
             held: list[Episode] = []
+            steps = 0
             for episode in _episodes([file]):
                 held.append(episode)
-                if sum(map(len, held)) >= PIECE_SIZE:
+                steps += len(episode)
+                if steps >= PIECE_SIZE:
                     yield Piece(Shard.of(held, UNKNOWN_TIER), file.name)
-                    held = []
+                    held, steps = [], 0
             if held:
                 yield Piece(Shard.of(held, UNKNOWN_TIER), file.name)
 

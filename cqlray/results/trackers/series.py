@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
+from cqlray.errors import UserError
 from cqlray.results.record import Estimates, fqe_returns
 from cqlray.results.statistics.calibration import observed_return
 from cqlray.results.statistics.summary import (
@@ -26,6 +27,7 @@ from cqlray.results.statistics.summary import (
 )
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.rows import MemberEntry, MetricsRow, StudentTest
+from cqlray.storage.run_directory import MANIFEST
 
 NOT_METRICS = {"stage", "member", "round", "updates"}
 EVERYONE = "all-members"
@@ -87,10 +89,17 @@ def tracked_run(run: RunRecord) -> TrackedRun:
         state=(
             "finished" if manifest.get("finished") else "running" if run.running else "interrupted"
         ),
-        began=datetime.fromisoformat(began) if began else datetime.fromtimestamp(0, UTC),
+        began=_time(began, run.directory / MANIFEST) if began else datetime.fromtimestamp(0, UTC),
         seconds=float(sum(manifest.get("stages", {}).values())),
         series=[_everyone(run, estimates), *_singles(run, estimates)],
     )
+
+
+def _time(text: str, manifest: AnyPath) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{manifest}: created is {text[:60]!r}; it should be a time") from None
 
 
 def curves(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cqlray.errors import UserError
 from cqlray.storage import outside
 from cqlray.storage.checkpoint import decode, encode, read_metadata
-from cqlray.storage.run_directory import METRICS, RunDirectory, read_json
+from cqlray.storage.run_directory import (
+    EVALUATIONS,
+    EVENTS,
+    FITTED_Q,
+    METRICS,
+    RunDirectory,
+    read_json,
+)
 
 DEEP = "[" * 100_000 + "]" * 100_000
 TERABYTES = 2**42
@@ -70,16 +78,16 @@ def test_rows_that_are_no_rows(tmp_path: Path) -> None:
     whole = '{"a": 1}\n'
     for damaged, expected in (
         (whole + '{"a": [1, 2\n' + whole, None),
-        (whole + "[1]\n" + whole, "a line holds list"),
+        (whole + "[1]\n" + whole, "its value is missing or not as cqlray writes it"),
         (whole + '{"a": ' + DEEP + "}\n", "nested more than 64"),
         (whole + '{"a": 1, "a": 2}\n', "stands twice"),
     ):
-        (tmp_path / METRICS).write_text(damaged)
+        (tmp_path / "x.jsonl").write_text(damaged)
         if expected is None:
-            assert RunDirectory(tmp_path).rows(METRICS) == [{"a": 1}] * 2
+            assert RunDirectory(tmp_path).rows("x.jsonl") == [{"a": 1}] * 2
         else:
             with pytest.raises(UserError, match=expected):
-                RunDirectory(tmp_path).rows(METRICS)
+                RunDirectory(tmp_path).rows("x.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,21 @@ def test_headers_of_checkpoints(tmp_path: Path, header: bytes) -> None:
     for read in (lambda: decode(data), lambda: read_metadata(tmp_path / "c.safetensors")):
         with pytest.raises(UserError, match="not a readable cqlray checkpoint"):
             read()
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "place"),
+    [
+        (METRICS, {"stage": "students", "member": "0", "updates": 1}, "member"),
+        (EVALUATIONS, {"policy": "random", "member": None, "updates": None}, "returns"),
+        (FITTED_Q, {"member": 0, "updates": True, "fqe_return": None}, "updates"),
+        (EVENTS, {"at": 1.0, "event": ["session"]}, "event"),
+    ],
+)
+def test_rows_of_other_types(tmp_path: Path, file: str, row: dict[str, Any], place: str) -> None:
+    (tmp_path / file).write_text(json.dumps(row))
+    with pytest.raises(UserError, match=rf"{file}: \w+ is missing or not as cqlray writes it"):
+        RunDirectory(tmp_path).rows(file)
 
 
 def test_a_header_that_lies_about_its_length(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def judged(member: int, updates: int) -> dict[str, Any]:
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     directory = RunDirectory.create(tmp_path / "run", {})
-    directory.append(METRICS, [{"stage": "teacher", "round": 1, "updates": 10}, metrics(0, 10)])
+    teacher = {"stage": "teacher", "round": 1, "updates": 10, "environment_steps": 10}
+    directory.append(METRICS, [teacher, metrics(0, 10)])
     directory.append(
         EVALUATIONS,
         [{"policy": "random", "member": None, "updates": None, "returns": [0.0]}, judged(0, 10)],
