@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cqlray.algorithms.policy import Array, Policy
+from cqlray.algorithms.policy import Array, Arrays, Policy
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
@@ -91,11 +91,32 @@ def load_policy(
         if index in members:
             path = _snapshot(directory, population, int(index), updates)
             arrays, metadata = checkpoint.decode(read_file(path), str(path))
-            policy = Policy(arrays).member(members.index(int(index)))
             scaling = _action_scaling(directory, manifest)
-            return LoadedPolicy(policy, scaling, int(index), metadata["updates"], chosen_by)
+            policy = _policy(arrays, members.index(int(index)), len(scaling.low), path)
+            after = metadata.get("updates", int(path.stem))
+            return LoadedPolicy(policy, scaling, int(index), after, chosen_by)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
+
+
+def _policy(arrays: Arrays, place: int, actions: int, path: Location) -> Policy:
+    """A member's policy.
+
+    Raises:
+        UserError: the snapshot's arrays are not those of a policy of so many actions.
+    """
+    try:
+        policy = Policy(arrays).member(place)
+        observations = np.zeros((1, 1, arrays["policy.0.weight"].shape[1]), np.float32)
+        sound = policy.act(observations).shape == (1, 1, actions)
+    except (KeyError, IndexError, ValueError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{path}: its arrays are not those of policies of {actions} actions; the file is"
+            " damaged or of another run"
+        )
+    return policy
 
 
 def _action_scaling(directory: RunDirectory, manifest: dict[str, Any]) -> ActionScaling:

@@ -136,8 +136,8 @@ def rllib(folder: Path) -> None:
 
 def columns_file(folder: Path) -> None:
     """Transitions larger than memory in one file."""
-    zeros, ones = np.zeros(3, np.float32), np.ones(3, np.float32)
-    write_store(folder / "x.columns", iter(sound_files.SHARDS), "x", zeros, ones, lambda a: a)
+    shards, moments = iter(sound_files.SHARDS), (np.zeros(3, np.float32), np.ones(3, np.float32))
+    write_store(folder / "x.columns", shards, "x", lambda: moments, lambda actions: actions)
     (folder / ".x.columns.lock").unlink()
 
 
@@ -267,7 +267,6 @@ def lease(folder: Path) -> None:
 def use_lease(folder: Path) -> str:
     lease = Lease(Location.parse(folder / "lease"))
     lease.is_held()
-    lease.check()
     is_locked(folder / ".lock")
     return "read"
 

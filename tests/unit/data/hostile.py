@@ -243,7 +243,7 @@ def hdf5_file(file: Path, rng: np.random.Generator) -> None:
         width = root[name].shape[1:] if root[name].shape else ()
         del root[name]
         rows = int(_one([2**20, 2**25, 2**33, 2**50], rng))
-        chunk = int(_one([1024, min(rows, 2**28)], rng))
+        chunk = int(_one([1024, min(rows, 2**22)], rng))
         root.create_dataset(name, (rows, *width), "f4", chunks=(chunk, *width), compression="gzip")
         if rng.random() < 0.3:
             root[name][:1000] = 0

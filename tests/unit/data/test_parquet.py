@@ -36,7 +36,7 @@ def test_a_shard_that_exceeds_memory_is_refused_unread(monkeypatch: pytest.Monke
     assert len(data) < 200_000
     monkeypatch.setattr(outside, "free_memory", lambda: 50_000_000)
     before = pa.total_allocated_bytes()
-    with pytest.raises(UserError, match=r"x\.parquet: it takes 0.1 GiB of memory"):
+    with pytest.raises(UserError, match=r"x\.parquet: it takes 0.3 GiB of memory"):
         from_parquet(data, "x.parquet")
     assert pa.total_allocated_bytes() - before < 10 * len(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -137,3 +138,10 @@ def test_changed_tables_get_one_line() -> None:
         table.set_column(index("observation"), "observation", holes),
         "column observation has no value in 1 places",
     )
+
+
+@pytest.mark.parametrize("tier", ["\x1b[2J", "a" * 201, "two\nlines"])
+def test_a_tier_that_nobody_could_read_is_refused(tier: str) -> None:
+    shard = dataclasses.replace(random_shard([3]), tier=tier)
+    with pytest.raises(UserError, match="a tier has a name of 200 printable characters at most"):
+        from_parquet(to_parquet(shard), "x")
