@@ -165,27 +165,19 @@ async def _in_turns(
             else:
                 turns[name].append(await driven.turn(seconds, name))
                 inside.append(driven.inside / turns[name][-1].seconds)
-    result: dict[str, Any] = {"member_updates_per_s": {}, "ratio": {}, "cpu_ratio": {}}
-    for name, of_name in turns.items():
-        result["member_updates_per_s"][name] = members * statistics.median(
-            turn.rate for turn in of_name
-        )
-        if name != "bare":
-            result["ratio"][name] = ratios(
-                [t.rate for t in of_name], [t.rate for t in turns["bare"]]
-            )
-            result["cpu_ratio"][name] = ratios(
-                [t.cpu_rate for t in of_name], [t.cpu_rate for t in turns["bare"]]
-            )
-    result["ratio_to_beside"] = ratios(
-        [t.rate for t in turns["contended"]], [t.rate for t in turns["beside"]]
-    )
-    share = statistics.median(inside)
-    of_driver = {
+    rates = {name: [turn.rate for turn in of_name] for name, of_name in turns.items()}
+    cpu_rates = {name: [turn.cpu_rate for turn in of_name] for name, of_name in turns.items()}
+    others = names[1:]  # than the bare loop
+    return {
+        "member_updates_per_s": {name: members * statistics.median(rates[name]) for name in names},
+        "ratio": {name: ratios(rates[name], rates["bare"]) for name in others},
+        "cpu_ratio": {name: ratios(cpu_rates[name], cpu_rates["bare"]) for name in others},
+        "ratio_to_beside": ratios(rates["contended"], rates["beside"]),
+        "share_inside_advance": statistics.median(inside),
+        "tests_played": driven.tests,
         "niceness": await driven.niceness(),
         "driver_ms_per_call": await driven.driver_ms(),
     }
-    return {**result, "share_inside_advance": share, "tests_played": driven.tests, **of_driver}
 
 
 def text(result: dict[str, Any]) -> str:

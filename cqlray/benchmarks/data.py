@@ -59,10 +59,8 @@ WHOLE = {
 def measure(sizes: Sizes, directory: Path) -> dict[str, Any]:
     """The benchmark; keys as in the JSON that the command prints."""
     path = directory / "columns"
-    mean, std = (
-        np.zeros(sizes.observation_dim, np.float32),
-        np.ones(sizes.observation_dim, np.float32),
-    )
+    mean = np.zeros(sizes.observation_dim, np.float32)
+    std = np.ones(sizes.observation_dim, np.float32)
 
     def open_file() -> ColumnFile:
         return write_store(

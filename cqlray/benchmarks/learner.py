@@ -153,14 +153,10 @@ def limits(device: torch.device, precision: Precision) -> Callable[[], tuple[flo
 
     def measure() -> tuple[float, float]:
         torch.mm(left, right, out=product)
-        flops = (
-            2
-            * size**3
-            * repeats
-            / seconds_of(
-                lambda: [torch.mm(left, right, out=product) for _ in range(repeats)], device
-            )
+        seconds = seconds_of(
+            lambda: [torch.mm(left, right, out=product) for _ in range(repeats)], device
         )
+        flops = 2 * size**3 * repeats / seconds
         target.copy_(source)
         moved = 8 * source.numel() / seconds_of(lambda: target.copy_(source), device)
         return flops, moved

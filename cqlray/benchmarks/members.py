@@ -56,10 +56,8 @@ def measure(workload: str, members: int, cores: int, updates: int | None = None)
     `updates` is what each member makes in a round.
     """
     config = RunConfig(num_seeds=members)
-    shares = [
-        len(part)
-        for part in make_plan(config, members_of(config), ClusterResources(cores)).populations
-    ]
+    plan = make_plan(config, members_of(config), ClusterResources(cores))
+    shares = [len(part) for part in plan.populations]
     with contextlib.ExitStack() as stack:
         alone = stack.enter_context(apart(Updates, workload, cores))
         together = [stack.enter_context(apart(Updates, workload, 1, share)) for share in shares]
@@ -95,10 +93,7 @@ def seconds_of_all(learners: Sequence[Apart], updates: int) -> float:
 
 def text(result: dict[str, Any]) -> str:
     """The result for people."""
-    ratio, shares = (
-        result["ratio"],
-        " + ".join(str(share) for share in result["members_per_learner"]),
-    )
+    ratio, shares = result["ratio"], " + ".join(map(str, result["members_per_learner"]))
     return f"""workload {result["workload"]}, CPU, float32, {result["rounds"]} rounds
   1 member on {result["cores"]} cores {result["one_member_updates_per_s"]:>10,.1f} updates/s
   {shares} members, one core each learner {result["member_updates_per_s"]:>10,.1f} member-updates/s

@@ -52,11 +52,8 @@ def render(runs: Sequence[RunRecord]) -> str:
         UserError: as write_comparison.
     """
     require_comparable(runs)
-    samples, seed = (
-        max(run.config["evaluation"]["bootstrap_samples"] for run in runs),
-        runs[0].config["seed"],
-    )
-    names = run_names(runs)
+    samples = max(run.config["evaluation"]["bootstrap_samples"] for run in runs)
+    seed, names = runs[0].config["seed"], run_names(runs)
     groups = [
         dataclasses.replace(group, name=", ".join(filter(None, (name, setting_name(group.swept)))))
         for run, name in zip(runs, names, strict=True)

@@ -4,7 +4,6 @@ scoring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,15 +80,12 @@ def _aggregates_table(run: RunRecord, result: dict[str, Any]) -> str:
 def _members_table(run: RunRecord, result: dict[str, Any]) -> str:
     swept = swept_names(run.members)
     head = ["member", "seed", *map(option_name, swept), "updates", "mean return"]
-    rows = [
-        [*member_cells(member, swept), *_extremes(member["returns"])]
-        for member in result["members"]
-    ]
+    rows = []
+    for member in result["members"]:
+        returns = member["returns"]
+        ends = [number(np.min(returns)), number(np.max(returns))] if returns else [NOTHING] * 2
+        rows.append([*member_cells(member, swept), *ends])
     return table([*head, "worst episode", "best episode"], rows)
-
-
-def _extremes(returns: Sequence[float]) -> list[str]:
-    return [number(np.min(returns)), number(np.max(returns))] if returns else [NOTHING, NOTHING]
 
 
 def _everyone(run: RunRecord) -> str:

@@ -100,11 +100,8 @@ def newest_of_members(judged: Iterable[Judged]) -> list[Judged]:
 
 def trust(pairs: Sequence[Judged], num_samples: int, seed: int) -> Trust:
     """Rank correlations over the tested snapshots; one that is not defined is NaN."""
-    estimates, returns, members, updates = (
-        np.array([(s.estimate, s.true, s.member, s.updates) for s in pairs], dtype=np.float64)
-        .reshape(-1, 4)
-        .T
-    )
+    rows = [(s.estimate, s.true, s.member, s.updates) for s in pairs]
+    estimates, returns, members, updates = np.array(rows, dtype=np.float64).reshape(-1, 4).T
     return Trust(
         overall=rank_correlation(
             estimates, returns, members, seeding.generator(seed, "fitted-q-bootstrap"), num_samples
