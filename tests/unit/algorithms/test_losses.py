@@ -448,18 +448,15 @@ def test_a_rate_moves_its_own_network_alone() -> None:
 
 def test_cloning_scores_the_data_and_not_a_sample() -> None:
     config = dataclasses.replace(TINY, bc_warmup_updates=1)
-    agent, scalars = helpers.random_agent([config], spread=0.3), helpers.double_scalars([config])
+    scalars, common = helpers.double_scalars([config]), cql.PopulationConfig.of([config])
     batch, noise = helpers.batch_of(config, 1), helpers.random_noise(config, 1, 0)
-    taken, policy, _ = sac.evaluate_policy(agent, batch, scalars)
+    _, policy, _ = sac.evaluate_policy(helpers.random_agent([config], spread=0.3), batch, scalars)
 
     def loss(actions: Tensor, updates: int = 0) -> float:
+        agent = helpers.random_agent([config], spread=0.3)  # the same each time
         agent.set_updates(updates)
         changed = batch._replace(actions=actions)
-        return float(
-            cql.policy_gradient(
-                agent, changed, taken, policy, noise, scalars, cql.PopulationConfig.of([config])
-            )[1]
-        )
+        return float(cql.update(agent, changed, noise, scalars, common)["policy_loss"])
 
     own = torch.tanh(policy.mean)
     far = -torch.sign(own) * 0.95
