@@ -22,6 +22,7 @@ from cqlray.runtime import event_loop
 from cqlray.runtime.cluster import Cluster
 from cqlray.runtime.event_loop import Stop
 from cqlray.runtime.files import choose_files
+from cqlray.runtime.liveness import watching
 from cqlray.runtime.placement import Plan
 from cqlray.runtime.progress import ProgressDisplay
 from cqlray.stages import evaluate
@@ -123,7 +124,8 @@ def drive(
     """Open a run on the cluster that was joined, and run a coroutine on it to its end.
 
     Raises:
-        Interrupted: asked to stop. Also whatever the coroutine raises.
+        Interrupted: asked to stop. ActorLost: the cluster is gone. Also whatever the coroutine
+        raises.
     """
     stop, writer = Stop(progress.say), Writer()
     limit = config.resources.call_timeout
@@ -137,4 +139,5 @@ def drive(
                 return await work(run)
 
         stop.handle_signals()
-        return event_loop.run(opened, stop)
+        with watching(stop):
+            return event_loop.run(opened, stop)

@@ -159,7 +159,7 @@ def fit_q(
     evaluation = dataclasses.replace(config.evaluation, fitted_q=True)
     config = dataclasses.replace(config, evaluation=evaluation)
     how = f"cqlray evaluate {path} --fitted-q"
-    with directory.locked(progress.say), _saying_how_to_go_on(how):
+    with saying_how_to_go_on(how), directory.locked(progress.say):
         _open_again(directory, config, progress, fitted_q)
     newest = newest_rows(directory.each_row(FITTED_Q))
     if all(row["fqe_return"] is None for row in newest.values()):
@@ -243,7 +243,8 @@ def _drive(
     from cqlray.runtime.joining import connect
 
     began, stages = time.monotonic(), driver.dataset_alone if dataset_only else driver.whole_run
-    with connect() as cluster:
+    how = f"cqlray resume {directory.path}"
+    with saying_how_to_go_on(how, directory), connect() as cluster:
         plan = plan_on(cluster)
         with directory.locked(progress.say):
             if create is not None:
@@ -252,8 +253,7 @@ def _drive(
             for line in [f"run          {directory.path}", *lines]:
                 progress.say(line)
             work = partial(driver.session, work=stages, began=began)
-            with _saying_how_to_go_on(f"cqlray resume {directory.path}"):
-                driver.drive(config, directory, plan, spec, progress, work)
+            driver.drive(config, directory, plan, spec, progress, work)
 
 
 def _with_video(
@@ -276,20 +276,25 @@ def _with_video(
 
 
 @contextmanager
-def _saying_how_to_go_on(command: str) -> Iterator[None]:
-    """Add to the message of a stop or a failure how to go on: nothing on disk is lost."""
+def saying_how_to_go_on(command: str, run: RunDirectory | None = None) -> Iterator[None]:
+    """Add to the message of a stop or a failure how to go on: nothing on disk is lost.
+
+    If `run` is given, only once there is something of it to go on with.
+    """
     from cqlray.runtime.cluster import FROM_RAY, describe
 
     try:
         yield
-    except (Interrupted, KeyboardInterrupt):
-        raise Interrupted(f"stopped; go on with: {command}") from None
-    except (ActorLost, StorageFailure) as error:
-        raise type(error)(f"{error}; go on with: {command}") from error
-    except FROM_RAY as error:
-        raise ActorLost(
-            f"{describe(error)} (--debug shows the traceback); go on with: {command}"
-        ) from error
+    except (Interrupted, KeyboardInterrupt, ActorLost, StorageFailure, FROM_RAY) as error:
+        if run is not None and not (run / CONFIG).exists():
+            raise
+        how = f"go on with: {command}"
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            raise Interrupted(f"stopped; {how}") from None
+        if isinstance(error, ActorLost | StorageFailure):
+            raise type(error)(f"{error}; {how}") from error
+        what = describe(error)
+        raise ActorLost(f"{what} (--debug shows the traceback); {how}") from error
 
 
 def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str, Any]:

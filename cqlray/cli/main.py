@@ -5,6 +5,7 @@ A mistake is one line on stderr and exit status 2.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from importlib import import_module
 
 from cqlray.cli.statuses import FAILURE, INTERRUPTED, MISTAKE, complain
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
+from cqlray.runtime.signals import RAY_IS_GONE, restoring_handlers, stop_like_ctrl_c
 
 _USAGE = """\
 usage: cqlray COMMAND [OPTIONS]       (cqlray COMMAND --help: the options of one; cqlray --version)
@@ -58,6 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE, end="")
         return 0 if words else MISTAKE
+    RAY_IS_GONE.clear()
+    with restoring_handlers():
+        stop_like_ctrl_c()
+        status = _status(words)
+    if RAY_IS_GONE.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _status(words: list[str]) -> int:
+    """Run a command, or say in one line why not; returns the exit status."""
     try:
         return _command(words[0])(words[1:])
     except UserError as error:

@@ -69,16 +69,17 @@ def resume(words: list[str]) -> int:
 
 
 def _print(directory: RunDirectory, dataset_only: bool, as_json: bool) -> int:
-    if dataset_only:
-        return _print_dataset(directory.path, as_json)
     from cqlray.api import session
     from cqlray.results.record import load_run
 
-    report = write_report(directory.path)
-    record = load_run(directory.path)
-    print_results(session.result(directory), record, as_json)
-    print(f"report: {report}", file=sys.stderr if as_json else sys.stdout)
-    return 0
+    with session.saying_how_to_go_on(f"cqlray resume {directory.path}"):
+        if dataset_only:
+            return _print_dataset(directory.path, as_json)
+        report = write_report(directory.path)
+        record = load_run(directory.path)
+        print_results(session.result(directory), record, as_json)
+        print(f"report: {report}", file=sys.stderr if as_json else sys.stdout)
+        return 0
 
 
 def _print_dataset(path: AnyPath, as_json: bool) -> int:

@@ -41,6 +41,7 @@ FROM_RAY = RayError  # all of these, what an actor raised, and every other error
 # Ray's unstable interfaces that we use here and in joining.py; pyproject bounds Ray's version
 # because of them.
 PRIVATE = (
+    "ray._private.services.ConsolePopen",
     "ray._private.services.find_bootstrap_address",
     "ray._private.state.state.actor_table",
     "ray._private.state.state.get_draining_nodes",

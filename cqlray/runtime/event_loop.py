@@ -10,14 +10,14 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from cqlray.errors import Interrupted
+from cqlray.errors import ActorLost, Interrupted
+from cqlray.runtime.signals import SIGNALS
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # `ray job stop` signals a process and its parent, which may pass it on.
 SECONDS_OF_ONE_REQUEST = 2.0
 
@@ -38,11 +38,14 @@ class Stop:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.main: asyncio.Task[Any] | None = None
         self.announced = False
+        self.lost: str | None = None  # why the cluster is gone
+        self.abandoned: Future[None] = Future()  # done if the loop is not waited for any more
+        self.over = False
 
     @property
     def requested(self) -> bool:
-        """Whether the run was asked to stop."""
-        return bool(self.requests)
+        """Whether the run was asked to stop, or has to."""
+        return bool(self.requests) or self.lost is not None
 
     @property
     def hurried(self) -> bool:
@@ -60,11 +63,11 @@ class Stop:
 
     def _on_signal(self, number: int, _: Any) -> None:
         now = time.monotonic()
-        echo = self.requested and now - self.requests[0] < SECONDS_OF_ONE_REQUEST
+        echo = self.requests and now - self.requests[0] < SECONDS_OF_ONE_REQUEST
         if number == signal.SIGTERM and (echo or self.drained):  # a drain also ends in a SIGTERM
             return
         self.request()
-        if len(self.requests) > 2:
+        if len(self.requests) > 2 or (self.over and len(self.requests) == 1):
             raise KeyboardInterrupt
 
     def on_drain(self) -> None:
@@ -75,16 +78,36 @@ class Stop:
         self.say("the driver's node is being drained")
         self.request()
 
+    def on_loss(self, why: str, cancel: bool) -> None:
+        """End the run because the cluster is gone: whoever waits for an actor waits in vain.
+
+        Without `cancel` the tasks are left as they are, since Ray would end the process if they
+        used it.
+        """
+        self.lost = why
+        if cancel:
+            self._wake()
+
+    def ending(self) -> Exception:
+        """The error to raise for a run that was stopped, or lost its cluster."""
+        if self.requests or self.lost is None:
+            return Interrupted()
+        return ActorLost(self.lost)
+
     def request(self) -> None:
         """Ask the run to stop; can be called from any thread."""
         self.requests.append(time.monotonic())
+        self._wake()
+
+    def _wake(self) -> None:
         if self.loop is not None:
             with suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
         assert self.loop is not None and self.main is not None
-        for task in asyncio.all_tasks(self.loop) if self.hurried else {self.main}:
+        all_of_it = self.hurried or self.lost is not None
+        for task in asyncio.all_tasks(self.loop) if all_of_it else {self.main}:
             task.cancel()
 
     def attach(self) -> None:
@@ -103,8 +126,10 @@ class Stop:
             raise asyncio.CancelledError
 
     def check_hurry(self) -> None:
-        """Raise CancelledError after the second request; for waits that outlast the first."""
-        if self.hurried:
+        """Raise CancelledError after the second request, or if the cluster is gone; for waits that
+        outlast the first request.
+        """
+        if self.hurried or self.lost is not None:
             raise asyncio.CancelledError
 
     async def see_out(self, reply: Awaitable[T], line: str) -> T:
@@ -129,30 +154,24 @@ class Stop:
             self.say(line)
 
 
-@contextmanager
-def restoring_handlers() -> Iterator[None]:
-    """Restore the signal handlers at the end of the block."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run(main: Callable[[], Coroutine[Any, Any, T]], stop: Stop) -> T:
     """Run a coroutine to its end in a thread, and wait for it.
 
     Raises:
-        Interrupted: asked to stop. Also whatever the coroutine raises.
+        Interrupted: asked to stop. ActorLost: the cluster is gone. Also whatever the coroutine
+        raises.
     """
     outcome: Future[T] = Future()
     # A daemon, so that the third request ends the process even where the loop hangs in some call.
     threading.Thread(target=_run, args=(main, stop, outcome), daemon=True, name="cqlray").start()
-    return outcome.result()
+    ends: tuple[Future[Any], ...] = (outcome, stop.abandoned)
+    try:
+        wait(ends, return_when=FIRST_COMPLETED)
+        if not outcome.done():
+            raise stop.ending()
+        return outcome.result()
+    finally:
+        stop.over = True
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, T]], stop: Stop, outcome: Future[T]) -> None:
@@ -163,9 +182,9 @@ def _run(main: Callable[[], Coroutine[Any, Any, T]], stop: Stop, outcome: Future
     try:
         outcome.set_result(asyncio.run(attached()))
     except asyncio.CancelledError:
-        outcome.set_exception(Interrupted())
+        outcome.set_exception(stop.ending())
     except BaseException as error:
-        outcome.set_exception(error)
+        outcome.set_exception(error if stop.lost is None else stop.ending())
 
 
 @asynccontextmanager

@@ -6,20 +6,26 @@ import json
 import logging
 import math
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
-from ray._private.services import find_bootstrap_address
+from ray._private import services
 from ray._private.state import state
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from cqlray.errors import UserError
 from cqlray.runtime.address import listens
-from cqlray.runtime.event_loop import restoring_handlers
+from cqlray.runtime.liveness import own_node
 from cqlray.runtime.placement import ClusterResources
+from cqlray.runtime.signals import RAY_IS_GONE, restoring_handlers, set_again, stop_like_ctrl_c
+
+SECONDS_TO_SHUT_DOWN = 4.0
 
 
 @contextmanager
@@ -33,12 +39,33 @@ def connect() -> Iterator[ClusterResources]:
     ours = not ray.is_initialized()
     with restoring_handlers():  # Ray and `Stop` set handlers, which last until Ray is gone
         if ours:
+            stop_like_ctrl_c()
             _init()
+            stop_like_ctrl_c()  # in place of Ray's
+        node = own_node()
         try:
             yield _resources()
         finally:
             if ours:
-                ray.shutdown()
+                _shut_down(node)
+
+
+def _shut_down(node: str) -> None:
+    """End Ray, or leave that to a thread if it takes long: without the cluster, up to a minute.
+
+    Not without this process's node: Ray would end the process as soon as it used the object store.
+    """
+    if not listens(node):
+        RAY_IS_GONE.set()
+        return
+    ending = threading.Thread(target=ray.shutdown, daemon=True, name="cqlray-shutdown")
+    ending.start()
+    deadline = time.monotonic() + SECONDS_TO_SHUT_DOWN
+    while ending.is_alive() and time.monotonic() < deadline:
+        ending.join(0.05)
+        set_again()
+    if ending.is_alive():
+        RAY_IS_GONE.set()
 
 
 def _resources() -> ClusterResources:
@@ -83,11 +110,13 @@ def _init() -> None:
     machine, such as another run's, which ends with that run.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    asked, started = os.environ.get("RAY_ADDRESS"), find_bootstrap_address(None)  # by `ray start`
+    asked = os.environ.get("RAY_ADDRESS")
+    started = services.find_bootstrap_address(None)  # by `ray start`
     if asked:
         _require_address(asked)
     if not asked and not (started and listens(started)):
-        ray.init(address="local", include_dashboard=False, **quiet)
+        with _daemons_in_sessions():
+            ray.init(address="local", include_dashboard=False, **quiet)
         return
     try:
         # What `ray start` left has precedence in "auto", which alone turns on Ray's token mode
@@ -98,6 +127,19 @@ def _init() -> None:
         reason = str(error).strip().splitlines()[0]
         hint = "if it is protected by a token, set RAY_AUTH_MODE=token and have the token here"
         raise UserError(f"{where} cannot be joined: {reason}; {hint}") from None
+
+
+@contextmanager
+def _daemons_in_sessions() -> Iterator[None]:
+    """Start Ray's daemons in sessions of their own: a signal to our process group, as `timeout`
+    sends it, would end them with us, and with them the last checkpoint. They still end with us.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _require_address(asked: str) -> None:

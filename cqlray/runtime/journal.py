@@ -57,7 +57,8 @@ class Journal:
         Call `stop.check` before anything new begins.
         """
         while True:
-            self.stop.check_hurry()
+            if self.stop.hurried:
+                raise asyncio.CancelledError
             try:
                 return await asyncio.wrap_future(self.writer.written())
             except asyncio.CancelledError:

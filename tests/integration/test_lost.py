@@ -279,7 +279,7 @@ def test_whatever_else_ray_says_is_one_line(
     for work in (of_ray, of_an_actor):
 
         def command(_: Any, work: Any = work) -> int:
-            with session._saying_how_to_go_on("cqlray resume X"):
+            with session.saying_how_to_go_on("cqlray resume X"):
                 work()
             return 0
 
@@ -489,7 +489,7 @@ def test_a_bucket_that_is_away_is_a_failure_of_storage(
         for work in (read, write, partial(RunDirectory(remote).append, "rows.jsonl", [{}])):
             with (
                 pytest.raises(StorageFailure, match=said) as raised,
-                session._saying_how_to_go_on(f"cqlray resume {remote}"),
+                session.saying_how_to_go_on(f"cqlray resume {remote}"),
             ):
                 work()
             assert str(raised.value).endswith(f"; go on with: cqlray resume {remote}")

@@ -28,6 +28,7 @@ from cqlray.runtime import event_loop
 from cqlray.runtime.cluster import Cluster
 from cqlray.runtime.event_loop import Stop
 from cqlray.runtime.journal import Journal
+from cqlray.runtime.signals import restoring_handlers
 from cqlray.stages import teach
 from cqlray.storage import checkpoint
 from cqlray.storage.run_directory import RunDirectory
@@ -226,7 +227,7 @@ def test_sigterm_in_the_midst_of_the_teachers_updates_keeps_them(
 def stop() -> Iterator[Stop]:
     """What this process's signals ask for."""
     made = Stop(print)
-    with event_loop.restoring_handlers():
+    with restoring_handlers():
         made.handle_signals()
         yield made
 
@@ -341,12 +342,12 @@ def test_ctrl_c_at_any_place_says_how_to_go_on(
     """
 
     def within(_: Any) -> int:
-        with session._saying_how_to_go_on("cqlray resume X"):
+        with session.saying_how_to_go_on("cqlray resume X"):
             raise KeyboardInterrupt
 
     def afterwards(_: Any) -> int:
         try:
-            with session._saying_how_to_go_on("cqlray resume X"):
+            with session.saying_how_to_go_on("cqlray resume X"):
                 raise Interrupted
         finally:
             raise KeyboardInterrupt
