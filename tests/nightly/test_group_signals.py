@@ -100,26 +100,28 @@ def own_environment() -> dict[str, str]:
     return {**kept, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 
 
+# What a run lacks that is about to begin a stage.
+MISSING = {
+    "teacher": ("teacher", "dataset", "checkpoints", "snapshots"),
+    "collection": ("dataset", "checkpoints", "snapshots"),
+    "students": ("checkpoints", "snapshots"),
+    "evaluation": ("checkpoints", "snapshots"),
+    "report": ("report.html",),
+}
+
+
 def prepared(finished: Path, stage: str, out: Path) -> Callable[[], Any]:
     """Make a run at `out` that is about to begin a stage, which then takes long; returns the sign
     that it has begun.
     """
     shutil.copytree(finished, out)
-    for name in {
-        "teacher": ("teacher", "dataset", "checkpoints", "snapshots", "evaluations.jsonl"),
-        "collection": ("dataset", "checkpoints", "snapshots"),
-        "students": ("checkpoints", "snapshots"),
-        "evaluation": ("checkpoints", "snapshots"),
-        "report": ("report.html",),
-    }[stage]:
+    for name in MISSING[stage]:
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
-    rows = (out / "evaluations.jsonl").read_text() if stage != "teacher" else ""
-    kept = [row for row in rows.splitlines() if stage == "report" or '"student"' not in row]
-    (out / "evaluations.jsonl").write_text("".join(f"{row}\n" for row in kept))
-    metrics = (out / "metrics.jsonl").read_text().splitlines()
-    stages = {"teacher": (), "report": ("teacher", "students")}.get(stage, ("teacher",))
-    kept = [row for row in metrics if json.loads(row).get("stage", "students") in stages]
-    (out / "metrics.jsonl").write_text("".join(f"{row}\n" for row in kept))
+    for name in ("evaluations.jsonl", "metrics.jsonl"):
+        rows = [json.loads(line) for line in (out / name).read_text().splitlines()]
+        kept = [row for row in rows if stage == "report" or row.get("member") is None]
+        kept = [] if stage == "teacher" else kept
+        (out / name).write_text("".join(f"{json.dumps(row)}\n" for row in kept))
     (out / "events.jsonl").write_text("")
     manifest = json.loads((out / "manifest.json").read_text()) | {"finished": False}
     if stage in ("teacher", "collection"):
@@ -192,11 +194,38 @@ def test_sigterm_to_all_of_a_run(
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
         seconds = driver.end()
-        print(f"{kind}, {delay:.2f} s after {stage} began: ended after {seconds:.2f} s")
+        status = driver.process.returncode
+        print(f"{kind}, {delay:.2f} s after {stage} began: {seconds:.2f} s, status {status}")
         assert driver.process.returncode == 130, driver.said()
         assert driver.last_line() == f"cqlray: stopped; go on with: cqlray resume {out}"
         assert seconds < SECONDS, driver.said()
         wait_until(lambda: not still_there(below), "nothing of it is left", 60)
+
+
+def test_the_head_node_dies_alone(finished: Path, tmp_path: Path) -> None:
+    """Ray would end the process without a line, or with one after a minute."""
+    out = tmp_path / "run"
+    begun = prepared(finished, "students", out)
+    driver = Driver(["resume", str(out)], own_environment(), tmp_path / "said")
+    with ExitStack() as stack:
+        stack.callback(stop_all, driver)
+        driver.wait_for(begun, "students have begun")
+        kill_head(driver.process.pid)
+        assert driver.end() < SECONDS, driver.said()
+        assert driver.process.returncode == 1, driver.said()
+        assert driver.last_line().endswith(f"; go on with: cqlray resume {out}")
+
+
+def test_daemons_end_with_a_driver_that_is_killed(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begun = prepared(finished, "students", out)
+    driver = Driver(["resume", str(out)], own_environment(), tmp_path / "said")
+    with ExitStack() as stack:
+        stack.callback(stop_all, driver)
+        driver.wait_for(begun, "students have begun")
+        below = descendants(driver.process.pid)
+        driver.process.kill()
+        wait_until(lambda: not still_there(below), "nothing of it is left", 90)
 
 
 def kill_head(parent: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -166,3 +168,22 @@ def test_help_and_no_words_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("usage: cqlray COMMAND") == 2
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"cqlray {version('cqlray')}\n"
+
+
+def test_sigterm_stops_a_command_with_a_line_also_if_it_comes_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`timeout` sends it to its child, then to the group."""
+
+    def signalled(_: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr("cqlray.cli.run.resume", signalled)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["resume", "X"]) == 130
+    assert capsys.readouterr().err == "cqlray: stopped before anything was written\n"
+    assert signal.getsignal(signal.SIGTERM) is before
