@@ -31,7 +31,7 @@ class Call:
 
     def __init__(self, actor: Actor, method: str) -> None:
         self.actor, self.method = actor, method
-        self.began, self.clock = time.monotonic(), time.strftime("%H:%M:%S")
+        self.began = time.monotonic()
         self.reported = False
         self.hung: str | None = None  # the reason why its actor was killed
 
@@ -47,14 +47,13 @@ class Calls:
         self.open: set[Call] = set()
         self.usual: dict[tuple[str, str], float] = {}  # seconds of a role's last such call
 
-    async def answer(self, result: Awaitable[T], actor: Actor, method: str) -> T:
-        """Await the result of an actor's call.
+    async def answer(self, result: Awaitable[T], call: Call) -> T:
+        """Await the result of a call.
 
         Raises:
             Hung: it took longer than the limit, and the actor was killed.
             Also whatever `result` raises.
         """
-        call = Call(actor, method)
         self.open.add(call)
         try:
             found = await result
@@ -64,7 +63,7 @@ class Calls:
             raise
         finally:
             self.open.discard(call)
-        self.usual[actor.role, method] = time.monotonic() - call.began
+        self.usual[call.actor.role, call.method] = time.monotonic() - call.began
         return found
 
     def look(self) -> None:
@@ -76,10 +75,11 @@ class Calls:
                 self._end(call)
             elif not call.reported and seconds > self._patience(call):
                 call.reported = True
+                clock = time.strftime("%H:%M:%S", time.localtime(time.time() - seconds))
                 until = "" if self.limit is None else f", for at most {self.limit:g} s"
                 self.say(
                     f"no answer from {self._who(call)} for {seconds:.0f} s ({call.method}, since"
-                    f" {call.clock}); waiting for it{until}"
+                    f" {clock}); waiting for it{until}"
                 )
 
     def _patience(self, call: Call) -> float:

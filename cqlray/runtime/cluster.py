@@ -7,13 +7,15 @@ job client.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -31,7 +33,7 @@ from ray.exceptions import (
 
 from cqlray.errors import ActorLost, EnvironmentFailure, Lost, NotShared, StorageFailure, UserError
 from cqlray.runtime import event_loop
-from cqlray.runtime.calls import Calls
+from cqlray.runtime.calls import Call, Calls
 from cqlray.runtime.event_loop import Stop
 
 T = TypeVar("T")
@@ -47,6 +49,7 @@ PRIVATE = (
     "ray._private.state.state.get_draining_nodes",
     "ray._private.state.state.get_max_resources_from_cluster_config",
     "ray.experimental.internal_kv._internal_kv_get",
+    "ray.ObjectRef._on_completed",
     "ray.actor.ActorHandle._actor_id",
     "ray.actor.ActorHandle.__ray_ready__",
     "ray.actor.ActorHandle.__ray_call__",
@@ -73,16 +76,35 @@ async def value(reference: Any) -> Any:
         Lost: a process or node that it needs is gone. EnvironmentFailure, UserError: raised in an
         actor. ActorLost: an actor raised something else, or cannot be started.
     """
-    try:
-        return await reference
-    except RayTaskError as error:  # first, since it can also be an instance of other types
-        if isinstance(error.cause, LOST):
-            raise _gone(error.cause, of_argument=True) from error
-        if isinstance(error.cause, EnvironmentFailure | UserError):
-            raise error.cause from None
-        raise ActorLost(f"{describe(error)} (--debug shows the traceback)") from error
-    except LOST as error:
-        raise _gone(error, of_argument=False) from error
+    loop = asyncio.get_running_loop()
+    arrival: asyncio.Future[Any] = loop.create_future()
+    # Ray's own __await__ goes through two more futures, at twice the time.
+    reference._on_completed(partial(_arrived, loop, arrival, reference))
+    found = await arrival
+    if isinstance(found, RayTaskError):  # first, since it can also be an instance of other types
+        if isinstance(found.cause, LOST):
+            raise _gone(found.cause, of_argument=True) from found
+        if isinstance(found.cause, EnvironmentFailure | UserError):
+            raise found.cause from None
+        raise ActorLost(f"{describe(found)} (--debug shows the traceback)") from found
+    if isinstance(found, LOST):
+        raise _gone(found, of_argument=False) from found
+    if isinstance(found, RayError):
+        raise found
+    return found
+
+
+def _arrived(
+    loop: asyncio.AbstractEventLoop, arrival: asyncio.Future[Any], reference: Any, found: Any
+) -> None:
+    """Pass a value on, from Ray's thread; the argument `reference` keeps the value until then."""
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(_settle, arrival, found)
+
+
+def _settle(arrival: asyncio.Future[Any], found: Any) -> None:
+    if not arrival.done():  # nobody waits any more
+        arrival.set_result(found)
 
 
 def describe(error: BaseException) -> str:
@@ -128,10 +150,11 @@ class Reply:
 
     def __init__(self, references: Sequence[Any], actor: Actor, method: str) -> None:
         self.references, self.actor, self.method = references, actor, method
+        self.call: Call | None = None  # once it is awaited
 
     def __await__(self) -> Generator[Any, None, Any]:
-        result = value(self.references[0])
-        return self.actor.calls.answer(result, self.actor, self.method).__await__()
+        self.call = self.call or Call(self.actor, self.method)
+        return self.actor.calls.answer(value(self.references[0]), self.call).__await__()
 
 
 class Actor:

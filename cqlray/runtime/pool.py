@@ -91,10 +91,24 @@ class Pool:
             number = await self.idle.get()
         finally:
             self.waiting -= 1
-        began, first = time.monotonic(), self._begin(number, method, args, returns)
-        result = await self._first_of(
-            first, began, lambda free: self._begin(free, method, args, returns)
-        )
+        if self.closed:
+            raise asyncio.CancelledError
+        began, reply = time.monotonic(), self._ask(number, method, args, returns)
+        try:
+            async with asyncio.timeout(SLOW_SECONDS):
+                result = await self._result(number, reply, returns, began)
+        except TimeoutError:
+            result = await self._first_of(
+                self._go_on(number, reply, returns, began),
+                began,
+                lambda free: self._go_on(
+                    free, self._ask(free, method, args, returns), returns, time.monotonic()
+                ),
+            )
+        except asyncio.CancelledError:
+            if not self.closed:
+                self._go_on(number, reply, returns, began)
+            raise
         self.durations.append(time.monotonic() - began)
         return result
 
@@ -123,43 +137,59 @@ class Pool:
         usual = median(self.durations) if self.durations else float("inf")
         return time.monotonic() - began > max(SLOW_SECONDS, SLOW_FACTOR * usual)
 
-    def _begin(
-        self, number: int, method: str, args: Sequence[Any], returns: int
-    ) -> asyncio.Task[Any]:
-        attempt = asyncio.create_task(self._attempt(number, method, args, returns))
-        self.attempts.add(attempt)
-        attempt.add_done_callback(self._ended)
-        self._tell()
-        return attempt
-
-    async def _attempt(self, number: int, method: str, args: Sequence[Any], returns: int) -> Any:
-        began = time.monotonic()
+    def _ask(self, number: int, method: str, args: Sequence[Any], returns: int) -> Reply:
         try:
             reply = self.actors[number].ask(method, *args, returns=returns)
-            value = await reply
-            return value if returns == 1 else [value, *reply.references[1:]]
-        except Lost as error:
-            if error.for_good and not error.of_argument and not self.closed:
-                self.actors[number] = self.hire(number)
-            raise
-        finally:
-            self.busy_seconds += time.monotonic() - began
+        except BaseException:  # for example, an argument that cannot be sent
             self.idle.put_nowait(number)
+            raise
+        self._tell()
+        return reply
+
+    async def _result(self, number: int, reply: Reply, returns: int, began: float) -> Any:
+        """Await a reply. Its actor is free once it has come, not once nobody waits for it."""
+        try:
+            value = await reply
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._free(number, began, error)
+            if self.closed:  # it was killed
+                raise asyncio.CancelledError from None
+            raise
+        self._free(number, began)
+        return value if returns == 1 else [value, *reply.references[1:]]
+
+    def _free(self, number: int, began: float, error: Exception | None = None) -> None:
+        self.busy_seconds += time.monotonic() - began
+        if self.closed:
+            return
+        if isinstance(error, Lost) and error.for_good and not error.of_argument:
+            self.actors[number] = self.hire(number)
+        self.idle.put_nowait(number)
+        self._tell()
+
+    def _go_on(self, number: int, reply: Reply, returns: int, began: float) -> asyncio.Task[Any]:
+        """Await a reply in a task, which goes on when its caller is gone."""
+        attempt = asyncio.create_task(self._result(number, reply, returns, began))
+        self.attempts.add(attempt)
+        attempt.add_done_callback(self._ended)
+        return attempt
 
     def _ended(self, attempt: asyncio.Task[Any]) -> None:
         self.attempts.discard(attempt)
         if not attempt.cancelled():
             attempt.exception()  # retrieved even if nobody waits for this attempt any more
-        if not self.closed:
-            self._tell()
 
     def _tell(self) -> None:
         at_work = len(self.actors) - self.idle.qsize()
         self.watch(self.waiting, at_work, len(self.actors))
 
     def close(self) -> None:
-        """End the actors' processes and cancel their calls."""
+        """End the actors' processes and cancel their calls, also those that wait."""
         self.closed = True
+        for _ in range(self.waiting):
+            self.idle.put_nowait(0)
         for attempt in self.attempts:  # before the actors, whose deaths would count as failures
             attempt.cancel()
         for actor in self.actors.values():

@@ -12,7 +12,7 @@ import pytest
 
 from cqlray.errors import Hung, Lost
 from cqlray.runtime import calls as module
-from cqlray.runtime.calls import Calls
+from cqlray.runtime.calls import Call, Calls
 
 
 class Evaluator:
@@ -31,7 +31,7 @@ class Evaluator:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Sets the time."""
     now = [0.0]
-    moved = SimpleNamespace(monotonic=lambda: now[0], strftime=time.strftime)
+    moved = SimpleNamespace(**{**vars(time), "monotonic": lambda: now[0]})
     monkeypatch.setattr(module, "time", moved)
     return lambda seconds: now.__setitem__(0, seconds)
 
@@ -43,7 +43,7 @@ def test_after_a_minute_it_is_said_who_does_not_answer_since_when_and_where(
 
     async def work() -> None:
         calls, actor = Calls(said.append, None, lambda actor: "node a"), Evaluator()
-        waiting = asyncio.create_task(calls.answer(actor.answer, actor, "evaluate"))
+        waiting = asyncio.create_task(calls.answer(actor.answer, Call(actor, "evaluate")))
         await asyncio.sleep(0)
         for seconds in (30.0, 60.0, 61.0, 100.0, 1e6):
             clock(seconds)
@@ -72,7 +72,7 @@ def test_a_call_that_usually_takes_long_is_given_four_times_as_long(
         for asked, seconds in ((0, 50.0), (0, 199.0), (1, 201.0)):
             actor = Evaluator()
             clock(0.0)
-            waiting = asyncio.create_task(calls.answer(actor.answer, actor, "evaluate"))
+            waiting = asyncio.create_task(calls.answer(actor.answer, Call(actor, "evaluate")))
             await asyncio.sleep(0)
             clock(seconds)
             calls.look()
@@ -89,7 +89,7 @@ def test_a_call_beyond_the_limit_ends_with_its_actor(clock: Callable[[float], No
 
     async def work() -> None:
         calls, actor = Calls(said.append, 90.0, lambda actor: "node a"), Evaluator()
-        waiting = asyncio.create_task(calls.answer(actor.answer, actor, "evaluate"))
+        waiting = asyncio.create_task(calls.answer(actor.answer, Call(actor, "evaluate")))
         await asyncio.sleep(0)
         for seconds in (61.0, 90.0, 91.0):
             assert not actor.answer.done()

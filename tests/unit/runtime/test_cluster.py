@@ -40,7 +40,7 @@ def test_nothing_else_of_rays_is_used() -> None:
         text = path.read_text()
         used |= {f"ray.{name}" for name in re.findall(r"from ray\.(_\w[\w.]*) import", text)}
         used |= {f"state.{name}" for name in re.findall(r"\bstate\.(\w+)\(", text)}
-        used |= set(re.findall(r"(?:internal_kv|handle)\.(_\w+)", text))
+        used |= set(re.findall(r"(?:internal_kv|handle|reference)\.(_\w+)", text))
     for name in used:
         assert any(name in private for private in PRIVATE), f"{name} is not in PRIVATE"
     assert len(used) >= 6

@@ -202,12 +202,13 @@ def test_a_closed_pool_replaces_nobody() -> None:
 
     async def story() -> None:
         pool = Pool("workers", 1, hire)
-        caller = asyncio.create_task(pool.call("work"))
+        callers = [asyncio.create_task(pool.call("work")) for _ in range(3)]  # two wait
         await asyncio.sleep(0.01)
         pool.close()
-        await asyncio.wait([caller])
+        await asyncio.wait(callers, timeout=10)
         await asyncio.sleep(0.01)
-        assert caller.cancelled() and len(hired) == 1 and not pool.attempts
+        assert all(caller.cancelled() for caller in callers)
+        assert len(hired) == 1 and not pool.attempts
 
     asyncio.run(story())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,9 @@ class InStore:
     def __await__(self) -> Any:
         yield from asyncio.sleep(0).__await__()
         return self.value
+
+    def _on_completed(self, arrived: Callable[[Any], None]) -> None:
+        asyncio.get_running_loop().call_soon(arrived, self.value)
 
 
 class Reply(InStore):
