@@ -201,7 +201,9 @@ def _hdf5(
             group, place = opened[key], f"{file.name}, {key}"
             rows = len(group["rewards"])
             arrays = {name: read_part(group[name], place) for name in STEPS}
-            flat = minari_spaces.flatten(observation, group["observations"], rows + 1, _hdf5_part)
+            flat = minari_spaces.flatten(
+                observation, _whole(group["observations"]), rows + 1, _hdf5_part
+            )
             episode = _episode(place, flat, arrays, group.attrs.get("seed"), dims)
             yield episode, _tier(group, tier)
 
@@ -215,7 +217,12 @@ def _tier(group: Any, default: str) -> str:
 
 
 def _hdf5_part(group: Any, key: str) -> Any:
-    return group[key] if key in group else group[f"_index_{key}"]
+    return _whole(group[key] if key in group else group[f"_index_{key}"])
+
+
+def _whole(part: Any) -> Any:
+    """A group as it is, of a data set the values."""
+    return read_part(part, part.name) if hasattr(part, "shape") else part
 
 
 def _folders(

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 
+from cqlray.data.formats import minari
 from cqlray.data.formats.hdf5 import read_part
 from cqlray.errors import UserError
 
@@ -23,5 +24,8 @@ def test_sizes_that_a_file_only_says(tmp_path: Path) -> None:
                 read_part(file[name], "x.hdf5", slice(0, 10))
         with pytest.raises(UserError, match="empty"):
             read_part(file["empty"], "x.hdf5")
+        for name in ("large", "chunk"):  # as Minari's observations are read
+            with pytest.raises(UserError, match="no recording packs like this"):
+                minari._hdf5_part(file, name)
         assert read_part(file["sound"], "x.hdf5").shape == (3, 2)
         assert read_part(file["sound"], "x.hdf5", slice(1, 9)).shape == (2, 2)
