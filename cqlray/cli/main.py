@@ -13,7 +13,7 @@ from importlib import import_module
 
 from cqlray.cli.statuses import FAILURE, INTERRUPTED, MISTAKE, complain
 from cqlray.errors import ActorLost, EnvironmentFailure, Interrupted, UserError
-from cqlray.runtime.signals import RAY_IS_GONE, restoring_handlers, stop_like_ctrl_c
+from cqlray.runtime.signals import RAY_IS_GONE, insisting, restoring_handlers, stop_like_ctrl_c
 
 _USAGE = """\
 usage: cqlray COMMAND [OPTIONS]       (cqlray COMMAND --help: the options of one; cqlray --version)
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_USAGE, end="")
         return 0 if words else MISTAKE
     RAY_IS_GONE.clear()
-    with restoring_handlers():
+    with restoring_handlers(), insisting():
         stop_like_ctrl_c()
         status = _status(words)
     if RAY_IS_GONE.is_set():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,24 @@ def stop_like_ctrl_c() -> None:
 def _raise(number: int, _: Any) -> None:
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+@contextmanager
+def insisting() -> Iterator[None]:
+    """Repeat a KeyboardInterrupt that came within a destructor, where Python drops exceptions."""
+    before, sys.unraisablehook = sys.unraisablehook, _raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _raise_again(dropped: sys.UnraisableHookArgs) -> None:
+    if isinstance(dropped.exc_value, KeyboardInterrupt):
+        stop_like_ctrl_c()
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def set_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -187,3 +188,22 @@ def test_sigterm_stops_a_command_with_a_line_also_if_it_comes_twice(
     assert main(["resume", "X"]) == 130
     assert capsys.readouterr().err == "cqlray: stopped before anything was written\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_within_a_destructor_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python drops what a destructor raises: the command would go on, deaf."""
+
+    class Signals:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def signalled(_: list[str]) -> int:
+        Signals()
+        time.sleep(0.8)
+        return 0
+
+    monkeypatch.setattr("cqlray.cli.run.resume", signalled)
+    assert main(["resume", "X"]) == 130
+    assert capsys.readouterr().err == "cqlray: stopped before anything was written\n"
