@@ -81,6 +81,8 @@ def environment_of(config: RunConfig, progress: ProgressDisplay | None = None) -
 def _check_data(source: Source, config: RunConfig, progress: ProgressDisplay) -> None:
     if source.columns:
         progress.say(f"columns      {columns_in_words(source.columns)}")
+    for line in source.reading:
+        progress.say(f"reading      {line}")
     report = validate(source, max(member.cql.batch_size for member in members(config)))
     for warning in report.warnings:
         progress.say(f"warning: {warning}")

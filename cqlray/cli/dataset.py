@@ -123,13 +123,17 @@ def _validate(words: list[str]) -> int:
     if options.json:
         findings = [dataclasses.asdict(finding) for finding in report.findings]
         counts = {"episodes": report.episodes, "transitions": report.transitions}
-        found = {**counts, "errors": report.num_errors, "findings": findings}
-        print(json.dumps(found | ({"columns": columns} if columns else {}), default=float))
+        found: dict[str, Any] = {**counts, "errors": report.num_errors, "findings": findings}
+        found |= {"columns": columns} if columns else {}
+        found |= {"reading": dataset.source.reading} if dataset.source.reading else {}
+        print(json.dumps(found, default=float))
     else:
         for line in report.lines():
             print(printable(line))
         if columns:
             print(f"columns: {printable(columns_in_words(columns))}")
+        for line in dataset.source.reading:
+            print(f"reading: {printable(line)}")
         verdict = (
             f"{_counted(report.num_errors, 'error')}, {_counted(len(report.warnings), 'warning')}"
         )
@@ -156,6 +160,7 @@ def _convert(words: list[str]) -> int:
     notes = [f"warning: {warning}" for warning in report.warnings]
     if columns := dataset.source.columns:
         notes.insert(0, f"columns: {columns_in_words(columns)}")
+    notes += [f"reading: {line}" for line in dataset.source.reading]
     for line in [*notes, *(f"fixed: {line}" for line in done)]:
         print(line, file=sys.stderr)
     counts = {"episodes": report.episodes, "transitions": report.transitions}

@@ -269,12 +269,12 @@ class ColumnsConfig:
     reward: str = "reward"
     """Column of the reward for the row's action."""
     episode: str = "episode"
-    """Column that tells episodes apart."""
+    """Column that tells episodes apart; FILE+NAME where each file counts its own."""
     step: str | None = None
-    """Column that counts the steps of an episode."""
+    """Column that counts or times an episode's steps; rows are sorted by it."""
     terminated: str | None = None
-    """Column that is true where the environment itself ended the episode; by default the one of
-    that name, if any.
+    """Column that is true where the environment itself ended the episode, such as the one of that
+    name.
     """
     truncated: str | None = None
     """Column that is true where a time limit cut it; by default the one of that name, if any."""

@@ -62,6 +62,12 @@ class Source:
         columns: dict[str, str | list[str]] = self.provenance.get("columns", {})
         return columns
 
+    @property
+    def reading(self) -> list[str]:
+        """What was found out about a log and is done to it as it is read, a line each."""
+        lines: list[str] = self.provenance.get("reading", [])
+        return lines
+
 
 def columns_in_words(columns: Mapping[str, str | Sequence[str]]) -> str:
     """A log's columns in one line: `observation x, y; action u; reward r`."""

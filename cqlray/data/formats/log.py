@@ -2,9 +2,9 @@
 them.
 
 A row holds an observation, the action taken there, its reward, the episode it belongs to, and
-flags. The rows of an episode stand together, in order; several files are one log in the natural
-order of their paths, and an episode may continue in the next file. The final observation of an
-episode is found like this:
+flags. The rows of an episode stand together, in order, or are sorted where a column of steps is
+named; several files are one log in the natural order of their paths, and an episode may continue in
+the next file. The final observation of an episode is found like this:
 
 1. A last row whose action is null in every column is a closing row: it holds the final observation
   alone.
@@ -42,21 +42,27 @@ from cqlray.data.formats.log_files import (
     frame_batches,
     frame_columns,
 )
+from cqlray.data.formats.log_steps import Episodes, Order, order_of, sorting
 from cqlray.data.formats.rows import Rows
 from cqlray.data.source import PIECE_SIZE, UNKNOWN_TIER, Piece, Source, describe_environment
 from cqlray.errors import UserError
+from cqlray.storage.outside import free_memory
 
 if TYPE_CHECKING:
     import pandas
 
 Files = list[tuple[str, Callable[[], Batches]]]
+_COPIES = 3  # of the rows while they are sorted
 
 
 @dataclass(frozen=True)
 class _LogRows:
-    """n consecutive rows of a log."""
+    """n consecutive rows of a log, or of a log that was sorted."""
 
-    files: tuple[str, ...]  # those that the rows are from
+    files: tuple[str, ...]  # all files so far
+    file: Array  # [n] int: which of them the row is from
+    episode: Array  # [n] int64: which episode it is of
+    step: Array  # [n] float64: the column of steps, 0 where there is none
     observations: Array  # [n, observation_dim]
     actions: Array  # [n, action_dim]
     rewards: Array  # [n]
@@ -70,11 +76,16 @@ class _LogRows:
     def __len__(self) -> int:
         return len(self.rewards)
 
+    @property
+    def size(self) -> int:
+        """Bytes that the rows take."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
     def split(self, at: int) -> tuple[_LogRows, _LogRows]:
         """The rows before `at`, and those from there on."""
-        return self._map(lambda values: values[:at]), self._map(lambda values: values[at:])
+        return self.map(lambda values: values[:at]), self.map(lambda values: values[at:])
 
-    def _map(self, change: Callable[[Array], Array]) -> _LogRows:
+    def map(self, change: Callable[[Array], Array]) -> _LogRows:
         arrays = {
             name: change(value)
             for name, value in vars(self).items()
@@ -90,8 +101,7 @@ class _LogRows:
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in names
         }
-        files = tuple(dict.fromkeys(file for part in parts for file in part.files))
-        return dataclasses.replace(parts[0], files=files, **arrays)
+        return dataclasses.replace(parts[-1], **arrays)
 
 
 def open_log(
@@ -126,7 +136,8 @@ def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
 def _source(
     name: str, data_format: str, files: Files, columns: LogColumns, rejoining: bool
 ) -> Source:
-    first = next(_rows(files, {}, rejoining), None)
+    order = order_of(files, columns)
+    first = next(_rows(files, {}, Episodes(columns, rejoining, scattered=order is not None)), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no rows")
     observation_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
@@ -139,20 +150,26 @@ def _source(
     environment = describe_environment(observation_dim, action_dim)
 
     def pieces() -> Iterator[Piece]:
-        for rows in _whole_episodes(_rows(files, {}, rejoining)):
-            yield _piece(rows)
+        episodes = Episodes(columns, rejoining, scattered=order is not None)
+        rows = _rows(files, {}, episodes)
+        blocks = _sorted(rows, name, order) if order and order.moved else _whole_episodes(rows)
+        for block in blocks if order is None else _in_step(blocks, order, episodes):
+            yield _piece(block)
 
-    return Source(name, data_format, environment, pieces, {"columns": columns.described()})
+    provenance: dict[str, Any] = {"columns": columns.described()}
+    if order is not None and (notes := order.notes()):
+        provenance["reading"] = notes
+    return Source(name, data_format, environment, pieces, provenance)
 
 
-def _rows(files: Files, widths: dict[str, int], rejoining: bool) -> Iterator[_LogRows]:
+def _rows(files: Files, widths: dict[str, int], episodes: Episodes) -> Iterator[_LogRows]:
     """All rows of the files, a batch at a time."""
-    episodes = _Episodes(rejoining)
-    for file, opened in files:
+    names = tuple(file for file, _ in files)
+    for index, (_, opened) in enumerate(files):
         row = 0
         for columns, batch in opened():
             if batch.num_rows:
-                yield _of_batch(columns, batch, widths, episodes, file, row)
+                yield _of_batch(columns, batch, widths, episodes, (names, index), row)
             row += batch.num_rows
 
 
@@ -160,24 +177,32 @@ def _of_batch(
     columns: LogColumns,
     batch: Any,
     widths: dict[str, int],
-    episodes: _Episodes,
-    file: str,
+    episodes: Episodes,
+    place: tuple[tuple[str, ...], int],
     row: int,
 ) -> _LogRows:
+    files, index = place
+    file, n = files[index], batch.num_rows
+
     def vectors(names: tuple[str, ...]) -> Array:
         return log_values.matrix(batch, names, widths, file, row)
 
     def flags(name: str | None) -> Array:
         if name is None:
-            return np.zeros(batch.num_rows, bool)
+            return np.zeros(n, bool)
         return log_values.flags(batch.column(name), name, file, row)
 
-    first = episodes.begin(batch.column(columns.episode), file, row)
-    if columns.step is not None:
-        steps = log_values.step_numbers(batch.column(columns.step), columns.step, file)
-        episodes.check_steps(steps, first, columns.step, file, row)
+    episode, first = episodes.of(batch, file, row)
+    steps = (
+        log_values.step_numbers(batch.column(columns.step), columns.step, file)[0]
+        if columns.step is not None
+        else np.zeros(n)
+    )
     return _LogRows(
-        files=(file,),
+        files=files,
+        file=np.full(n, index),
+        episode=episode,
+        step=steps,
         observations=vectors(columns.observation),
         actions=vectors(columns.action),
         rewards=log_values.numbers(batch.column(columns.reward), columns.reward, file),
@@ -185,57 +210,54 @@ def _of_batch(
         truncations=flags(columns.truncated),
         closing=log_values.no_value(batch, columns.action),
         first=first,
-        row=np.arange(row, row + batch.num_rows),
+        row=np.arange(row, row + n),
         next_observations=vectors(columns.next_observation) if columns.next_observation else None,
     )
 
 
-class _Episodes:
-    """Finds where episodes begin, batch after batch."""
+def _sorted(blocks: Iterator[_LogRows], name: str, order: Order) -> Iterator[_LogRows]:
+    """All rows, sorted by episode and step in memory, whole episodes of about PIECE_SIZE at a time.
 
-    def __init__(self, rejoining: bool) -> None:
-        self.rejoining = rejoining
-        self.current: Any = None
-        self.seen: set[Any] = set()
-        self.step = 0.0  # of the last row
-
-    def begin(self, values: Any, file: str, row: int) -> Array:
-        """[n] bool: the rows where an episode begins.
-
-        Raises:
-            UserError: an episode's rows do not stand together.
-        """
-        starts, names = log_values.runs(values, file, row)
-        first = np.zeros(len(values), bool)
-        for start, name in zip(starts, names, strict=True):
-            if start == 0 and self.seen and name == self.current:
-                continue
-            if name in self.seen and not self.rejoining:
-                raise UserError(
-                    f"{file}, row {row + start}: episode {name!r} comes again after"
-                    f" {self.current!r}; the rows of an episode must stand together (files in the"
-                    " order of their names): sort by episode, or give each its own name"
-                )
-            first[start] = True
-            self.seen.add(name)
-            self.current = name
-        return first
-
-    def check_steps(self, steps: Array, first: Array, column: str, file: str, row: int) -> None:
-        """Check that steps count up by 1 in each episode.
-
-        Raises:
-            UserError: rows are missing or not in order.
-        """
-        before = np.concatenate([[self.step], steps[:-1]])
-        wrong = np.flatnonzero((steps != before + 1) & ~first)
-        if len(wrong):
-            at = int(wrong[0])
+    Raises:
+        UserError: they take more memory than there is.
+    """
+    held: list[_LogRows] = []
+    size, free = 0, free_memory()
+    for block in blocks:
+        held.append(block)
+        size += block.size
+        if _COPIES * size > free:
             raise UserError(
-                f"{file}, row {row + at}, column {column}: {steps[at]:g} follows {before[at]:g}; it"
-                f" should be {before[at] + 1:g}: rows are missing or not in order"
+                f"dataset {name!r} is not sorted by episode and {order.column}, and sorting it here"
+                f" takes more than the {free / 2**30:.1f} GiB of memory that are free; sort it"
+                " before, with a database for example"
             )
-        self.step = float(steps[-1])
+    rows = _LogRows.joined(held)
+    held.clear()
+    places = sorting(rows.episode, rows.step)
+    rows = rows.map(lambda values: values[places])
+    rows = dataclasses.replace(rows, first=np.diff(rows.episode, prepend=-1) != 0)
+    starts, begin = np.flatnonzero(rows.first), 0
+    for end in [*starts[1:], len(rows)]:
+        if end - begin >= PIECE_SIZE or end == len(rows):
+            yield rows.split(end)[0].split(begin)[1]
+            begin = end
+
+
+def _in_step(blocks: Iterator[_LogRows], order: Order, episodes: Episodes) -> Iterator[_LogRows]:
+    """The same whole episodes.
+
+    Raises:
+        UserError: a step is missing from one, or is there twice.
+    """
+    for block in blocks:
+        before = np.concatenate([[np.nan], block.step[:-1]])
+        at = order.first_wrong(block.step, before, block.first)
+        if at is not None:
+            place = f"{block.files[block.file[at]]}, row {block.row[at]}"
+            name = episodes.names[block.episode[at]]
+            raise order.mistake(place, float(block.step[at]), float(before[at]), name)
+        yield block
 
 
 def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
@@ -246,7 +268,7 @@ def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
     for part in blocks:
         block = part
         starts = np.flatnonzero(block.first)
-        if held and held[-1].files[-1] != block.files[0]:
+        if held and held[-1].file[-1] != block.file[0]:
             *whole, rest = _cut_last(held)
             yield from whole
             held = [rest]
@@ -285,10 +307,11 @@ def _piece(rows: _LogRows) -> Piece:
         final=(rows.observations if following is None else following)[lasts],
     )
     shard, is_step = found.shard(UNKNOWN_TIER)
-    one_file = len(rows.files) == 1
+    files = [rows.files[index] for index in np.unique(rows.file)]
+    one_file = len(files) == 1
     return Piece(
         shard,
-        " to ".join(rows.files[:: max(1, len(rows.files) - 1)]),
+        " to ".join(files[:: max(1, len(files) - 1)]),
         rows.row[is_step] if one_file else None,
         None if following is None else following[is_step],
     )

@@ -16,6 +16,7 @@ from cqlray.errors import UserError
 
 # What the columns of terminated and truncated are called where they are not named.
 _DEFAULT_FLAGS = (("terminated", "termination"), ("truncated", "truncation"))
+_FILE = "FILE"  # stands for the file's name in columns.episode
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ class ColumnNames:
     observation: tuple[str, ...] = ("observation*",)
     action: tuple[str, ...] = ("action*",)
     reward: str = "reward"
-    episode: str = "episode"  # the episode's name or number; its rows stand together
-    step: str | None = None  # counts up by 1 from row to row of an episode; only checked
+    # the episode's name or number; FILE+NAME: together with the file's, FILE: the file's alone
+    episode: str = "episode"
+    # a counter or a time; where it is named, rows are sorted by it, else they must be in order
+    step: str | None = None
     # None: the column of that name (or `termination`) where there is one
     terminated: str | None = None
     truncated: str | None = None  # likewise
@@ -43,11 +46,17 @@ class LogColumns:
     observation: tuple[str, ...]
     action: tuple[str, ...]
     reward: str
-    episode: str
+    episode: str  # FILE+ before it: each file counts its own; FILE: each file is one
     step: str | None
     terminated: str | None
     truncated: str | None
     next_observation: tuple[str, ...]
+    episode_column: str | None  # None: each file is one episode
+
+    @property
+    def by_file(self) -> bool:
+        """Whether an episode's name counts within its file alone."""
+        return self.episode != self.episode_column
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ class LogColumns:
     @property
     def needed(self) -> tuple[str, ...]:
         """All columns, each once."""
-        others = (self.episode, self.step, self.terminated, self.truncated)
+        others = (self.episode_column, self.step, self.terminated, self.truncated)
         return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
 
     def described(self) -> dict[str, str | list[str]]:
@@ -67,7 +76,7 @@ class LogColumns:
         return {
             option: list(named) if isinstance(named, tuple) else named
             for option, named in vars(self).items()
-            if named
+            if named and option != "episode_column"
         }
 
 
@@ -96,11 +105,12 @@ def resolve(
         observation=several(names.observation),
         action=several(names.action),
         reward=one(names.reward),
-        episode=one(names.episode),
+        episode=names.episode,
         step=None if names.step is None else one(names.step),
         terminated=terminated,
         truncated=truncated,
         next_observation=several(names.next_observation),
+        episode_column=_episode_column(names.episode, available, file),
     )
     _require_single(columns, available, file)
     _require_named_once(columns, file)
@@ -120,6 +130,16 @@ def _one(name: str, available: Sequence[str], file: str) -> str:
     if name not in available:
         raise UserError(f"{file}: no column {name!r}{_nearest(name, available)}")
     return name
+
+
+def _episode_column(name: str, available: Sequence[str], file: str) -> str | None:
+    """The column in NAME, FILE+NAME or FILE."""
+    if name not in available and name == _FILE:
+        return None
+    prefix = f"{_FILE}+"
+    if name not in available and name.startswith(prefix):
+        name = name.removeprefix(prefix)
+    return _one(name, available, file)
 
 
 def _several(

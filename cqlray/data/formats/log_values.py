@@ -94,19 +94,51 @@ def numbers(values: pa.Array, name: str, file: str) -> Array:
     return narrow(found)
 
 
-def step_numbers(values: pa.Array, name: str, file: str) -> Array:
-    """[n] float64: the column that counts an episode's steps, text too.
+def step_numbers(values: pa.Array, name: str, file: str) -> tuple[Array, bool]:
+    """[n] float64 of the column that counts or times an episode's steps, text too; and whether they
+    are times, in microseconds.
 
     Raises:
         UserError: it holds something else.
     """
-    with readable(f"{file}, column {name}", "column of step numbers"):
+    with readable(
+        f"{file}, column {name}",
+        "column of step numbers or of times (numbers, or text such as 2026-11-28T10:05:00)",
+    ):
         if pa.types.is_dictionary(values.type):
-            steps = pc.cast(values.dictionary, pa.float64(), safe=False).take(values.indices)
+            steps, is_time = _steps(values.dictionary)
+            steps = steps.take(values.indices)
         else:
-            steps = pc.cast(values, pa.float64(), safe=False)
+            steps, is_time = _steps(values)
         found: Array = steps.to_numpy(zero_copy_only=False)
-        return found
+        return found, is_time
+
+
+def _steps(values: pa.Array) -> tuple[pa.Array, bool]:
+    kind = values.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        try:
+            return pc.cast(pc.utf8_trim_whitespace(values), pa.float64()), False
+        except pa.ArrowInvalid:
+            values = _times(values)
+    elif not pa.types.is_temporal(kind):
+        return pc.cast(values, pa.float64(), safe=False), False
+    if pa.types.is_duration(kind):
+        values = pc.cast(values, pa.duration("us"), safe=False)
+    elif not pa.types.is_time(kind):
+        values = pc.cast(values, pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
+    else:
+        values = pc.cast(values, pa.time64("us"), safe=False)
+    return pc.cast(pc.cast(values, pa.int64()), pa.float64(), safe=False), True
+
+
+def _times(values: pa.Array) -> pa.Array:
+    """Times from text as ISO 8601 has it, with time zones or without."""
+    texts = pc.utf8_trim_whitespace(values)
+    try:
+        return pc.cast(texts, pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return pc.cast(texts, pa.timestamp("us", "UTC"))
 
 
 def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
