@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from cqlray.cli import benchmark, dataset, main, parser
+from cqlray.benchmarks.command import ABOUT
+from cqlray.cli import dataset, main, parser
 from cqlray.cli.flag_table import ALIASES, HIDDEN, Flag, flags, flags_of
 from cqlray.config.schema import CQLConfig, RunConfig
+from tests.unit.cli.test_main import FAMILIES
 from tests.unit.cli.wrong_commands import BY_HAND
 from tests.unit.results.run_directories import make_run
 
@@ -165,7 +167,7 @@ def parser_of(command: str, monkeypatch: pytest.MonkeyPatch) -> argparse.Argumen
 
 def parsed_commands() -> list[str]:
     single = [name for name in main._MODULES if name not in (*HIDDEN, "dataset", "benchmark")]
-    families = {"dataset": dataset._ABOUT, "benchmark": benchmark._MODULES}
+    families = {"dataset": dataset._ABOUT, "benchmark": ABOUT}
     return [*single, *(f"{family} {name}" for family, of in families.items() for name in of)]
 
 
@@ -202,6 +204,13 @@ def of_parser(command: str, parser: argparse.ArgumentParser) -> Iterator[Wrong]:
             yield [*words, name, "-1", *job], name.removeprefix("--")  # none may be negative
         if action.choices is not None:
             yield [*words, name, "nonsense"], name
+
+
+def test_no_command_is_left_out() -> None:
+    """Each command that `--help` lists is one of the tables'."""
+    families = [f"{name} {of}" for name, below in FAMILIES.items() for of in below]
+    single = [name for name in main._MODULES if name not in FAMILIES]
+    assert {*HIDDEN, *parsed_commands()} == {*single, *families}
 
 
 @pytest.mark.parametrize("command", parsed_commands())
