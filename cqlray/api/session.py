@@ -29,6 +29,7 @@ from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import video
 from cqlray.results.policies import newest_rows
 from cqlray.results.record import fqe_returns, load_run
+from cqlray.results.report import verdict_words
 from cqlray.results.statistics.summary import RunRecord, references_of_data, summarize
 from cqlray.runtime.jobs import inside_job, require_lasting
 from cqlray.runtime.placement import ClusterResources, Plan, make_plan
@@ -301,7 +302,8 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
     """The summary of a run, as --json prints it.
 
     After fitted Q evaluation its members have fqe_return and fqe_updates, of their newest snapshot
-    that has an estimate; both are None for a member without one.
+    that has an estimate; both are None for a member without one. `verdict` says whether the members
+    beat the log.
     """
     record = record or load_run(directory.path)
     samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
@@ -315,6 +317,7 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
             member |= {"fqe_return": estimate, "fqe_updates": newest}
     return {
         **summary,
+        "verdict": verdict_words.as_json(record),
         "run_dir": str(directory.path),
         "seconds": directory.manifest().get("seconds", 0.0),
     }

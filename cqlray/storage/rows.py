@@ -97,7 +97,25 @@ class ReferenceTest(Played):
 EvaluationRow: TypeAlias = StudentTest | ReferenceTest
 
 
-class FittedQRow(TypedDict):
+class BesideTheLog(TypedDict, total=False):
+    """A snapshot's estimate held against what the logged policy earned from the same first states:
+    discounted, in the environment's rewards. An error is a standard error over the episodes.
+    """
+
+    fqe_return_error: float | None
+    log_return: float | None
+    log_return_error: float | None
+    log_return_fitted: float | None
+    """What fitted Q evaluation estimates for the logged actions themselves."""
+    log_tail_weight: float
+    """Mean discount of what time limits cut off, which is estimated."""
+    log_episodes: int
+    gain_fits: list[float | None]
+    """For each fit, the mean of the estimate minus the logged return."""
+    gain_error: float | None
+
+
+class FittedQRow(BesideTheLog):
     """A line of fqe.jsonl: one member's snapshot, judged from data alone."""
 
     member: int

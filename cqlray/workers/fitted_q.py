@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,9 +22,16 @@ from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
 from cqlray.envs.scaling import ActionScaling
 from cqlray.storage import checkpoint
-from cqlray.storage.rows import FittedQRow
+from cqlray.storage.rows import BesideTheLog, FittedQRow
 from cqlray.storage.run_directory import finite
 from cqlray.workers.files import StoredData
+from cqlray.workers.logged_return import (
+    LoggedReturns,
+    beside_the_log,
+    has_successor,
+    logged_returns,
+    next_logged,
+)
 
 # How often each policy's Q is fitted, each time with other initial networks and other batches; the
 # estimate is the mean. If the fits order the policies differently, the estimates tell little. (If
@@ -71,20 +79,23 @@ class FittedQ:
         self.discount, self.settings = discount, settings
         self.seeds = [seeding.integer_seed(run_seed, "fitted-q", fit) for fit in range(FITS)]
         used = _columns(run_seed, data)
+        self.used, self.scaling = used, scaling
         self.observations = used.observations
         first_steps = np.flatnonzero(np.concatenate([[True], used.ends[:-1]]))
         self.initial = used.rows[first_steps]
         self.held_out = _held_out(run_seed, len(self.initial))  # [E] bool
-        of_held_out = np.repeat(self.held_out, np.diff(first_steps, append=len(used.ends)))
+        self.of_held_out = np.repeat(self.held_out, np.diff(first_steps, append=len(used.ends)))
         mean, std = normalizer.fit([used.observations])
         self.normalized = torch.from_numpy((used.observations - mean) / std)
-        self.fitted_on = self._table(used, scaling, ~of_held_out)
-        self.checked_on = self._table(used, scaling, of_held_out) if of_held_out.any() else None
+        self.fitted_on = self._table(~self.of_held_out)
+        held_out = self.of_held_out
+        self.checked_on = self._table(held_out) if held_out.any() else None
         self.terminates = bool(used.terminations.any())
         self.units = _units(used, discount)
 
-    def _table(self, data: Columns, scaling: ActionScaling, chosen: Array) -> TransitionTable:
+    def _table(self, chosen: Array) -> TransitionTable:
         """The chosen transitions, [N] bool, over all observations."""
+        data, scaling = self.used, self.scaling
         return TransitionTable(
             observations=self.normalized,
             rows=torch.from_numpy(data.rows[chosen]),
@@ -103,7 +114,8 @@ class FittedQ:
         over the episodes that no Q was fitted on, and `fqe_bellman_error` the root mean squared
         error of Q on these, in rewards. `fqe_value` is `fqe_return` in the units of the rewards as
         that member was trained on; it is None where those are shifted and episodes terminate, since
-        it would then depend on how long episodes last. `seconds` is the row's share of the time.
+        it would then depend on how long episodes last. A row has BesideTheLog, too, unless no
+        logged action has a successor. `seconds` is the row's share of the time.
 
         Raises:
             UserError: not a snapshot.
@@ -130,6 +142,9 @@ class FittedQ:
         rows: list[FittedQRow] = []
         for policy, (subject, error) in enumerate(zip(subjects, errors, strict=True)):
             of_policy = values[:, policy]  # [FITS, E]
+            beside: BesideTheLog = {}
+            if self.logged is not None:
+                beside = beside_the_log(of_policy, self.logged)
             row: FittedQRow = {
                 "member": subject.member,
                 "updates": subject.updates,
@@ -140,6 +155,8 @@ class FittedQ:
                 ),
                 "fqe_bellman_error": error,
                 "fqe_value": self._as_trained_on(float(of_policy.mean()), subject.arrays),
+                "seconds": 0.0,
+                **beside,
             }
             rows.append(finite(row))
         seconds = (time.monotonic() - started) / len(rows)
@@ -147,13 +164,30 @@ class FittedQ:
             row["seconds"] = seconds
         return rows
 
+    @cached_property
+    def logged(self) -> LoggedReturns | None:
+        """What the logged policy earned; None where its Q cannot be fitted. A fit of its own, as
+        the students' estimates must not depend on it.
+        """
+        chosen = ~self.of_held_out & has_successor(self.used)
+        if not chosen.any():
+            return None
+        table, actions = self._table(chosen), self.scaling.to_unit(self.used.actions)
+        following = torch.from_numpy(next_logged(actions)[chosen])[None]
+        fits = self._fitted(table, following)
+        return logged_returns(
+            self.used, self.normalized, torch.from_numpy(actions), fits, self.discount
+        )
+
     def _fits(self, policies: Sequence[Policy]) -> list[fqe.QFunctions]:
         """Fit the policies' Q functions, once with each seed."""
         next_actions = self._actions(policies, self.fitted_on.rows.numpy() + 1)
+        return self._fitted(self.fitted_on, next_actions)
+
+    def _fitted(self, table: TransitionTable, next_actions: torch.Tensor) -> list[fqe.QFunctions]:
+        """Q functions fitted to a table, one with each seed."""
         fits = [
-            fqe.QFunctions(
-                self.fitted_on, next_actions, self.discount, self.units, self.settings, seed
-            )
+            fqe.QFunctions(table, next_actions, self.discount, self.units, self.settings, seed)
             for seed in self.seeds
         ]
         for fit in fits:

@@ -32,6 +32,7 @@ from cqlray.results.report.results_section import (
 from cqlray.results.report.selection_section import selection_section
 from cqlray.results.report.timeline_section import timeline_section
 from cqlray.results.report.values_section import values_section
+from cqlray.results.report.verdict_section import verdict_section
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.summary import RunRecord, best_group, cql_groups, is_cql, summarize
 from cqlray.storage.locations import AnyPath
@@ -71,6 +72,7 @@ def render(run: RunRecord) -> str:
         ),
         _banner(run),
         paragraph(_sentence(run, result), "lead"),
+        verdict_section(run),
         results_section(run, result),
         _curves(run, result, samples, seed),
         aggregates_section(result),

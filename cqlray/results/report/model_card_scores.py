@@ -16,6 +16,7 @@ from cqlray.results.report.formatting import (
     sentence,
     tested_elsewhere,
 )
+from cqlray.results.report.verdict_words import REFERENCES, in_words, verdicts_of
 from cqlray.results.statistics.calibration import check_bounds
 from cqlray.results.statistics.reference_scores import reference_scores
 from cqlray.results.statistics.resampling import UNKNOWN, Floats, interval, mean
@@ -39,6 +40,7 @@ def score_lines(run: RunRecord, member: int, updates: int, chosen_by: str | None
 
     `chosen_by` is "return" or "fqe" where it was chosen as the best member, else None.
     """
+    yield from _verdicts(run, member)
     scores = next((scores for scores in member_scores(run) if scores.member == member), None)
     if scores is None:
         yield from _untested(run, member, updates, chosen_by)
@@ -59,6 +61,16 @@ def score_lines(run: RunRecord, member: int, updates: int, chosen_by: str | None
             " episodes that its score"
         )
         yield "  is of: the score flatters it. New episodes (`cqlray evaluate`) are a fair test."
+
+
+def _verdicts(run: RunRecord, member: int) -> Iterator[str]:
+    """Whether the members of its setting beat what was logged."""
+    for verdict in verdicts_of(run):
+        if member in verdict.members:
+            beside, size = REFERENCES[verdict.reference], len(verdict.members)
+            whose = f"its setting ({size} member{'s' * (size > 1)})"
+            yield f"- Better than {beside}? {in_words(run, verdict, whose)}"
+            yield ""
 
 
 def _untested(run: RunRecord, member: int, updates: int, chosen_by: str | None) -> Iterator[str]:

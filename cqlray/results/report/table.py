@@ -21,6 +21,7 @@ from cqlray.results.report.formatting import (
     swept_names,
     tested_elsewhere,
 )
+from cqlray.results.report.verdict_words import verdict_sentence, verdicts_of
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.rows import Swept
 
@@ -48,7 +49,7 @@ def results_table(summary: dict[str, Any], run: RunRecord) -> Table:
         for cells in section:
             table.add_row(*map(Text, cells))  # as Text, so that square brackets are no markup
         table.add_section()
-    if notes := _notes(summary):
+    if notes := _notes(summary, run):
         table.caption, table.caption_justify = Text("\n".join(notes)), "left"
     return table
 
@@ -85,8 +86,10 @@ def _line(
     return [name, "", *values, "", number(value), note]
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _notes(summary: dict[str, Any], run: RunRecord) -> list[str]:
     notes = []
+    if sentence := verdict_sentence(run, verdicts_of(run)):
+        notes.append(sentence)
     if scores := summary["normalized"]:
         ends = normalized_by(scores["random"], scores["reference"], scores["source"])
         notes.append(f"normalised: {ends}")

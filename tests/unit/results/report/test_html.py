@@ -303,7 +303,7 @@ def test_64_members_stay_readable(tmp_path: Path) -> None:
     found = page(sweep_of_64(tmp_path / "run"))
     assert "64 students" in found.text
     summaries = [tag for tag, _ in found.tags if tag == "details"]
-    assert len(summaries) == 2  # the members' table, the config
+    assert len(summaries) == 3  # the verdicts, the members' table, the config
     for figure in found.figures()[:3]:  # curves, profile, values
         words = [node.text for node in figure.iter() if node.text and "weight" in node.text]
         assert len(words) == 6 and "the other 10" in [node.text for node in figure.iter()]
