@@ -15,6 +15,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 RAY_IS_GONE = threading.Event()
 
 
+class Sigterm(KeyboardInterrupt):
+    """SIGTERM. Not KeyboardInterrupt itself, with which Python ends as if by SIGINT, even if it was
+    caught, where it came within `exec`: in many an import.
+    """
+
+
 def stop_like_ctrl_c() -> None:
     """Have SIGTERM raise KeyboardInterrupt; once, since `timeout` and others send it twice.
 
@@ -26,7 +32,7 @@ def stop_like_ctrl_c() -> None:
 
 def _raise(number: int, _: Any) -> None:
     signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise Sigterm
 
 
 @contextmanager
