@@ -280,6 +280,8 @@ class ColumnsConfig:
     """Column that is true where a time limit cut it; by default the one of that name, if any."""
     next_observation: tuple[str, ...] = ()
     """Columns of the observation after the row's action, where the log has them."""
+    categorical: tuple[str, ...] = ()
+    """Observations that are categories (one-hot)."""
     action_low: tuple[float, ...] = ()
     """Lower bounds of the actions, where neither the data nor an environment says them; one number
     stands for all.

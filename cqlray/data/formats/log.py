@@ -23,7 +23,7 @@ kept. An episode of which no step is left has length 0, which validation reports
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -43,6 +43,7 @@ from cqlray.data.formats.log_files import (
     frame_columns,
 )
 from cqlray.data.formats.log_steps import Episodes, Order, order_of, sorting
+from cqlray.data.formats.log_text import Found, note_categories, one_hot, one_hot_names
 from cqlray.data.formats.rows import Rows
 from cqlray.data.source import PIECE_SIZE, UNKNOWN_TIER, Piece, Source, describe_environment
 from cqlray.errors import UserError
@@ -118,8 +119,9 @@ def open_log(
     """
     order = column_names(files[0])
     columns = resolve(names, order, files[0].name)
-    openers: Files = [(file.name, partial(batches, file, names, order)) for file in files]
-    return _source(name, data_format, openers, columns, rejoining)
+    found = Found()
+    openers: Files = [(file.name, partial(batches, file, names, order, found)) for file in files]
+    return _source(name, data_format, openers, columns, found, rejoining)
 
 
 def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
@@ -129,47 +131,71 @@ def open_frame(frame: pandas.DataFrame, names: ColumnNames) -> Source:
         UserError: as open_log.
     """
     columns = resolve(names, frame_columns(frame), FRAME)
-    openers: Files = [(FRAME, partial(frame_batches, frame, names))]
-    return _source("DataFrame", "dataframe", openers, columns, False)
+    found = Found()
+    openers: Files = [(FRAME, partial(frame_batches, frame, names, found))]
+    return _source("DataFrame", "dataframe", openers, columns, found)
 
 
 def _source(
-    name: str, data_format: str, files: Files, columns: LogColumns, rejoining: bool
+    name: str,
+    data_format: str,
+    files: Files,
+    columns: LogColumns,
+    found: Found,
+    rejoining: bool = False,
 ) -> Source:
+    _look(files, columns, found)
+    categories = found.sorted_categories()
     order = order_of(files, columns)
-    first = next(_rows(files, {}, Episodes(columns, rejoining, scattered=order is not None)), None)
+    episodes = Episodes(columns, rejoining, scattered=order is not None)
+    first = next(_rows(files, categories, {}, episodes), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no rows")
     observation_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
     if first.next_observations is not None and first.next_observations.shape[1] != observation_dim:
-        found = first.next_observations.shape[1]
+        following = first.next_observations.shape[1]
         raise UserError(
-            f"dataset {name!r}: next observations have {found} numbers, observations"
+            f"dataset {name!r}: next observations have {following} numbers, observations"
             f" {observation_dim}; name them alike"
         )
     environment = describe_environment(observation_dim, action_dim)
 
     def pieces() -> Iterator[Piece]:
         episodes = Episodes(columns, rejoining, scattered=order is not None)
-        rows = _rows(files, {}, episodes)
+        rows = _rows(files, categories, {}, episodes)
         blocks = _sorted(rows, name, order) if order and order.moved else _whole_episodes(rows)
         for block in blocks if order is None else _in_step(blocks, order, episodes):
             yield _piece(block)
 
-    provenance: dict[str, Any] = {"columns": columns.described()}
-    if order is not None and (notes := order.notes()):
+    provenance: dict[str, Any] = {"columns": one_hot_names(columns, categories).described()}
+    if notes := [*found.notes(), *(order.notes() if order else [])]:
         provenance["reading"] = notes
     return Source(name, data_format, environment, pieces, provenance)
 
 
-def _rows(files: Files, widths: dict[str, int], episodes: Episodes) -> Iterator[_LogRows]:
+def _look(files: Files, columns: LogColumns, found: Found) -> None:
+    """Read the log once where its text decides how it is read: complete `found`."""
+    first = next((batch for _, opened in files for _, batch in opened() if batch.num_rows), None)
+    if first is not None and (found.has_text or columns.categorical):
+        for _, opened in files:
+            for of_file, batch in opened():
+                note_categories(of_file, batch, found)
+
+
+def _rows(
+    files: Files,
+    categories: Mapping[str, Sequence[str]],
+    widths: dict[str, int],
+    episodes: Episodes,
+) -> Iterator[_LogRows]:
     """All rows of the files, a batch at a time."""
     names = tuple(file for file, _ in files)
     for index, (_, opened) in enumerate(files):
         row = 0
         for columns, batch in opened():
             if batch.num_rows:
-                yield _of_batch(columns, batch, widths, episodes, (names, index), row)
+                coded = one_hot(columns, batch, categories)
+                yield _of_batch(*coded, widths, episodes, (names, index), row)
             row += batch.num_rows
 
 

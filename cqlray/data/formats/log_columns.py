@@ -37,6 +37,7 @@ class ColumnNames:
     terminated: str | None = None
     truncated: str | None = None  # likewise
     next_observation: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()  # of the observations: one column of 0 and 1 per category
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class LogColumns:
     truncated: str | None
     next_observation: tuple[str, ...]
     episode_column: str | None  # None: each file is one episode
+    categorical: tuple[str, ...]
 
     @property
     def by_file(self) -> bool:
@@ -61,22 +63,22 @@ class LogColumns:
     @property
     def numbers(self) -> tuple[str, ...]:
         """The columns that hold numbers or vectors."""
-        return tuple(
-            dict.fromkeys((*self.observation, *self.action, self.reward, *self.next_observation))
-        )
+        named = (*self.observation, *self.action, self.reward, *self.next_observation)
+        return tuple(name for name in dict.fromkeys(named) if name not in self.categorical)
 
     @property
     def needed(self) -> tuple[str, ...]:
         """All columns, each once."""
         others = (self.episode_column, self.step, self.terminated, self.truncated)
-        return tuple(dict.fromkeys((*self.numbers, *(name for name in others if name is not None))))
+        numbers = (*self.numbers, *self.categorical)
+        return tuple(dict.fromkeys((*numbers, *(name for name in others if name is not None))))
 
     def described(self) -> dict[str, str | list[str]]:
         """Each option that has columns, with their names: `columns` in dataset.json."""
         return {
             option: list(named) if isinstance(named, tuple) else named
             for option, named in vars(self).items()
-            if named and option != "episode_column"
+            if named and option not in ("episode_column", "categorical")
         }
 
 
@@ -111,7 +113,9 @@ def resolve(
         truncated=truncated,
         next_observation=several(names.next_observation),
         episode_column=_episode_column(names.episode, available, file),
+        categorical=several(names.categorical),
     )
+    _require_observed(columns, file)
     _require_single(columns, available, file)
     _require_named_once(columns, file)
     return columns
@@ -184,6 +188,21 @@ def _require_single(columns: LogColumns, available: Sequence[str], file: str) ->
         raise UserError(
             f"{file}: more than one column is called {doubled[0]!r}; each name must stand there"
             " once"
+        )
+
+
+def _require_observed(columns: LogColumns, file: str) -> None:
+    """Raises UserError where a category is no observation, or its next one would not be coded."""
+    for name in columns.categorical:
+        if name not in columns.observation:
+            raise UserError(
+                f"{file}: column {name!r} is named by columns.categorical alone; name it by"
+                " columns.observation, too"
+            )
+    if columns.categorical and columns.next_observation:
+        raise UserError(
+            f"{file}: columns.categorical goes without columns.next_observation; leave the latter"
+            " out, and observations are taken from the rows that follow"
         )
 
 

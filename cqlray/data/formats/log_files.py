@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data.formats.files import DataPath, readable
 from cqlray.data.formats.log_columns import ColumnNames, LogColumns, resolve
+from cqlray.data.formats.log_text import MISSING, Found, NoNumberError, with_numbers
 from cqlray.data.parquet import open_parquet
 from cqlray.data.source import PIECE_SIZE
 from cqlray.errors import UserError
@@ -22,23 +23,26 @@ if TYPE_CHECKING:
 PARQUET, CSV = (".parquet", ".parq", ".pq"), (".csv", ".tsv")
 FRAME = "the DataFrame"  # what messages call it
 _CSV_BLOCK = 8 * 2**20  # bytes; a row must fit in
-# What stands for no value in a CSV file. `nan` does not: it is read as a number, which validation
-# reports.
-_NULLS = ["", "NULL", "null", "NA", "N/A", "#N/A", "<NA>", "None"]
+# What stands for no value in a CSV file, as people write it.
+_NULLS = [
+    *dict.fromkeys(spelt for word in MISSING for spelt in (word, word.upper(), word.capitalize())),
+    *(" " * blanks for blanks in range(1, 9)),
+]
 
 Batches = Iterator[tuple[LogColumns, pa.RecordBatch]]
 
 
-def batches(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
+def batches(file: DataPath, names: ColumnNames, order: Sequence[str], found: Found) -> Batches:
     """The rows of one Parquet or CSV file, the needed columns alone.
 
     Args:
         order: the columns of the log's first file.
+        found: takes up what is found in text.
 
     Raises:
         UserError: it is not readable, or a column is missing.
     """
-    yield from (_csv if file.suffix in CSV else _parquet)(file, names, order)
+    yield from (_csv if file.suffix in CSV else _parquet)(file, names, order, found)
 
 
 def column_names(file: DataPath) -> list[str]:
@@ -60,22 +64,39 @@ def frame_columns(frame: pandas.DataFrame) -> list[str]:
     return [str(label) for label in frame.columns]
 
 
-def _parquet(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
+def _parquet(file: DataPath, names: ColumnNames, order: Sequence[str], found: Found) -> Batches:
     with readable(file.name, "Parquet file"), file.open() as opened:
         columns = resolve(names, pq.ParquetFile(opened).schema_arrow.names, file.name, order)
         parquet = open_parquet(opened, file.name, opened.size(), columns.needed, PIECE_SIZE)
+        row = 0
         for batch in parquet.iter_batches(PIECE_SIZE, columns=list(columns.needed)):
-            yield columns, batch
+            yield columns, _converted(columns, batch, found, file.name, row)
+            row += batch.num_rows
 
 
-def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
-    """Numbers are parsed as float64, which rounds to the nearest float32; all else is text."""
+def _converted(
+    columns: LogColumns, batch: pa.RecordBatch, found: Found, file: str, row: int
+) -> pa.RecordBatch:
+    try:
+        return with_numbers(columns, batch, found, row)
+    except NoNumberError as error:
+        raise UserError(
+            f"{file}: column {error.column} holds string; it should hold numbers, or vectors of one"
+            f" length ({error})"
+        ) from None
+
+
+def _csv(file: DataPath, names: ColumnNames, order: Sequence[str], found: Found) -> Batches:
+    """Numbers are parsed as float64, which rounds to the nearest float32; all else is text.
+
+    So are numbers at first where decimal commas may be: commas part no columns, or quotes are used.
+    """
     with readable(file.name, "CSV file"):
-        header, delimiter = _header(file)
+        header, delimiter, quotes = _header(file)
+        of_numbers = pa.string() if quotes or delimiter != "," else pa.float64()
         columns = resolve(names, header, file.name, order)
         types = {
-            name: pa.float64() if name in columns.numbers else pa.string()
-            for name in columns.needed
+            name: of_numbers if name in columns.numbers else pa.string() for name in columns.needed
         }
         convert: Any = pyarrow.csv.ConvertOptions(
             column_types=types,
@@ -89,24 +110,29 @@ def _csv(file: DataPath, names: ColumnNames, order: Sequence[str]) -> Batches:
             "convert_options": convert,
         }
         with file.stream() as stream, pyarrow.csv.open_csv(stream, **options) as reader:
+            row = 0
             for batch in reader:
-                yield columns, batch
+                yield columns, with_numbers(columns, batch, found, row)
+                row += batch.num_rows
 
 
-def _header(file: DataPath) -> tuple[list[str], str]:
-    """The column names of a CSV file, and its delimiter: comma, semicolon or tab."""
+def _header(file: DataPath) -> tuple[list[str], str, bool]:
+    """The column names of a CSV file; its delimiter, comma, semicolon or tab; and whether values
+    stand in quotes near its beginning.
+    """
     with file.stream() as stream:
-        line = stream.read(2**20).partition(b"\n")[0].decode("utf-8-sig").strip("\r")
+        first, _, rest = stream.read(2**20).partition(b"\n")
+        line = first.decode("utf-8-sig").strip("\r")
     if not line.strip():
         raise UserError(f"{file.name}: the first line is empty; it should name the columns")
     delimiter = max(",;\t", key=line.count)
     try:
-        return next(csv.reader([line], delimiter=delimiter)), delimiter
+        return next(csv.reader([line], delimiter=delimiter)), delimiter, b'"' in rest
     except csv.Error as error:
         raise UserError(f"{file.name}: its first line names no columns ({error})") from None
 
 
-def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:
+def frame_batches(frame: pandas.DataFrame, names: ColumnNames, found: Found) -> Batches:
     """The rows of a pandas DataFrame; its NaN are null.
 
     Raises:
@@ -121,4 +147,5 @@ def frame_batches(frame: pandas.DataFrame, names: ColumnNames) -> Batches:
             with readable(f"{FRAME}, column {name}", "column of numbers, vectors, flags or names"):
                 array = pa.Array.from_pandas(part)
             arrays.append(array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array)
-        yield columns, pa.RecordBatch.from_arrays(arrays, list(columns.needed))
+        batch = pa.RecordBatch.from_arrays(arrays, list(columns.needed))
+        yield columns, _converted(columns, batch, found, FRAME, start)

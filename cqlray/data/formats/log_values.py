@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 
 from cqlray.data.episode import Array
 from cqlray.data.formats.files import readable
+from cqlray.data.formats.log_text import MISSING
 from cqlray.data.source import narrow
 from cqlray.errors import UserError
 
-_TRUE, _FALSE = ("true", "t", "yes", "1", "1.0"), ("false", "f", "no", "0", "0.0", "")
+_TRUE = ("true", "t", "yes", "y", "1", "1.0")
+_FALSE = ("false", "f", "no", "n", "0", "0.0", *MISSING)
 
 
 def matrix(
