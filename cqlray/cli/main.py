@@ -6,9 +6,11 @@ A mistake is one line on stderr and exit status 2.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from cqlray.cli.statuses import FAILURE, INTERRUPTED, MISTAKE, complain
@@ -61,9 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_USAGE, end="")
         return 0 if words else MISTAKE
     RAY_IS_GONE.clear()
-    with restoring_handlers(), insisting():
+    ends = argv is None  # so does the process, now: nothing may come in between
+    with nullcontext() if ends else restoring_handlers(), insisting():
         stop_like_ctrl_c()
         status = _status(words)
+        if ends:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if RAY_IS_GONE.is_set():
         sys.stdout.flush()
         sys.stderr.flush()

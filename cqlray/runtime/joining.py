@@ -61,11 +61,13 @@ def _shut_down(node: str) -> None:
     ending = threading.Thread(target=ray.shutdown, daemon=True, name="cqlray-shutdown")
     ending.start()
     deadline = time.monotonic() + SECONDS_TO_SHUT_DOWN
-    while ending.is_alive() and time.monotonic() < deadline:
-        ending.join(0.05)
-        set_again()
-    if ending.is_alive():
-        RAY_IS_GONE.set()
+    try:
+        while ending.is_alive() and time.monotonic() < deadline:
+            ending.join(0.05)
+            set_again()
+    finally:  # also if a signal raises here
+        if ending.is_alive():
+            RAY_IS_GONE.set()
 
 
 def _resources() -> ClusterResources:

@@ -199,6 +199,8 @@ def test_sigterm_to_all_of_a_run(
         line = driver.last_line()
         if what == "head" and status == 1:  # it ended by itself before the signal came
             assert "is gone" in line and line.endswith(f"; go on with: cqlray resume {out}")
+        elif stage == "report" and status == 0:  # it was over
+            assert (out / "report.html").exists()
         else:
             assert status == 130, driver.said()
             assert line == f"cqlray: stopped; go on with: cqlray resume {out}"
