@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cqlray.api.checks import environment_of, require_place, without_tests
 from cqlray.config.load import dump_yaml
-from cqlray.config.members import members
+from cqlray.config.members import members, without_repeats
 from cqlray.config.schema import RunConfig
 from cqlray.config.secrets import masked_words
 from cqlray.data.dataset import SHARDS, absolute_name, is_native
@@ -61,13 +61,15 @@ def start(config: RunConfig, progress: ProgressDisplay, dataset_only: bool = Fal
             then.
         Interrupted: asked to stop; the directory can be resumed.
     """
-    config = without_tests(config)
+    config, repeats = without_repeats(without_tests(config))
     if inside_job():
         require_lasting("--out", config.out)
     path = any_path(config.out or default_name(config))
     RunDirectory.require_blank(path)
     require_place(path)
     spec = environment_of(config, progress)
+    for line in repeats:
+        progress.say(line)
 
     def create(plan: Plan) -> None:
         manifest = _manifest(config, spec, plan, dataset_only, progress)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from cqlray.cli.parser import CommandParser, require_at_least
+from cqlray.config.secrets import printable
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath, any_path
 
@@ -67,6 +69,11 @@ def _print_estimates(path: AnyPath, rows: list[dict[str, Any]], as_json: bool) -
     for row in rows:
         estimate = "not finite" if row["fqe_return"] is None else f"{row['fqe_return']:.2f}"
         print(f"{row['member']:>6}  {row['updates']:>9,}  {estimate:>27}")
+    from cqlray.results.record import load_run
+    from cqlray.results.report.verdict_words import verdict_sentence, verdicts_of
+
+    record = load_run(path)
+    print(printable(verdict_sentence(record, verdicts_of(record))))
     print(
         f"best by the data alone: cqlray export {path} --by fqe (how far to trust it:"
         f" {path}/report.html)"
@@ -192,6 +199,14 @@ def export(words: list[str]) -> int:
 
     exported = export(
         options.path, options.member, options.format, options.out, options.by, options.updates
+    )
+    chosen = f", the best by {exported.chosen_by}" if exported.chosen_by else ""
+    print(
+        printable(
+            f"member {exported.member}{chosen}: {exported.algorithm}, after"
+            f" {exported.updates:,} updates"
+        ),
+        file=sys.stderr,
     )
     print(json.dumps(vars(exported), default=str) if options.json else exported.path)
     return 0

@@ -32,6 +32,7 @@ from cqlray.results.policy_files import (
 )
 from cqlray.results.record import load_run
 from cqlray.results.report.model_card import ExportedPolicy, model_card
+from cqlray.results.report.verdict_words import algorithm_name
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath, any_path
 from cqlray.storage.run_directory import DATASET, write_bytes
@@ -53,6 +54,10 @@ class Exported:
     format: str
     member: int
     updates: int
+    algorithm: str
+    """Of the member, with its setting, in words."""
+    chosen_by: str | None
+    """Where it was chosen as the best member: "return" or "fqe"."""
     max_difference: float
     """The largest difference from the policy's actions that was found, as a share of the actions'
     range.
@@ -98,7 +103,17 @@ def export(
     text = model_card(record, _describe(record, policy, arrays, format, place.name, checked))
     write_bytes(place, data)
     write_bytes(card, text.encode())
-    return Exported(place, card, format, policy.member, policy.updates, difference)
+    entry = next(entry for entry in record.members if entry["member"] == policy.member)
+    return Exported(
+        path=place,
+        card=card,
+        format=format,
+        member=policy.member,
+        updates=policy.updates,
+        algorithm=algorithm_name(record, entry),
+        chosen_by=policy.chosen_by,
+        max_difference=difference,
+    )
 
 
 def _describe(

@@ -15,9 +15,11 @@ from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
 from cqlray.storage.locations import Location, any_path
-from cqlray.storage.outside import read_file
+from cqlray.storage.outside import read_file, read_json
 from cqlray.storage.row_index import is_of_student
-from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, RunDirectory
+from cqlray.storage.row_types import require
+from cqlray.storage.rows import MemberEntry, Swept
+from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, MEMBERS, RunDirectory
 
 MOST_LISTED = 24  # update counts in a message
 
@@ -36,10 +38,23 @@ class LoadedPolicy:
         member: int,
         updates: int,
         chosen_by: str | None = None,
+        swept: Swept | None = None,
     ) -> None:
-        """`chosen_by` is "return" or "fqe" where it was chosen as the best member."""
+        """`chosen_by` is "return" or "fqe" where it was chosen as the best member; `swept` is what
+        the sweep chose for it.
+        """
+        self.swept = dict(swept or {})
+        self.algorithm = str(self.swept.pop("algorithm", "cql"))  # cql, sac or bc
         self.policy, self.scaling = policy, scaling
         self.member, self.updates, self.chosen_by = member, updates, chosen_by
+
+    def __repr__(self) -> str:
+        setting = "".join(f", {name} {value}" for name, value in self.swept.items())
+        chosen = f", the best by {self.chosen_by}" if self.chosen_by else ""
+        return (
+            f"<policy of member {self.member}{chosen}: {self.algorithm}{setting}, after"
+            f" {self.updates:,} updates>"
+        )
 
     def __call__(self, observations: Any) -> Array:
         """[observation_dim] -> [A], or [E, observation_dim] -> [E, A]: actions in the environment's
@@ -94,9 +109,20 @@ def load_policy(
             scaling = _action_scaling(directory, manifest)
             policy = _policy(arrays, members.index(int(index)), len(scaling.low), path)
             after = metadata.get("updates", int(path.stem))
-            return LoadedPolicy(policy, scaling, int(index), after, chosen_by)
+            swept = _swept(directory, int(index))
+            return LoadedPolicy(policy, scaling, int(index), after, chosen_by, swept)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
+
+
+def _swept(directory: RunDirectory, member: int) -> Swept:
+    """What the sweep chose for a member; nothing where the run has no list of its members."""
+    try:
+        path = directory / MEMBERS
+        entries = require(read_json(path), list[MemberEntry], str(path))
+    except FileNotFoundError:
+        return {}
+    return next((entry["swept"] for entry in entries if entry["member"] == member), {})
 
 
 def _policy(arrays: Arrays, place: int, actions: int, path: Location) -> Policy:

@@ -24,7 +24,12 @@ def values_section(run: RunRecord, samples: int, seed: int) -> str:
     if not found:
         return ""
     checks = check_bounds(run, samples, seed)
-    sentences = list(map(paragraph, [*map(_bound, checks), *map(_verdict, found)]))
+    bounds = {check.conservative_weight: check for check in checks}
+    sentences = [
+        paragraph(f"{_bound(bounds[one.conservative_weight])} {_details(one, bounds)}")
+        for one in found
+        if one.conservative_weight in bounds
+    ]
     if len(checks) > MOST_WEIGHTS:
         sentences = [
             paragraph(_overview(checks)),
@@ -46,7 +51,7 @@ def values_section(run: RunRecord, samples: int, seed: int) -> str:
     )
     alt = (
         "Scatter plot of values against observed returns."
-        f" {' '.join(map(_verdict, found[:MOST_WEIGHTS]))}"
+        f" {' '.join(map(_compared, found[:MOST_WEIGHTS]))}"
     )
     drawn = figure(plots.value_calibration(run), alt, words) if plots.comparable_tests(run) else ""
     return section(
@@ -79,14 +84,34 @@ def _bound(check: BoundCheck) -> str:
     )
 
 
-def _verdict(calibration: Calibration) -> str:
-    """A sentence on how values and returns compare for a conservative weight."""
-    excess = calibration.last_excess
-    ended = "below" if excess <= 0 else "above"
-    advice = "" if excess <= 0 else " They overestimate; a higher conservative weight lowers them."
-    always = "always " if calibration.below == calibration.tests else ""
+def _details(one: Calibration, bounds: dict[float, BoundCheck]) -> str:
+    """How values and returns compare, and what to do where the bound did not hold."""
+    return f"{_compared(one)}{_advice(one, bounds[one.conservative_weight].overall.held)}"
+
+
+def _compared(one: Calibration) -> str:
+    """The mean of the last tests, without a verdict: that is the bound's to give."""
+    ended = "below" if one.last_excess <= 0 else "above"
+    always = "always " if one.below == one.tests else ""
     return (
-        f"Conservative weight {calibration.conservative_weight:g}: at the last test values are"
-        f" {ended} observed returns, by {number(abs(excess))} on average; they were {always}at or"
-        f" below them in {calibration.below} of {calibration.tests} tests.{advice}"
+        f"At the last test values are {ended} observed returns, by"
+        f" {number(abs(one.last_excess))} on average; they were {always}at or below them in"
+        f" {one.below} of {one.tests} tests."
     )
+
+
+def _advice(one: Calibration, held: bool | None) -> str:
+    """What would lower values that are too high, or tell more. The weight is not blamed while
+    training may be.
+    """
+    if held or (held is None and one.last_excess <= 0):
+        return ""
+    if one.undertrained:
+        direction = "rise" if one.moved > 0 else "fall"
+        return (
+            f" The values still {direction}, by {number(abs(one.moved))} over the last third of the"
+            " tests: train longer before you judge the weight."
+        )
+    if held is None:
+        return ""
+    return " A higher conservative weight lowers them."

@@ -82,7 +82,8 @@ def algorithm_name(run: RunRecord, entry: Any) -> str:
         ]
     setting = {"conservative_weight": conservative_weight(run, entry), **entry["swept"]}
     setting.pop("algorithm", None)
-    return f"CQL with {setting_name(setting)}"
+    plain = setting["conservative_weight"] == 0.0 and not run.config["cql"]["lagrange"]
+    return f"CQL with {setting_name(setting)}{', which is offline SAC' * plain}"
 
 
 def _best(verdict: Verdict, found: Sequence[Verdict]) -> str:

@@ -47,6 +47,17 @@ class Calibration:
     """Value minus observed return at each member's last such test, averaged over members, in
     rewards as trained on.
     """
+    moved: float = 0.0
+    """By how much the value still changed over the last third of the tests, averaged over members:
+    far from 0, the critics are not trained to the end.
+    """
+
+    @property
+    def undertrained(self) -> bool:
+        """Whether the values still moved by so much that it may explain what they exceed returns
+        by: a quarter of it or more.
+        """
+        return abs(self.moved) > abs(self.last_excess) / 4.0
 
 
 def observed_return(row: EvaluationRow) -> float | None:
@@ -78,10 +89,15 @@ def calibrations(run: RunRecord) -> list[Calibration]:
     """
     # By weight: for each member, the excess at each of its tests.
     excesses: dict[float, list[list[float]]] = {}
+    moved: dict[float, list[float]] = {}
     for entry in run.members:
-        excess = [value - observed for _, observed, value in compared_tests(run, entry)]
+        compared = compared_tests(run, entry)
+        excess = [value - observed for _, observed, value in compared]
         weight = conservative_weight(run, entry)
         if excess and weight is not None:
+            third = compared[-max(1, len(compared) // 3) - 1 :]  # none of fewer than three tests
+            change = third[-1][2] - third[0][2] if len(compared) > 2 else 0.0
+            moved.setdefault(weight, []).append(change)
             excesses.setdefault(weight, []).append(excess)
     return [
         Calibration(
@@ -89,6 +105,7 @@ def calibrations(run: RunRecord) -> list[Calibration]:
             tests=sum(map(len, members)),
             below=sum(value <= 0 for member in members for value in member),
             last_excess=float(np.mean([member[-1] for member in members])),
+            moved=float(np.mean(moved[weight])),
         )
         for weight, members in sorted(excesses.items())
     ]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cqlray.config import schema as configs
-from cqlray.config.members import Member, members
+from cqlray.config.members import Member, members, without_repeats
 from cqlray.config.schema import CQLConfig, RunConfig, SACConfig, SweepConfig
 
 SCHEMA = Path(configs.__file__)
@@ -172,3 +172,26 @@ def test_structure_parts_members_by_what_cannot_be_stacked() -> None:
     assert len({m.structure for m in by_number}) == 1
     by_shape = swept(2, num_critics=(1, 2), layer_norm=(False, True))
     assert len({m.structure for m in by_shape}) == 4
+
+
+def test_what_is_the_same_is_trained_once() -> None:
+    """Offline SAC is CQL with weight 0; with another weight in the sweep it is none of them."""
+    config = RunConfig(
+        sweep=SweepConfig(conservative_weight=(0.0, 5.0)), baselines=("bc", "sac"), num_seeds=2
+    )
+    assert len(members(config)) == 8
+    found, lines = without_repeats(config)
+    assert found.baselines == ("bc",) and len(members(found)) == 6
+    assert lines == [
+        "baseline sac: the same as CQL's setting (conservative_weight 0.0); trained once, as that"
+    ]
+    other = dataclasses.replace(config, sweep=SweepConfig(conservative_weight=(1.0, 5.0)))
+    assert without_repeats(other) == (other, [])
+    plain = dataclasses.replace(
+        config,
+        sweep=SweepConfig(),
+        cql=dataclasses.replace(config.cql, conservative_weight=0.0),
+        baselines=("sac",),
+    )
+    found, lines = without_repeats(plain)
+    assert not found.baselines and "(the config's own)" in lines[0]

@@ -125,3 +125,13 @@ def test_no_bucket_is_asked_because_a_run_on_a_disk_names_it(
             load_run(make_run(tmp_path / "run", config=config)), made_policy([3])
         )
     assert asked == [str(tmp_path / "run" / "dataset")]
+
+
+def test_a_loaded_policy_says_which_algorithm_it_is() -> None:
+    policy = made_policy([3])
+    swept = {"algorithm": "bc", "conservative_weight": 5.0}
+    named = LoadedPolicy(policy.policy, policy.scaling, 3, 2000, "fqe", swept)
+    assert (policy.algorithm, named.algorithm) == ("cql", "bc")
+    assert repr(named) == (
+        "<policy of member 3, the best by fqe: bc, conservative_weight 5.0, after 2,000 updates>"
+    )

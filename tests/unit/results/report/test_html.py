@@ -233,15 +233,43 @@ def test_results_are_in_the_report(tmp_path: Path) -> None:
 
 
 def test_overestimation_is_called_so_for_its_own_weight(tmp_path: Path) -> None:
-    rows = [student(m, 100, [1.0] * 4, value=50.0 if m < 2 else -50.0) for m in range(4)]
+    """One sentence for each weight, which does not say its opposite afterwards."""
+    rows = [
+        student(m, 100, [1.0] * 4, value=v, excesses=[v + 7.0 + e for e in (-1.0, 0.0, 1.0, 0.0)])
+        for m, v in enumerate([50.0, 50.0, -50.0, -50.0])
+    ]
     text = page(make_run(tmp_path / "run", SWEEP, evaluations=rows)).text
     assert (
-        "Conservative weight 1: at the last test values are above observed returns, by 57.0" in text
+        "Conservative weight 1: the lower bound did not hold (overestimates by 57); it held in 0,"
+        " did not hold in 2, cannot be told in 0 of 2 members. At the last test values are above"
+        " observed returns, by 57.0" in text
     )
+    assert "A higher conservative weight lowers them." in text
+    held = text[text.index("Conservative weight 5: the lower bound held") :]
+    assert "At the last test values are below observed returns, by 43.0" in held
+    assert text.count("overestimate") == 1 and "still" not in held
+
+
+def test_a_bound_that_cannot_be_told_is_not_called_broken_two_lines_on(tmp_path: Path) -> None:
+    rows = [student(m, 100, [1.0] * 4, value=50.0) for m in range(2)]
+    text = page(make_run(tmp_path / "run", evaluations=rows)).text
+    assert "whether the lower bound held cannot be told" in text
+    assert "overestimate" not in text and "higher conservative weight" not in text
+
+
+def test_values_that_still_move_are_not_blamed_on_the_weight(tmp_path: Path) -> None:
+    spread = (-1.0, 0.0, 1.0, 0.0)
+    rows = [
+        student(m, count, [1.0] * 4, value=v, excesses=[v + 7.0 + e for e in spread])
+        for m in range(2)
+        for count, v in ((100, 10.0), (200, 30.0), (300, 50.0))
+    ]
+    text = page(make_run(tmp_path / "run", evaluations=rows)).text
     assert (
-        "Conservative weight 5: at the last test values are below observed returns, by 43.0" in text
+        "The values still rise, by 20.00 over the last third of the tests: train longer before you"
+        " judge the weight." in text
     )
-    assert text.count("overestimate") == 1
+    assert "higher conservative weight" not in text
 
 
 def test_sweep_has_a_line_for_each_setting(tmp_path: Path) -> None:
@@ -446,7 +474,7 @@ def test_table_by_hand(tmp_path: Path) -> None:
     console.print(results_table(summarize(record, 200, 0), record))
     lines = [re.split(r" {2,}", line.strip()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert ["3", "1", "5", "200", "-800.0", "-800.0 to -800.0"] in lines
-    assert ["IQM [95%]", "1", "-300.0", "[-400.0, -200.0]"] in lines
+    assert ["best IQM [95%]", "1", "-300.0", "[-400.0, -200.0]"] in lines
     assert ["teacher", "-150.0"] in lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,8 @@ from cqlray.results.report.html import render
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.report.page import escape
 from cqlray.results.report.table import results_table
-from cqlray.results.report.verdict_words import verdict_sentence, verdicts_of
+from cqlray.results.report.verdict_words import algorithm_name, verdict_sentence, verdicts_of
+from cqlray.results.statistics.summary import summarize
 from cqlray.storage.run_directory import RunDirectory
 from tests.unit.results.run_directories import estimate, make_run, student, write_lines
 from tests.unit.results.statistics.test_verdict import judged
@@ -67,3 +69,45 @@ def test_estimates_of_an_older_version_say_that_nothing_can_be_told(tmp_path: Pa
     assert verdict_sentence(load_run(directory), []) == ""
     write_lines(directory / "fqe.jsonl", [estimate(0, 200, 1.0)])
     assert "Cannot be told" in verdict_sentence(load_run(directory), [])
+
+
+def test_without_tests_the_terminals_table_holds_the_estimates(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    write_lines(directory / "fqe.jsonl", [judged(0, -1.0), judged(1, -2.0)])
+    run = load_run(directory)
+    out = io.StringIO()
+    Console(file=out, width=200).print(
+        results_table(result(RunDirectory.open(directory), run), run)
+    )
+    lines = [re.split(r" {2,}", line.strip()) for line in out.getvalue().splitlines()]
+    assert ["member", "seed", "updates", "estimate (discounted)", "95% interval"] in lines
+    assert ["0", "0", "200", "-3.50"] in lines and ["1", "1", "200", "-4.50"] in lines
+    (mean,) = (line for line in lines if line[0] == "mean [95%]")
+    (log,) = (line for line in lines if line[0] == "the log [95%]")
+    assert mean[1] == "-4.00" and log[1:] == ["-2.50", "[-2.52, -2.48]"]
+    assert not any(line[0] in ("teacher", "dataset", "random") for line in lines)
+
+
+def test_the_terminal_and_the_report_lead_with_the_same_number(tmp_path: Path) -> None:
+    rows = [student(m, 200, [value]) for m, value in enumerate((-300.0, -100.0))]
+    settings = [{"conservative_weight": w} for w in (1.0, 5.0)]
+    run = load_run(make_run(tmp_path / "run", settings, seeds=1, evaluations=rows))
+    out = io.StringIO()
+    Console(file=out, width=200).print(results_table(summarize(run, 200, 0), run))
+    assert re.search(r"best IQM \[95%\] +5 +-100\.0", out.getvalue())
+    assert "conservative weight 5, reaches an interquartile mean return of -100.0" in render(run)
+    assert verdict_sentence(run, verdicts_of(run)).count("-100.0") >= 1
+
+
+def test_algorithms_are_called_by_their_names(tmp_path: Path) -> None:
+    settings = [
+        {"algorithm": "cql", "conservative_weight": 0.0},
+        {"algorithm": "sac", "conservative_weight": 0.0},
+        {"algorithm": "bc", "conservative_weight": 5.0},
+    ]
+    run = load_run(make_run(tmp_path / "run", settings, seeds=1))
+    assert [algorithm_name(run, entry) for entry in run.members] == [
+        "CQL with conservative weight 0, which is offline SAC",
+        "the baseline offline SAC",
+        "the baseline behaviour cloning",
+    ]
