@@ -26,7 +26,7 @@ from cqlray.data.dataset import SHARDS, absolute_name, is_native
 from cqlray.envs.layout import observation_layout
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
-from cqlray.results import video
+from cqlray.results import policy_actions, video
 from cqlray.results.policies import newest_rows
 from cqlray.results.record import fqe_returns, load_run
 from cqlray.results.report import verdict_words
@@ -305,7 +305,7 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
 
     After fitted Q evaluation its members have fqe_return and fqe_updates, of their newest snapshot
     that has an estimate; both are None for a member without one. `verdict` says whether the members
-    beat the log.
+    beat the log, `actions` what the best one does differently.
     """
     record = record or load_run(directory.path)
     samples, seed = record.config["evaluation"]["bootstrap_samples"], record.config["seed"]
@@ -320,6 +320,7 @@ def result(directory: RunDirectory, record: RunRecord | None = None) -> dict[str
     return {
         **summary,
         "verdict": verdict_words.as_json(record),
+        "actions": policy_actions.as_json(record),
         "run_dir": str(directory.path),
         "seconds": directory.manifest().get("seconds", 0.0),
     }

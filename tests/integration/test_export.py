@@ -333,7 +333,10 @@ def test_the_command(
         "format": "torchscript",
         "member": 1,
         "updates": 330,
+        "algorithm": said["algorithm"],
+        "chosen_by": None,
     }
+    assert said["algorithm"].startswith("CQL with conservative weight ")
     assert cli.main(["export", str(finished_run), "--format", "h5"]) == 2
     assert "there is no format 'h5'" in capsys.readouterr().err
 

@@ -11,6 +11,7 @@ import yaml
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.results.record import events, fitted_q_rows, load_run
 from cqlray.results.report import plots
+from cqlray.results.report.actions_section import actions_section
 from cqlray.results.report.dataset_section import dataset_section
 from cqlray.results.report.formatting import (
     environment_name,
@@ -73,6 +74,7 @@ def render(run: RunRecord) -> str:
         _banner(run),
         paragraph(_sentence(run, result), "lead"),
         verdict_section(run),
+        actions_section(run),
         results_section(run, result),
         _curves(run, result, samples, seed),
         aggregates_section(result),

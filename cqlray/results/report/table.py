@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cqlray.config.secrets import printable
+from cqlray.results.report.actions_section import warning_lines
 from cqlray.results.report.formatting import (
     ends_in_words,
     interval,
@@ -138,6 +139,8 @@ def _notes(summary: dict[str, Any], run: RunRecord, found: Sequence[Verdict]) ->
     notes = []
     if sentence := verdict_sentence(run, found):
         notes.append(sentence)
+    if actions := summary.get("actions"):
+        notes += warning_lines(actions["warnings"])
     if scores := (best_group(summary) or summary)["normalized"]:
         ends = normalized_by(scores["random"], scores["reference"], scores["source"])
         notes.append(f"normalised: {ends}")
