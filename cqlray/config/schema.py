@@ -263,7 +263,7 @@ class ColumnsConfig:
     """
 
     observation: tuple[str, ...] = ("observation*",)
-    """Columns of an observation; what a pattern matches keeps the file's order."""
+    """Columns of an observation; patterns keep the file's order."""
     action: tuple[str, ...] = ("action*",)
     """Columns of an action."""
     reward: str = "reward"
@@ -282,10 +282,10 @@ class ColumnsConfig:
     """Columns of the observation after the row's action, where the log has them."""
     categorical: tuple[str, ...] = ()
     """Observations that are categories (one-hot)."""
+    missing: tuple[str, ...] = ()
+    """Missing values, as lab=forward:3 x=0 '*=split'."""
     action_low: tuple[float, ...] = ()
-    """Lower bounds of the actions, where neither the data nor an environment says them; one number
-    stands for all.
-    """
+    """Lower bounds of the actions where nothing else says them; one number for all."""
     action_high: tuple[float, ...] = ()
     """Upper bounds."""
 

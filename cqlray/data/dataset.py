@@ -21,7 +21,7 @@ from cqlray.storage.rows import DatasetFacts
 
 FORMAT = 1
 # What a description keeps of where the data is from, beside its provenance.
-KEPT_OF_ORIGIN = ("licence", "reference_returns", "reference_scores", "columns")
+KEPT_OF_ORIGIN = ("licence", "reference_returns", "reference_scores", "columns", "missing")
 HISTOGRAM_BINS = 20
 DESCRIPTION = "dataset.json"  # the description's file, written last: with it a dataset is whole
 

@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,10 +41,11 @@ from cqlray.data.formats.log_files import (
     frame_batches,
     frame_columns,
 )
+from cqlray.data.formats.log_missing import Counts, MissingValues
+from cqlray.data.formats.log_rows import LogRows, piece_of
 from cqlray.data.formats.log_steps import Episodes, Order, order_of, sorting
 from cqlray.data.formats.log_text import Found, note_categories, one_hot, one_hot_names
-from cqlray.data.formats.rows import Rows
-from cqlray.data.source import PIECE_SIZE, UNKNOWN_TIER, Piece, Source, describe_environment
+from cqlray.data.source import PIECE_SIZE, Piece, Source, describe_environment
 from cqlray.errors import UserError
 from cqlray.storage.outside import free_memory
 
@@ -54,55 +54,6 @@ if TYPE_CHECKING:
 
 Files = list[tuple[str, Callable[[], Batches]]]
 _COPIES = 3  # of the rows while they are sorted
-
-
-@dataclass(frozen=True)
-class _LogRows:
-    """n consecutive rows of a log, or of a log that was sorted."""
-
-    files: tuple[str, ...]  # all files so far
-    file: Array  # [n] int: which of them the row is from
-    episode: Array  # [n] int64: which episode it is of
-    step: Array  # [n] float64: the column of steps, 0 where there is none
-    observations: Array  # [n, observation_dim]
-    actions: Array  # [n, action_dim]
-    rewards: Array  # [n]
-    terminations: Array  # [n] bool
-    truncations: Array  # [n] bool
-    closing: Array  # [n] bool: the action is null
-    first: Array  # [n] bool: an episode begins here
-    row: Array  # [n] int64: row in its file
-    next_observations: Array | None  # [n, observation_dim]
-
-    def __len__(self) -> int:
-        return len(self.rewards)
-
-    @property
-    def size(self) -> int:
-        """Bytes that the rows take."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
-
-    def split(self, at: int) -> tuple[_LogRows, _LogRows]:
-        """The rows before `at`, and those from there on."""
-        return self.map(lambda values: values[:at]), self.map(lambda values: values[at:])
-
-    def map(self, change: Callable[[Array], Array]) -> _LogRows:
-        arrays = {
-            name: change(value)
-            for name, value in vars(self).items()
-            if isinstance(value, np.ndarray)
-        }
-        return dataclasses.replace(self, **cast(Any, arrays))
-
-    @staticmethod
-    def joined(parts: list[_LogRows]) -> _LogRows:
-        if len(parts) == 1:
-            return parts[0]
-        names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
-        arrays: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-        }
-        return dataclasses.replace(parts[-1], **arrays)
 
 
 def open_log(
@@ -148,7 +99,8 @@ def _source(
     categories = found.sorted_categories()
     order = order_of(files, columns)
     episodes = Episodes(columns, rejoining, scattered=order is not None)
-    first = next(_rows(files, categories, {}, episodes), None)
+    widths: dict[str, int] = {}
+    first = next(_rows(files, categories, widths, episodes), None)
     if first is None:
         raise UserError(f"dataset {name!r} has no rows")
     observation_dim, action_dim = first.observations.shape[1], first.actions.shape[1]
@@ -160,16 +112,34 @@ def _source(
         )
     environment = describe_environment(observation_dim, action_dim)
 
-    def pieces() -> Iterator[Piece]:
+    named = one_hot_names(columns, categories)
+    treated = MissingValues.of(named, widths) if columns.missing else None
+
+    def blocks(counts: Counts) -> Iterator[LogRows]:
         episodes = Episodes(columns, rejoining, scattered=order is not None)
         rows = _rows(files, categories, {}, episodes)
-        blocks = _sorted(rows, name, order) if order and order.moved else _whole_episodes(rows)
-        for block in blocks if order is None else _in_step(blocks, order, episodes):
-            yield _piece(block)
+        whole = _sorted(rows, name, order) if order and order.moved else _whole_episodes(rows)
+        if order is not None:
+            splits = treated is not None and treated.splits_steps
+            whole = _in_step(whole, order, episodes, counts if splits else None)
+        return whole if treated is None else treated.mended(whole, counts)
 
-    provenance: dict[str, Any] = {"columns": one_hot_names(columns, categories).described()}
-    if notes := [*found.notes(), *(order.notes() if order else [])]:
+    provenance: dict[str, Any] = {"columns": named.described()}
+    notes = [*found.notes(), *(order.notes() if order else [])]
+    if treated is not None:
+        environment["observation_dim"] += len(treated.indicators)
+        provenance["columns"]["observation"] += treated.indicator_columns
+        provenance["missing"] = treated.description()
+        counts = Counts()
+        for _ in blocks(counts):  # read once, to count
+            pass
+        notes += counts.notes(treated.rules, columns.step)
+    if notes:
         provenance["reading"] = notes
+
+    def pieces() -> Iterator[Piece]:
+        return (piece_of(block) for block in blocks(Counts()))
+
     return Source(name, data_format, environment, pieces, provenance)
 
 
@@ -187,7 +157,7 @@ def _rows(
     categories: Mapping[str, Sequence[str]],
     widths: dict[str, int],
     episodes: Episodes,
-) -> Iterator[_LogRows]:
+) -> Iterator[LogRows]:
     """All rows of the files, a batch at a time."""
     names = tuple(file for file, _ in files)
     for index, (_, opened) in enumerate(files):
@@ -206,7 +176,7 @@ def _of_batch(
     episodes: Episodes,
     place: tuple[tuple[str, ...], int],
     row: int,
-) -> _LogRows:
+) -> LogRows:
     files, index = place
     file, n = files[index], batch.num_rows
 
@@ -224,7 +194,7 @@ def _of_batch(
         if columns.step is not None
         else np.zeros(n)
     )
-    return _LogRows(
+    return LogRows(
         files=files,
         file=np.full(n, index),
         episode=episode,
@@ -236,18 +206,19 @@ def _of_batch(
         truncations=flags(columns.truncated),
         closing=log_values.no_value(batch, columns.action),
         first=first,
+        cut=np.zeros(n, bool),
         row=np.arange(row, row + n),
         next_observations=vectors(columns.next_observation) if columns.next_observation else None,
     )
 
 
-def _sorted(blocks: Iterator[_LogRows], name: str, order: Order) -> Iterator[_LogRows]:
+def _sorted(blocks: Iterator[LogRows], name: str, order: Order) -> Iterator[LogRows]:
     """All rows, sorted by episode and step in memory, whole episodes of about PIECE_SIZE at a time.
 
     Raises:
         UserError: they take more memory than there is.
     """
-    held: list[_LogRows] = []
+    held: list[LogRows] = []
     size, free = 0, free_memory()
     for block in blocks:
         held.append(block)
@@ -258,7 +229,7 @@ def _sorted(blocks: Iterator[_LogRows], name: str, order: Order) -> Iterator[_Lo
                 f" takes more than the {free / 2**30:.1f} GiB of memory that are free; sort it"
                 " before, with a database for example"
             )
-    rows = _LogRows.joined(held)
+    rows = LogRows.joined(held)
     held.clear()
     places = sorting(rows.episode, rows.step)
     rows = rows.map(lambda values: values[places])
@@ -270,14 +241,23 @@ def _sorted(blocks: Iterator[_LogRows], name: str, order: Order) -> Iterator[_Lo
             begin = end
 
 
-def _in_step(blocks: Iterator[_LogRows], order: Order, episodes: Episodes) -> Iterator[_LogRows]:
-    """The same whole episodes.
+def _in_step(
+    blocks: Iterator[LogRows], order: Order, episodes: Episodes, split: Counts | None
+) -> Iterator[LogRows]:
+    """The same whole episodes; with `split`, cut where steps are missing, which it counts.
 
     Raises:
         UserError: a step is missing from one, or is there twice.
     """
-    for block in blocks:
+    for whole in blocks:
+        block = whole
         before = np.concatenate([[np.nan], block.step[:-1]])
+        if split is not None:
+            gaps = order.gaps(block.step, before, block.first)
+            split.add_gaps(gaps, block.episode)
+            block = dataclasses.replace(
+                block, first=block.first | gaps, cut=block.cut | np.append(gaps[1:], False)
+            )
         at = order.first_wrong(block.step, before, block.first)
         if at is not None:
             place = f"{block.files[block.file[at]]}, row {block.row[at]}"
@@ -286,11 +266,11 @@ def _in_step(blocks: Iterator[_LogRows], order: Order, episodes: Episodes) -> It
         yield block
 
 
-def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
+def _whole_episodes(blocks: Iterator[LogRows]) -> Iterator[LogRows]:
     """The same rows, cut where episodes begin, about PIECE_SIZE at a time; an episode that spans
     two files comes alone.
     """
-    held: list[_LogRows] = []
+    held: list[LogRows] = []
     for part in blocks:
         block = part
         starts = np.flatnonzero(block.first)
@@ -300,7 +280,7 @@ def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
             held = [rest]
             if len(starts):  # what began in the file before ends here
                 end, block = block.split(int(starts[0]))
-                yield _LogRows.joined([rest, end] if len(end) else [rest])
+                yield LogRows.joined([rest, end] if len(end) else [rest])
                 held = []
         held.append(block)
         if sum(map(len, held)) >= PIECE_SIZE and sum(int(rows.first.sum()) for rows in held) > 1:
@@ -308,36 +288,11 @@ def _whole_episodes(blocks: Iterator[_LogRows]) -> Iterator[_LogRows]:
             yield from whole
             held = [rest]
     if held:
-        yield _LogRows.joined(held)
+        yield LogRows.joined(held)
 
 
-def _cut_last(held: list[_LogRows]) -> list[_LogRows]:
+def _cut_last(held: list[LogRows]) -> list[LogRows]:
     """The whole episodes, if there are any, and the last one, which may continue."""
-    rows = _LogRows.joined(held)
+    rows = LogRows.joined(held)
     last = int(np.flatnonzero(rows.first)[-1])
     return list(rows.split(last)) if last else [rows]
-
-
-def _piece(rows: _LogRows) -> Piece:
-    """Whole episodes, their final observations found by the rules above."""
-    lasts = np.append(np.flatnonzero(rows.first)[1:], len(rows)) - 1
-    following = rows.next_observations
-    found = Rows(
-        observations=rows.observations,
-        actions=rows.actions,
-        rewards=rows.rewards,
-        terminations=rows.terminations,
-        truncations=rows.truncations,
-        lasts=lasts,
-        dropped=rows.closing[lasts] | (~rows.terminations[lasts] & (following is None)),
-        final=(rows.observations if following is None else following)[lasts],
-    )
-    shard, is_step = found.shard(UNKNOWN_TIER)
-    files = [rows.files[index] for index in np.unique(rows.file)]
-    one_file = len(files) == 1
-    return Piece(
-        shard,
-        " to ".join(files[:: max(1, len(files) - 1)]),
-        rows.row[is_step] if one_file else None,
-        None if following is None else following[is_step],
-    )

@@ -38,6 +38,7 @@ class ColumnNames:
     truncated: str | None = None  # likewise
     next_observation: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()  # of the observations: one column of 0 and 1 per category
+    missing: tuple[str, ...] = ()  # rules for missing values, as in `data/missing.py`
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class LogColumns:
     next_observation: tuple[str, ...]
     episode_column: str | None  # None: each file is one episode
     categorical: tuple[str, ...]
+    missing: tuple[str, ...]
 
     @property
     def by_file(self) -> bool:
@@ -78,7 +80,7 @@ class LogColumns:
         return {
             option: list(named) if isinstance(named, tuple) else named
             for option, named in vars(self).items()
-            if named and option not in ("episode_column", "categorical")
+            if named and option not in ("episode_column", "categorical", "missing")
         }
 
 
@@ -114,6 +116,7 @@ def resolve(
         next_observation=several(names.next_observation),
         episode_column=_episode_column(names.episode, available, file),
         categorical=several(names.categorical),
+        missing=names.missing,
     )
     _require_observed(columns, file)
     _require_single(columns, available, file)
@@ -199,10 +202,11 @@ def _require_observed(columns: LogColumns, file: str) -> None:
                 f"{file}: column {name!r} is named by columns.categorical alone; name it by"
                 " columns.observation, too"
             )
-    if columns.categorical and columns.next_observation:
+    if columns.next_observation and (columns.categorical or columns.missing):
+        option = "categorical" if columns.categorical else "missing"
         raise UserError(
-            f"{file}: columns.categorical goes without columns.next_observation; leave the latter"
-            " out, and observations are taken from the rows that follow"
+            f"{file}: columns.{option} goes without columns.next_observation; leave the latter out,"
+            " and observations are taken from the rows that follow"
         )
 
 

@@ -52,6 +52,13 @@ class Order:
         wrong = np.flatnonzero(~(np.abs(steps - before - self.stride) <= allowed) & ~first)
         return int(wrong[0]) if len(wrong) else None
 
+    def gaps(self, steps: Array, before: Array, first: Array) -> Array:
+        """[n] bool: rows before which rows are missing."""
+        if self.stride is None:
+            return np.zeros(len(steps), bool)
+        missing: Array = (steps - before > (1 + JITTER) * self.stride) & ~first
+        return missing
+
     def mistake(self, place: str, step: float, before: float, episode: Any) -> UserError:
         """The message about a row that does not follow the one before in its episode."""
         assert self.stride is not None
