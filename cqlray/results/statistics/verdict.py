@@ -40,7 +40,7 @@ from cqlray.results.statistics.summary import (
     references_of_data,
     settings,
 )
-from cqlray.storage.rows import FittedQRow, Swept
+from cqlray.storage.rows import BesideTheLog, FittedQRow, Swept
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def verdicts(
     found: list[Verdict] = []
     held: dict[int, dict[int, FittedQRow]] = {entry["member"]: {} for entry in run.members}
     for row in rows:
-        if row.get("gain_fits") and row["member"] in held:
+        if BesideTheLog.__annotations__.keys() <= row.keys() and row["member"] in held:
             held[row["member"]][row["updates"]] = row
     for swept, members in settings(run):
         found += _by_tests(run, swept, members, num_samples, seed)
@@ -113,6 +113,9 @@ def _by_estimates(
     if not shared:
         return []
     chosen = [rows[max(shared)] for rows in held]
+    sizes = {len(row[key] or ()) for row in chosen for key in ("gain_fits", "fqe_fits")}
+    if len(sizes) != 1 or not sizes.pop():  # of several versions, or damaged
+        return []
     one = chosen[0]
     episodes = one["log_episodes"]
     gains = _fits([row["gain_fits"] for row in chosen])

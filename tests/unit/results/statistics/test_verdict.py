@@ -124,6 +124,13 @@ def test_rows_that_were_not_held_against_the_log_give_no_verdict(tmp_path: Path)
     assert of_run(make_run(tmp_path / "run"), [estimate(0, 200, 1.0), estimate(1, 200, 1.0)]) == []
 
 
+def test_rows_that_lack_a_part_or_differ_in_their_fits_give_no_verdict(tmp_path: Path) -> None:
+    cut = {key: value for key, value in judged(0, 1.0).items() if key != "log_episodes"}
+    assert of_run(make_run(tmp_path / "a", seeds=1), [cut]) == []
+    assert of_run(make_run(tmp_path / "b", seeds=1), [judged(0, 1.0, gain_fits=[1.0])]) == []
+    assert of_run(make_run(tmp_path / "c", seeds=1), [judged(0, 1.0, gain_fits=[])]) == []
+
+
 def test_tests_stand_beside_the_dataset_and_the_teacher_on_the_same_episodes(
     tmp_path: Path,
 ) -> None:
