@@ -267,7 +267,7 @@ class ColumnsConfig:
     action: tuple[str, ...] = ("action*",)
     """Columns of an action."""
     reward: str = "reward"
-    """Column of the reward for the row's action."""
+    """Column of the reward, or an expression of columns."""
     episode: str = "episode"
     """Column that tells episodes apart; FILE+NAME where each file counts its own."""
     step: str | None = None

@@ -79,6 +79,13 @@ KINDS = {
         "name the columns or the environment that belong together",
     ),
     # Values
+    "gaps": Kind(
+        "error",
+        "",
+        "the value is nan where it is missing: {found}",
+        "--fix would leave out {affected} episodes; instead, say by column what is done about them,"
+        " such as --columns.missing '{example}=forward:3' '*=split' (or =0, =indicator, =drop)",
+    ),
     "not_finite": Kind(
         "error",
         "row",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cqlray.data.checks.findings import Finding, Place, Report, Tally, require_valid
+from cqlray.data.checks.gaps import Gaps
 from cqlray.data.checks.pieces import (
     VALUES,
     Steps,
@@ -97,6 +98,7 @@ class _Checks:
         self.episodes = self.transitions = self.terminations = self.ended = 0
         self.first: _Layout | None = None
         self.file, self.file_episodes = "", 0
+        self.gaps = Gaps(source.columns if source.format != "cqlray" else {})
         self.hashes: dict[bytes, tuple[str, int]] = {}
         self.rewards, self.magnitudes = Moments(1), Magnitudes()
         self.observations: Moments | None = None
@@ -118,6 +120,7 @@ class _Checks:
         if self._layout(piece):
             steps = Steps(piece, self.file_episodes)
             check_finite(steps, self.tally)
+            self.gaps.add(shard)
             check_ends(steps, self.tally)
             check_next_observations(steps, self.tally)
             self._bounds(steps)
@@ -215,6 +218,8 @@ class _Checks:
             tally.rename("open_episode", "no_ends")
         if self.bounds is None and "bounds" not in tally.entries:
             tally.add("no_bounds", Place(self.source.name))
+        if (gaps := self.gaps.details(self.episodes)) is not None:
+            tally.add("gaps", Place(self.source.name), **gaps)
         self._whole_rewards()
         self._whole_observations()
         self._whole_actions()

@@ -45,7 +45,7 @@ from cqlray.data.formats.log_missing import Counts, MissingValues
 from cqlray.data.formats.log_rows import LogRows, piece_of
 from cqlray.data.formats.log_steps import Episodes, Order, order_of, sorting
 from cqlray.data.formats.log_text import Found, note_categories, one_hot, one_hot_names
-from cqlray.data.source import PIECE_SIZE, Piece, Source, describe_environment
+from cqlray.data.source import PIECE_SIZE, Piece, Source, describe_environment, narrow
 from cqlray.errors import UserError
 from cqlray.storage.outside import free_memory
 
@@ -183,6 +183,13 @@ def _of_batch(
     def vectors(names: tuple[str, ...]) -> Array:
         return log_values.matrix(batch, names, widths, file, row)
 
+    def rewards() -> Array:
+        if columns.reward_expression is None:
+            return log_values.numbers(batch.column(columns.reward), columns.reward, file)
+        named = columns.reward_expression.columns
+        values = {name: log_values.numbers(batch.column(name), name, file) for name in named}
+        return narrow(columns.reward_expression(values))
+
     def flags(name: str | None) -> Array:
         if name is None:
             return np.zeros(n, bool)
@@ -201,7 +208,7 @@ def _of_batch(
         step=steps,
         observations=vectors(columns.observation),
         actions=vectors(columns.action),
-        rewards=log_values.numbers(batch.column(columns.reward), columns.reward, file),
+        rewards=rewards(),
         terminations=flags(columns.terminated),
         truncations=flags(columns.truncated),
         closing=log_values.no_value(batch, columns.action),

@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from cqlray.data.formats.log_reward import Expression, parse
 from cqlray.data.source import listed
 from cqlray.errors import UserError
 
 # What the columns of terminated and truncated are called where they are not named.
 _DEFAULT_FLAGS = (("terminated", "termination"), ("truncated", "truncation"))
+# Fields of LogColumns that name no columns.
+_NO_NAMES = ("episode_column", "categorical", "missing", "reward_expression")
 _FILE = "FILE"  # stands for the file's name in columns.episode
 
 
@@ -28,7 +31,7 @@ class ColumnNames:
 
     observation: tuple[str, ...] = ("observation*",)
     action: tuple[str, ...] = ("action*",)
-    reward: str = "reward"
+    reward: str = "reward"  # or an expression over columns, as `log_reward` reads it
     # the episode's name or number; FILE+NAME: together with the file's, FILE: the file's alone
     episode: str = "episode"
     # a counter or a time; where it is named, rows are sorted by it, else they must be in order
@@ -56,6 +59,7 @@ class LogColumns:
     episode_column: str | None  # None: each file is one episode
     categorical: tuple[str, ...]
     missing: tuple[str, ...]
+    reward_expression: Expression | None  # where `reward` is one
 
     @property
     def by_file(self) -> bool:
@@ -65,7 +69,8 @@ class LogColumns:
     @property
     def numbers(self) -> tuple[str, ...]:
         """The columns that hold numbers or vectors."""
-        named = (*self.observation, *self.action, self.reward, *self.next_observation)
+        rewards = self.reward_expression.columns if self.reward_expression else (self.reward,)
+        named = (*self.observation, *self.action, *rewards, *self.next_observation)
         return tuple(name for name in dict.fromkeys(named) if name not in self.categorical)
 
     @property
@@ -80,7 +85,7 @@ class LogColumns:
         return {
             option: list(named) if isinstance(named, tuple) else named
             for option, named in vars(self).items()
-            if named and option not in ("episode_column", "categorical", "missing")
+            if named and option not in _NO_NAMES
         }
 
 
@@ -108,7 +113,7 @@ def resolve(
     columns = LogColumns(
         observation=several(names.observation),
         action=several(names.action),
-        reward=one(names.reward),
+        reward=names.reward,
         episode=names.episode,
         step=None if names.step is None else one(names.step),
         terminated=terminated,
@@ -117,6 +122,7 @@ def resolve(
         episode_column=_episode_column(names.episode, available, file),
         categorical=several(names.categorical),
         missing=names.missing,
+        reward_expression=_reward(names.reward, available, file),
     )
     _require_observed(columns, file)
     _require_single(columns, available, file)
@@ -137,6 +143,21 @@ def _one(name: str, available: Sequence[str], file: str) -> str:
     if name not in available:
         raise UserError(f"{file}: no column {name!r}{_nearest(name, available)}")
     return name
+
+
+def _reward(name: str, available: Sequence[str], file: str) -> Expression | None:
+    """The expression, or None where it is the name of a column.
+
+    Raises:
+        UserError: there is no such column, or the expression is wrong.
+    """
+    if name in available or not any(sign in name for sign in "+-*/%<>=(`"):
+        _one(name, available, file)
+        return None
+    expression = parse(name)
+    for column in expression.columns:
+        _one(column, available, file)
+    return expression
 
 
 def _episode_column(name: str, available: Sequence[str], file: str) -> str | None:

@@ -145,6 +145,18 @@ def test_what_is_done_is_counted_and_kept(tmp_path: Path) -> None:
         np.testing.assert_array_equal(fill(given), shard.observations[row])
 
 
+def test_without_a_choice_the_message_says_what_is_missing_and_what_to_type() -> None:
+    gaps = with_gaps("b", 2, 3, 8)
+    gaps.loc[1, "u"] = N
+    report = validate(open_source(gaps, columns([])), 1)
+    assert str(report.errors[0]) == (
+        "DataFrame: the value is nan where it is missing: b 3 in 2 of 2 episodes, u 1 in 1 of 2"
+        " episodes; --fix would leave out 2 of 2 episodes; instead, say by column what is done"
+        " about them, such as --columns.missing 'b=forward:3' '*=split' (or =0, =indicator, =drop)"
+    )
+    assert not validate(open_source(gaps, columns(["b=forward:3", "*=split"])), 1).errors
+
+
 def test_gaps_of_the_steps_split_episodes() -> None:
     source = open_source(log().drop([3, 10]), columns(["t=split"], step="t"))
     assert read(source).lengths.tolist() == [2, 1, 3, 1]
