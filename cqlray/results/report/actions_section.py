@@ -13,6 +13,11 @@ from cqlray.results.statistics.summary import RunRecord
 
 MOST_DRAWN = 6  # dimensions
 MOST_ROWS = 32
+MEANT = (
+    "Distance: mean absolute difference. Outside: share of the policy's actions beyond all of the"
+    " log's, and beyond the middle 99% of them. On a bound: the policy's share, the log's in"
+    " brackets."
+)
 MOST_NAMED = 6  # numbers of an observation in the table
 
 
@@ -40,6 +45,7 @@ def actions_section(run: RunRecord) -> str:
         paragraph(lead),
         warned,
         _dimensions(dimensions[:MOST_ROWS]),
+        paragraph(MEANT, "soft"),
         figures(*drawn),
         paragraph("Where they differ most:"),
         _furthest(found),
@@ -54,12 +60,12 @@ def warning_lines(warnings: list[str]) -> list[str]:
 def _dimensions(dimensions: list[Dimension]) -> str:
     head = [
         "action",
-        "policy's mean (std)",
-        "log's mean (std)",
-        "mean distance",
-        "outside log's range",
-        "outside its middle 99%",
-        "on a bound (log)",
+        "policy: mean (std)",
+        "log: mean (std)",
+        "distance",
+        "outside log",
+        "outside 99%",
+        "on a bound",
     ]
     rows = [
         [

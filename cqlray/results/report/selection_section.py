@@ -98,7 +98,8 @@ def _note(run: RunRecord, rows: Sequence[FittedQRow], judged: Sequence[Judged]) 
     """What an estimate is, and what it cost."""
     words = (
         "Estimate: fitted Q evaluation of each snapshot's policy on the dataset alone, mean over"
-        " the first states. It is a discounted return, so its order counts, not its size."
+        " the first states. It is a discounted return: beside a test's, which is not, its order"
+        " counts and not its size."
     )
     errors = [snapshot.bellman_error for snapshot in judged if snapshot.bellman_error is not None]
     if errors:

@@ -13,6 +13,7 @@ from cqlray.config.secrets import printable
 from cqlray.results.report.actions_section import warning_lines
 from cqlray.results.report.formatting import (
     ends_in_words,
+    environment_name,
     interval,
     member_cells,
     normalized_by,
@@ -151,7 +152,5 @@ def _notes(summary: dict[str, Any], run: RunRecord, found: Sequence[Verdict]) ->
 
 def title(run: RunRecord) -> str:
     """The environment and how long the students were trained."""
-    return (
-        f"{run.config['env']['id']}: CQL, {run.config['cql']['num_updates']:,} updates for each"
-        " member"
-    )
+    environment = environment_name(run.config["env"]["id"])
+    return f"{environment}: CQL, {run.config['cql']['num_updates']:,} updates for each member"

@@ -6,7 +6,6 @@ from cqlray.results.report.formatting import ends_in_words, number
 from cqlray.results.report.page import folded, paragraph, section, table
 from cqlray.results.report.verdict_words import (
     LEFT_OUT,
-    REFERENCES,
     algorithm_of,
     verdict_sentence,
     verdicts_of,
@@ -34,7 +33,7 @@ def _table(run: RunRecord, found: list[Verdict]) -> str:
     rows = [
         [
             algorithm_of(run, verdict),
-            REFERENCES[verdict.reference],
+            verdict.reference,
             verdict.verdict,
             *(
                 f"{number(value)} {ends_in_words(ends)}"

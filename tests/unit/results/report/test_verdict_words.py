@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from cqlray.api.session import result
+from cqlray.config.schema import NO_ENVIRONMENT, EnvConfig, RunConfig
 from cqlray.results.record import load_run
 from cqlray.results.report.html import render
 from cqlray.results.report.model_card_scores import score_lines
 from cqlray.results.report.page import escape
-from cqlray.results.report.table import results_table
+from cqlray.results.report.table import results_table, title
 from cqlray.results.report.verdict_words import algorithm_name, verdict_sentence, verdicts_of
 from cqlray.results.statistics.summary import summarize
 from cqlray.storage.run_directory import RunDirectory
@@ -111,3 +112,9 @@ def test_algorithms_are_called_by_their_names(tmp_path: Path) -> None:
         "the baseline offline SAC",
         "the baseline behaviour cloning",
     ]
+
+
+def test_the_table_of_a_log_is_not_headed_by_none(tmp_path: Path) -> None:
+    config = RunConfig(env=EnvConfig(NO_ENVIRONMENT))
+    run = load_run(make_run(tmp_path / "run", config=config))
+    assert title(run) == "logged data: CQL, 100,000 updates for each member"
