@@ -186,6 +186,20 @@ KINDS = {
         " {high:g}]",
         "check the unit of the actions; the policy is trained over the whole bounds",
     ),
+    "crowded": Kind(
+        "warning",
+        "",
+        "{share:.0%} of the actions lie in [{begin:.4g}, {end:.4g}], one twentieth of the bounds"
+        " [{low:g}, {high:g}]",
+        "give bounds that fit what is done (--columns.action-low and --columns.action-high), or the"
+        " action's logarithm as its column: the policy is trained over the whole bounds",
+    ),
+    "whole_numbers": Kind(
+        "warning",
+        "",
+        "the actions are whole numbers alone: {choices}",
+        "amounts may be; choices are no continuous action, for which alone policies are trained",
+    ),
     "reward_tail": Kind(
         "warning",
         "",

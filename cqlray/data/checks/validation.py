@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from cqlray.data.checks.actions import ActionSpread
 from cqlray.data.checks.findings import Finding, Place, Report, Tally, require_valid
 from cqlray.data.checks.gaps import Gaps
 from cqlray.data.checks.pieces import (
@@ -104,6 +105,7 @@ class _Checks:
         self.observations: Moments | None = None
         self.actions: Moments | None = None
         self.at_bound: Array | None = None
+        self.spread: ActionSpread | None = None
         try:
             self.bounds = action_bounds(self.environment)
         except UserError as error:
@@ -171,6 +173,8 @@ class _Checks:
             found = f"bounds of {len(low)} actions for data with {steps.shard.actions.shape[1]}"
             self.tally.add("bounds", Place(steps.piece.file), found=found)
             return
+        self.spread = self.spread or ActionSpread(low, high)
+        self.spread.add(steps.shard.actions)
         at_bound = check_bounds(steps, low, high, self.tally)
         self.at_bound = at_bound if self.at_bound is None else self.at_bound + at_bound
 
@@ -281,6 +285,9 @@ class _Checks:
         for column in range(len(low)):
             place = Place(column=f"action[{column}]")
             limits: dict[str, Any] = {"low": low[column], "high": high[column]}
+            is_told = bool(saturated[column] > SATURATED_SHARE or used[column] < NARROW_SHARE)
+            if self.spread is not None:
+                self.spread.report(column, is_told, self.tally)
             if saturated[column] > SATURATED_SHARE:
                 self.tally.add("saturated", place, share=saturated[column], **limits)
             if used[column] < NARROW_SHARE:
