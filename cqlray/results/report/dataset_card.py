@@ -57,6 +57,9 @@ def _entries(card: Card, description: dict[str, Any]) -> Iterator[tuple[str, str
     yield "environment", str(environment.get("id") or "not said")
     if columns := description.get("columns"):
         yield "columns", columns_in_words(columns)
+    for origin in description.get("provenance") or []:
+        for line in origin.get("reading") or []:
+            yield "reading", str(line)
     yield "episodes", f"{card.episodes:,}, {card.transitions:,} transitions"
     for tier in card.tiers:
         yield f"  {tier.name}", f"{tier.episodes:,} episodes, mean return {tier.mean_return:.1f}"

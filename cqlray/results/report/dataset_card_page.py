@@ -212,6 +212,7 @@ def _origin(description: dict[str, Any]) -> str:
         "; ".join(f"{key} {origin[key]}" for key in _PROVENANCE if origin.get(key))
         for origin in origins
     ]
+    lines += [f"reading: {line}" for origin in origins for line in origin.get("reading") or []]
     if description.get("licence"):
         lines.append(f"licence {description['licence']}")
     paragraphs = "\n".join(f"<p>{escape(line)}</p>" for line in dict.fromkeys(lines) if line)

@@ -164,6 +164,8 @@ def _data(run: RunRecord) -> Iterator[str]:
             if origin.get(key)
         ]
         yield f"- From: {', '.join(known)}."
+        for line in origin.get("reading") or []:
+            yield f"- Read so: {_code(line)}."
     if run.config.get("dataset") is None:
         yield (
             "- Collected by this run in the environment, with policies of a Soft Actor-Critic"

@@ -12,11 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cqlray.data.card import card
 from cqlray.data.checks.validation import validate
-from cqlray.data.convert import write_dataset
+from cqlray.data.convert import native_shards, write_dataset
 from cqlray.data.formats import ColumnNames, open_source
 from cqlray.data.missing import ObservationFill
 from cqlray.errors import UserError
+from cqlray.results.report.dataset_card import card_lines
+from cqlray.results.report.dataset_card_page import write_card
 from tests.unit.data.formats.test_round_trips import read
 from tests.unit.data.test_missing import NAMES, RULES, reference, treated
 
@@ -139,6 +142,11 @@ def test_what_is_done_is_counted_and_kept(tmp_path: Path) -> None:
     assert not validate(source, 1).errors
     written = write_dataset(source, tmp_path / "native")
     assert written["columns"]["observation"] == [*NAMES, "b missing"]
+    told = "\n".join(card_lines(card(written, lambda: native_shards(source)), written))
+    for line in source.reading:
+        assert " ".join(line.split()) in " ".join(told.split())
+    write_card(card(written, lambda: native_shards(source)), written, tmp_path / "card.html")
+    assert "2 missing in 2 episodes" in (tmp_path / "card.html").read_text()
     fill = ObservationFill(written["missing"])
     for row in range(6):
         given = gaps[NAMES].to_numpy()[row]
