@@ -30,24 +30,19 @@ def _table(run: RunRecord, found: list[Verdict]) -> str:
     """Verdicts of one kind; a table never holds discounted and undiscounted numbers."""
     if not found:
         return ""
+    tests = found[0].by == "tests"
     rows = [
         [
-            algorithm_of(run, verdict),
-            verdict.reference,
+            algorithm_of(run, verdict).replace(" with ", ", "),
             verdict.verdict,
-            *(
-                f"{number(value)} {ends_in_words(ends)}"
-                for value, ends in (
-                    (verdict.value, verdict.value_interval),
-                    (verdict.reference_value, verdict.reference_interval),
-                    (verdict.difference, verdict.difference_interval),
-                )
-            ),
+            f"{number(verdict.difference)} {ends_in_words(verdict.difference_interval)}",
+            f"{number(verdict.value)} {ends_in_words(verdict.value_interval)}",
+            f"{f'{verdict.reference} ' * tests}{number(verdict.reference_value)}"
+            f" {ends_in_words(verdict.reference_interval)}",
         ]
         for verdict in found
     ]
-    head = ["policy", "beside", "verdict", "its value", "the other's", "difference"]
-    tests = found[0].by == "tests"
+    head = ["policy", "verdict", "difference", "value", "beside" if tests else "log"]
     discount = run.config["cql"]["discount"]
     note = (
         "By tests in the environment, undiscounted, IQM over members; 95% intervals. Students and"
