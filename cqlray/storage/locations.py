@@ -9,7 +9,6 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from cqlray.errors import UserError
+from cqlray.storage import disk
 from cqlray.storage.patience import patiently
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Location:
         if self.scheme:
             self._store.mkdir(str(self.path))
         else:
-            self._local.mkdir(parents=True, exist_ok=True)
+            disk.make_directory(self._local)
 
     def write(self, data: bytes, writer: str = "") -> None:
         """Write the file and its directories: readers see all of the old content or of the new.
@@ -166,7 +166,7 @@ class Location:
         if self.scheme:
             self._store.write(str(self.path), data)
         else:
-            _write_local(self._local, data, writer)
+            disk.write_file(self._local, data, writer)
 
     def remove(self) -> None:
         """Remove a file, or a directory with everything in it; do nothing if there is neither."""
@@ -184,7 +184,7 @@ class Location:
         if self.scheme:
             self._store.append(str(self.path), text)
         else:
-            _append_local(self._local, text)
+            disk.append_lines(self._local, text)
 
     def read_appended(self) -> str:
         """All appended lines, the last perhaps cut off by a kill; empty if there are none."""
@@ -273,45 +273,3 @@ def _object_store(scheme: str, bucket: str) -> ObjectStore:
     from cqlray.storage.object_store import ObjectStore
 
     return ObjectStore(scheme, bucket)
-
-
-def _write_local(path: Path, data: bytes, writer: str) -> None:
-    """Write under another name, flush to the disk, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, writer) as file:
-        file.write(data)
-
-
-def without_links(path: str | os.PathLike[str], flags: int) -> int:
-    """An opener for `open`: a symbolic link, by which a run directory from elsewhere could have
-    another file written to, raises OSError.
-    """
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
-
-
-@contextmanager
-def replacing(path: Path, writer: str = "") -> Iterator[BinaryIO]:
-    """Open a file that replaces the one at `path` if the block succeeds, and is removed if not."""
-    # A writer always uses the same temporary name, so what a kill leaves behind is overwritten.
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
-    try:
-        with open(temporary, "wb", opener=without_links) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _append_local(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab+", opener=without_links) as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                text = "\n" + text  # the last line was cut off by a kill; readers skip it
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())

@@ -308,5 +308,7 @@ def _decoded(lines: list[str], file: str) -> list[dict[str, Any]]:
 
 
 def _is_whole(line: str) -> bool:
-    """Whether a line of JSON was not cut off by a kill, and has anything in it."""
-    return line.rstrip().endswith("}")
+    """Whether a line of JSON was not cut off by a kill, and has anything in it; a power loss can
+    leave zeros where its first part should be.
+    """
+    return line.rstrip().endswith("}") and "\0" not in line

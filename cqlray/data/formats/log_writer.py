@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cqlray.data.episode import Array, Shard, steps_of_rows
 from cqlray.errors import UserError
+from cqlray.storage.disk import move
 from cqlray.storage.locks import reserved
 
 
@@ -46,7 +47,7 @@ def _write_whole(shards: Iterable[Shard], file: Path, temporary: Path) -> int:
         rows = _write(shards, temporary, file.suffix)
         if not rows:
             raise UserError(f"{file}: there is no episode to write")
-        temporary.rename(file)
+        move(temporary, file)
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}") from None
     finally:

@@ -21,6 +21,7 @@ from cqlray.data.formats.minari import DATASET_ID, PREFIX, PROVENANCE, local_roo
 from cqlray.data.formats.minari_spaces import box
 from cqlray.data.source import Source
 from cqlray.errors import UserError
+from cqlray.storage.disk import move
 from cqlray.storage.locks import reserved
 
 # The oldest version with this layout, which newer ones accept too.
@@ -62,7 +63,7 @@ def _write_whole(
         counts = {"total_episodes": episodes, "total_steps": steps, "dataset_size": size}
         metadata = {**_metadata(source, dataset_id, environment_spec), **counts}
         (temporary / "data" / "metadata.json").write_text(json.dumps(metadata))
-        temporary.rename(directory)
+        move(temporary, directory)
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error.strerror or error}") from None
     finally:
