@@ -53,7 +53,7 @@ async def whole_run(run: Run) -> None:
         await dataset_alone(run)
     else:
         async with run.stage("dataset"):
-            adopt_dataset(run)
+            await adopt_dataset(run)
     async with run.stage("students"):
         await _shared_or_not(run, lambda: Training(run).train())
 

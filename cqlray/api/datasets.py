@@ -96,8 +96,9 @@ class Dataset:
         place = any_path(directory)
         convert.require_room(place, append)
         of_run = place.name == DATASET and (place.parent / MANIFEST).is_file()
-        with exclusive(place.parent if of_run else place, partial(print, file=sys.stderr)):
-            return convert.write_dataset(self.source, place, append)
+        say = partial(print, file=sys.stderr)
+        with exclusive(place.parent if of_run else place, say):
+            return convert.write_dataset(self.source, place, append, say)
 
 
 def load_dataset(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cqlray.cli.parser import CommandParser, one_of_family, require_at_least
 from cqlray.config.schema import NO_ENVIRONMENT, ColumnsConfig, EnvConfig
-from cqlray.config.secrets import printable
-from cqlray.errors import UserError
+from cqlray.config.secrets import masked_words, printable
+from cqlray.errors import Interrupted, UserError
 from cqlray.storage.locations import any_path
 from cqlray.storage.locks import LEASE
 
@@ -164,7 +165,11 @@ def _convert(words: list[str]) -> int:
     for line in [*notes, *(f"fixed: {line}" for line in done)]:
         print(line, file=sys.stderr)
     counts = {"episodes": report.episodes, "transitions": report.transitions}
-    written = counts | _write(dataset, options)
+    try:
+        written = counts | _write(dataset, options)
+    except KeyboardInterrupt:
+        command = shlex.join(["cqlray", "dataset", "convert", *masked_words(words)])
+        raise Interrupted(f"stopped; go on with: {command}") from None
     if options.json:
         print(json.dumps(written))
     else:

@@ -1,12 +1,12 @@
 """Convert any source to native shards, in bounded memory.
 
 dataset.json is written last: a directory without it is an interrupted conversion, and the next one
-overwrites it.
+goes on from its shards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -62,9 +62,26 @@ def _native(shard: Shard) -> Shard:
     return Shard(tier=shard.tier, **arrays)
 
 
-def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> dict[str, Any]:
-    """Write the source as a native dataset and return its description. With `append`, its episodes
+def write_dataset(
+    source: Source,
+    directory: AnyPath,
+    append: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Do all of a conversion and return the dataset's description. Raises as `conversion`."""
+    for _ in conversion(source, directory, append, say):
+        pass
+    return datasets.read_description(directory)
+
+
+def conversion(
+    source: Source, directory: AnyPath, append: bool, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Write the source as a native dataset, a shard at each step. With `append`, its episodes
     follow those that are there already.
+
+    It may be left at any step, or killed: the next one keeps the shards that hold what the source
+    holds, and ends with the same dataset. `say` tells how many those were.
 
     Raises:
         UserError: the directory holds a dataset and `append` is not set, or one that the new
@@ -79,9 +96,7 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         _require_same_order(before.get("columns", {}), source, directory)
         for shard in iterate_shards(directory, before):
             description.add(shard)
-    for shard in native_shards(source):
-        name = description.add(shard)
-        write_bytes(directory / name, shard_files.to_parquet(shard))
+    yield from _write_shards(source, directory, description, say)
     if not description.entries:
         raise UserError(f"dataset {source.name!r} holds no episode")
     provenance = [
@@ -93,7 +108,43 @@ def write_dataset(source: Source, directory: AnyPath, append: bool = False) -> d
         origin.pop("columns", None)  # they are not those of the episodes before
     written = {**origin, **before, **description.finish(), "provenance": provenance}
     write_json(directory / datasets.DESCRIPTION, written)
-    return written
+
+
+def _write_shards(
+    source: Source,
+    directory: AnyPath,
+    description: datasets.Description,
+    say: Callable[[str], None],
+) -> Iterator[None]:
+    """Write the shards that an interrupted conversion did not leave there."""
+    first, kept, goes_on = len(description.entries), 0, True
+    for shard in native_shards(source):
+        file = directory / description.add(shard)
+        digest = description.entries[-1]["digest"]
+        found = _digest_of(file) if goes_on else None
+        if found == digest:
+            kept += 1
+        else:
+            if goes_on and kept:
+                say(f"{directory}: going on after {kept} shards of an interrupted conversion")
+            if goes_on and found is not None:
+                say(
+                    f"{directory}: dataset {source.name!r} has changed since that conversion, or"
+                    f" another one was begun there; written anew from {file.name} on"
+                )
+            goes_on = False
+            write_bytes(file, shard_files.to_parquet(shard))
+        yield
+    if goes_on and kept and len(description.entries) > first:
+        say(f"{directory}: all {kept} shards of an interrupted conversion are kept")
+
+
+def _digest_of(file: AnyPath) -> str | None:
+    """The digest of a shard that an interrupted conversion left; None where it left none."""
+    try:
+        return shard_files.from_parquet(file.read_bytes(), str(file)).digest()
+    except (FileNotFoundError, UserError):
+        return None
 
 
 def require_room(directory: AnyPath, append: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
 from contextlib import suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cqlray.data import dataset as datasets
-from cqlray.data.convert import write_dataset
+from cqlray.data.convert import conversion
 from cqlray.data.loading import iterate_shards
 from cqlray.data.memory import data_bytes, where_data_lives
 from cqlray.envs.recorded import open_configured
@@ -25,14 +26,14 @@ from cqlray.storage.scratch import Scratch
 from cqlray.workers.files import StoredData
 
 
-def adopt_dataset(run: Run) -> None:
+async def adopt_dataset(run: Run) -> None:
     """Prepare the user's dataset: data in cqlray's format is used as is, other data becomes shards
     in the run directory.
 
     Raises:
         UserError: it has changed since the run began.
     """
-    place = native_dataset(run)
+    place = await native_dataset(run)
     description = datasets.read_description(place)
     before = run.directory.manifest().get("dataset_digest")
     if before not in (None, description["digest"]):
@@ -50,15 +51,19 @@ def adopt_dataset(run: Run) -> None:
     run.journal.note(dataset_digest=description["digest"])
 
 
-def native_dataset(run: Run) -> AnyPath:
-    """The directory of the dataset's shards; data in another format is converted first."""
+async def native_dataset(run: Run) -> AnyPath:
+    """The directory of the dataset's shards; data in another format is converted first, which a
+    stop interrupts after the shard that it is at.
+    """
     own = run.directory / DATASET
     if run.config.dataset is None:
         return own
     if datasets.is_native(run.config.dataset):
         return datasets.dataset_directory(any_path(run.config.dataset))
     if not run.directory.has(f"{DATASET}/{datasets.DESCRIPTION}"):
-        write_dataset(open_configured(run.config), own)
+        for _ in conversion(open_configured(run.config), own, False, run.progress.say):
+            await asyncio.sleep(0)
+            run.stop.check()
     return own
 
 
@@ -71,7 +76,7 @@ async def provide_data(run: Run) -> None:
     """
     async with run.providing:
         if not run.data:
-            place = native_dataset(run)
+            place = await native_dataset(run)
             run.data = await _provided(run, place, datasets.read_description(place))
 
 

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from cqlray.errors import UserError
+from cqlray.storage.disk import make_directory, without_links
 from cqlray.storage.lease import held, in_use, taken_over
-from cqlray.storage.locations import AnyPath, Location, open_regular, without_links
+from cqlray.storage.locations import AnyPath, Location, open_regular
 from cqlray.storage.machine import (
     Process,
     file_system,
@@ -107,7 +108,7 @@ def _lock(
     still there, and the last holder where that did not give it back.
     """
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(lock.parent)
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror}") from None
     try:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,8 @@ import pytest
 
 import cqlray
 from cqlray.data import convert, dataset
+from tests.processes import wait_until
+from tests.unit.api.test_datasets import BOUNDS, FLAGS, frame
 from tests.unit.data.test_convert import source_of
 from tests.unit.data.test_shards import random_shard
 
@@ -34,3 +41,30 @@ def test_ray_data_reads_the_shards(ray_cluster: str, tmp_path: Path) -> None:
         .dropna(subset="reward")
     )
     np.testing.assert_array_equal(frame["reward"].to_numpy(np.float32), shard.rewards)
+
+
+def test_ctrl_c_ends_a_conversion_which_the_same_command_goes_on_with(tmp_path: Path) -> None:
+    """A first SIGINT, once there is a shard: status 130, how to go on, and then the same bytes."""
+    # A piece of a log holds about 65,536 rows, a shard about 50,000.
+    frame(episodes=30_000, steps=8).to_parquet(tmp_path / "log.parquet")
+    environment = {**os.environ, "PYTHONPATH": str(Path(cqlray.__file__).parents[1])}
+
+    def begun(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "cqlray", "dataset", "convert"]
+        command += [str(tmp_path / "log.parquet"), "--out", str(out), *FLAGS, *BOUNDS]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+
+    first = begun(tmp_path / "data")
+    wait_until(lambda: any((tmp_path / "data").glob("shard-*")), "there is a shard")
+    first.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    said = first.communicate()[1]
+    assert first.returncode == 130 and time.monotonic() - asked < 5
+    assert said.splitlines()[-1].startswith("cqlray: stopped; go on with: cqlray dataset convert ")
+    assert not (tmp_path / "data" / "dataset.json").exists()
+    again = begun(tmp_path / "data")
+    assert "of an interrupted conversion" in again.communicate()[1] and again.returncode == 0
+    whole = begun(tmp_path / "whole")
+    assert "of an interrupted conversion" not in whole.communicate()[1]
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "data" / file.name).read_bytes()

@@ -143,6 +143,45 @@ def test_an_interrupted_conversion_is_no_dataset_and_is_written_over(tmp_path: P
     assert episode_bytes(read_dataset(tmp_path)[1]) == episode_bytes(shards)
 
 
+def test_an_interrupted_conversion_goes_on_from_its_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bytes; a shard that is damaged, or that the source no longer holds, is not
+    kept.
+    """
+    shards = [dataclasses.replace(random_shard([60], n), tier=f"tier {n}") for n in range(5)]
+    convert.write_dataset(source_of(shards), tmp_path / "at once")
+    steps = convert.conversion(source_of(shards), tmp_path / "data", False, print)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    written: list[str] = []
+    write = convert.write_bytes
+    monkeypatch.setattr(
+        convert, "write_bytes", lambda file, data: (written.append(file.name), write(file, data))
+    )
+    said: list[str] = []
+    convert.write_dataset(source_of(shards), tmp_path / "data", say=said.append)
+    assert written == ["shard-00003.parquet", "shard-00004.parquet"]
+    assert said == [f"{tmp_path / 'data'}: going on after 3 shards of an interrupted conversion"]
+    for file in (tmp_path / "at once").iterdir():
+        assert file.read_bytes() == (tmp_path / "data" / file.name).read_bytes()
+
+    (tmp_path / "data" / "dataset.json").unlink()
+    damaged = tmp_path / "data" / "shard-00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    written.clear()
+    convert.write_dataset(source_of(shards), tmp_path / "data")
+    assert written[0] == "shard-00002.parquet"
+
+    (tmp_path / "data" / "dataset.json").unlink()
+    other = [shards[0], *(dataclasses.replace(s, rewards=s.rewards + 1) for s in shards[1:])]
+    said.clear()
+    convert.write_dataset(source_of(other), tmp_path / "data", say=said.append)
+    assert any("has changed since" in line and "shard-00001.parquet on" in line for line in said)
+    assert episode_bytes(read_dataset(tmp_path / "data")[1]) == episode_bytes(other)
+
+
 def test_no_episode_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no episode"):
         convert.write_dataset(source_of([]), tmp_path)
