@@ -89,20 +89,12 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; they are {', '.join(FORMATS)}")
-    suffix, encode = FORMATS[format]
     policy = load_policy(run, member, by, updates)
     record = _until(load_run(any_path(run)), policy.updates)
-    arrays = policy_arrays(policy)
-    data, act = encode(arrays, _metadata(record, policy, arrays))
-    observations, source = _observations(record, policy)
-    difference = _check(policy, act, observations, format)
     name = f"member-{policy.member}" + ("" if updates is None else f"-updates-{policy.updates}")
+    suffix = FORMATS[format][0]
     place = any_path(out) if str(out) else record.directory / "export" / f"{name}{suffix}"
-    card = place.parent / f"{place.name}.md"
-    checked = f"on {len(observations):,} {source}, to {max(difference, 1e-9):.0e}"
-    text = model_card(record, _describe(record, policy, arrays, format, place.name, checked))
-    write_bytes(place, data)
-    write_bytes(card, text.encode())
+    card, difference = _write(record, policy, format, place)
     entry = next(entry for entry in record.members if entry["member"] == policy.member)
     return Exported(
         path=place,
@@ -114,6 +106,24 @@ def export(
         chosen_by=policy.chosen_by,
         max_difference=difference,
     )
+
+
+def _write(
+    record: RunRecord, policy: LoadedPolicy, format: str, place: AnyPath
+) -> tuple[AnyPath, float]:
+    """Write the file, checked, and its card: the card's place, and the actions' largest difference
+    from the policy's.
+    """
+    arrays = policy_arrays(policy)
+    data, act = FORMATS[format][1](arrays, _metadata(record, policy, arrays))
+    observations, source = _observations(record, policy)
+    difference = _check(policy, act, observations, format)
+    card = place.parent / f"{place.name}.md"
+    checked = f"on {len(observations):,} {source}, to {max(difference, 1e-9):.0e}"
+    text = model_card(record, _describe(record, policy, arrays, format, place.name, checked))
+    write_bytes(place, data)
+    write_bytes(card, text.encode())
+    return card, difference
 
 
 def _describe(

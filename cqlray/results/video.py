@@ -89,8 +89,7 @@ def record(
     out: str | Path = "",
     trust: bool | str = False,
 ) -> Any:
-    """Write a GIF or MP4 of one episode of each policy, all from the same first state, and return
-    its path.
+    """Write one episode of each policy, all from the same first state, and return the film's path.
 
     Args:
         run: a run directory.
@@ -111,10 +110,8 @@ def record(
     write = _writer(Path(place.name).suffix)
     env = trusted_config(directory, trust).env
     most = MOST_GIF_FRAMES if Path(place.name).suffix == ".gif" else math.inf
-    clips = [
-        _episode(image_module, env, _actor(name, directory, member, seed), seed, most)
-        for name in policies
-    ]
+    actors = [_actor(name, directory, member, seed) for name in policies]
+    clips = [_episode(image_module, env, actor, seed, most) for actor in actors]
     every = max(clip.every for clip in clips)
     panels = [
         [_captioned(image_module, frame, clip.caption(name)) for frame in clip.thinned(every)]

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -110,37 +111,61 @@ def _source(
             f"dataset {name!r}: next observations have {following} numbers, observations"
             f" {observation_dim}; name them alike"
         )
-    environment = describe_environment(observation_dim, action_dim)
-
     named = one_hot_names(columns, categories)
     treated = MissingValues.of(named, widths) if columns.missing else None
+    log = _Log(name, files, columns, categories, order, treated, rejoining)
+    provenance = _provenance(log, named, found)
+    indicators = len(treated.indicators) if treated is not None else 0
+    environment = describe_environment(observation_dim + indicators, action_dim)
+    return Source(name, data_format, environment, log.pieces, provenance)
 
-    def blocks(counts: Counts) -> Iterator[LogRows]:
-        episodes = Episodes(columns, rejoining, scattered=order is not None)
-        rows = _rows(files, categories, {}, episodes)
-        whole = _sorted(rows, name, order) if order and order.moved else _whole_episodes(rows)
+
+@dataclass(frozen=True)
+class _Log:
+    """A log that was looked at once: how its rows are read, each time anew."""
+
+    name: str
+    files: Files
+    columns: LogColumns
+    categories: Mapping[str, Sequence[str]]
+    order: Order | None  # where a column counts the steps
+    treated: MissingValues | None
+    rejoining: bool
+
+    def pieces(self) -> Iterator[Piece]:
+        """The episodes, some at a time."""
+        return map(piece_of, self.blocks(Counts()))
+
+    def blocks(self, counts: Counts) -> Iterator[LogRows]:
+        """Whole episodes, in order; `counts` notes what is done about missing values."""
+        order, treated = self.order, self.treated
+        episodes = Episodes(self.columns, self.rejoining, scattered=order is not None)
+        rows = _rows(self.files, self.categories, {}, episodes)
+        whole = (
+            _sorted(rows, self.name, order)
+            if order is not None and order.moved
+            else _whole_episodes(rows)
+        )
         if order is not None:
             splits = treated is not None and treated.splits_steps
             whole = _in_step(whole, order, episodes, counts if splits else None)
         return whole if treated is None else treated.mended(whole, counts)
 
+
+def _provenance(log: _Log, named: LogColumns, found: Found) -> dict[str, Any]:
+    """What dataset.json says of how the log was read."""
     provenance: dict[str, Any] = {"columns": named.described()}
-    notes = [*found.notes(), *(order.notes() if order else [])]
-    if treated is not None:
-        environment["observation_dim"] += len(treated.indicators)
-        provenance["columns"]["observation"] += treated.indicator_columns
-        provenance["missing"] = treated.description()
+    notes = [*found.notes(), *(log.order.notes() if log.order else [])]
+    if log.treated is not None:
+        provenance["columns"]["observation"] += log.treated.indicator_columns
+        provenance["missing"] = log.treated.description()
         counts = Counts()
-        for _ in blocks(counts):  # read once, to count
+        for _ in log.blocks(counts):  # read once, to count
             pass
-        notes += counts.notes(treated.rules, columns.step)
+        notes += counts.notes(log.treated.rules, log.columns.step)
     if notes:
         provenance["reading"] = notes
-
-    def pieces() -> Iterator[Piece]:
-        return (piece_of(block) for block in blocks(Counts()))
-
-    return Source(name, data_format, environment, pieces, provenance)
+    return provenance
 
 
 def _look(files: Files, columns: LogColumns, found: Found) -> None:
@@ -183,13 +208,6 @@ def _of_batch(
     def vectors(names: tuple[str, ...]) -> Array:
         return log_values.matrix(batch, names, widths, file, row)
 
-    def rewards() -> Array:
-        if columns.reward_expression is None:
-            return log_values.numbers(batch.column(columns.reward), columns.reward, file)
-        named = columns.reward_expression.columns
-        values = {name: log_values.numbers(batch.column(name), name, file) for name in named}
-        return narrow(columns.reward_expression(values))
-
     def flags(name: str | None) -> Array:
         if name is None:
             return np.zeros(n, bool)
@@ -208,7 +226,7 @@ def _of_batch(
         step=steps,
         observations=vectors(columns.observation),
         actions=vectors(columns.action),
-        rewards=rewards(),
+        rewards=_rewards(columns, batch, file),
         terminations=flags(columns.terminated),
         truncations=flags(columns.truncated),
         closing=log_values.no_value(batch, columns.action),
@@ -217,6 +235,15 @@ def _of_batch(
         row=np.arange(row, row + n),
         next_observations=vectors(columns.next_observation) if columns.next_observation else None,
     )
+
+
+def _rewards(columns: LogColumns, batch: Any, file: str) -> Array:
+    """[n]: a column, or what the expression makes of several."""
+    if columns.reward_expression is None:
+        return log_values.numbers(batch.column(columns.reward), columns.reward, file)
+    named = columns.reward_expression.columns
+    values = {name: log_values.numbers(batch.column(name), name, file) for name in named}
+    return narrow(columns.reward_expression(values))
 
 
 def _sorted(blocks: Iterator[LogRows], name: str, order: Order) -> Iterator[LogRows]:
