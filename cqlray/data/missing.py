@@ -14,12 +14,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
 from cqlray.data.episode import Array
 from cqlray.errors import UserError
+from cqlray.storage.rows import MissingRules
 
 _FORMS = (
     "COLUMN=HOW, where HOW is forward, forward:STEPS, a number, indicator, indicator:forward,"
@@ -121,7 +121,7 @@ class ObservationFill:
         description: `missing` of dataset.json.
     """
 
-    def __init__(self, description: dict[str, Any]) -> None:
+    def __init__(self, description: MissingRules) -> None:
         self.names: list[str] = description["observation"]
         self.rules = [parse(text) for text in description["rules"]]
         self.chosen = chosen(self.rules, self.names)

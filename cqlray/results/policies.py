@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from cqlray.algorithms.policy import Array, Arrays, Policy
+from cqlray.data.dataset import DESCRIPTION
+from cqlray.data.missing import ObservationFill
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
@@ -18,8 +20,8 @@ from cqlray.storage.locations import Location, any_path
 from cqlray.storage.outside import read_file, read_json
 from cqlray.storage.row_index import is_of_student
 from cqlray.storage.row_types import require
-from cqlray.storage.rows import MemberEntry, Swept
-from cqlray.storage.run_directory import EVALUATIONS, FITTED_Q, MEMBERS, RunDirectory
+from cqlray.storage.rows import DatasetFacts, MemberEntry, Swept
+from cqlray.storage.run_directory import DATASET, EVALUATIONS, FITTED_Q, MEMBERS, RunDirectory
 
 MOST_LISTED = 24  # update counts in a message
 
@@ -39,10 +41,12 @@ class LoadedPolicy:
         updates: int,
         chosen_by: str | None = None,
         swept: Swept | None = None,
+        fill: ObservationFill | None = None,
     ) -> None:
         """`chosen_by` is "return" or "fqe" where it was chosen as the best member; `swept` is what
-        the sweep chose for it.
+        the sweep chose for it; `fill` does with missing values what was done in the data.
         """
+        self.fill = fill
         self.swept = dict(swept or {})
         self.algorithm = str(self.swept.pop("algorithm", "cql"))  # cql, sac or bc
         self.policy, self.scaling = policy, scaling
@@ -56,19 +60,36 @@ class LoadedPolicy:
             f" {self.updates:,} updates>"
         )
 
+    def reset(self) -> None:
+        """Begin an episode, which matters where missing values hold the one before."""
+        if self.fill is not None:
+            self.fill.reset()
+
     def __call__(self, observations: Any) -> Array:
         """[observation_dim] -> [A], or [E, observation_dim] -> [E, A]: actions in the environment's
         bounds, float32.
 
+        Where the data's missing values were filled, a single observation is filled likewise, NaN
+        standing for a missing value: call it step after step, and `reset` between episodes. It may
+        be without the indicators. Several at once must be filled already.
+
         Raises:
-            ValueError: observations of another size.
+            ValueError: observations of another size, or with a value that is missing or not finite.
         """
         array = np.asarray(observations, np.float32)
+        if self.fill is not None and array.shape == (len(self.fill.names),):
+            array = self.fill(array)
         expected = self.policy.arrays["policy.0.weight"].shape[1]
         if array.ndim not in (1, 2) or array.shape[-1] != expected:
             raise ValueError(
                 f"observations have shape {array.shape}; they should be [{expected}] or [episodes,"
                 f" {expected}]"
+            )
+        if not np.isfinite(array).all():
+            where = sorted({int(index) for index in np.argwhere(~np.isfinite(array))[:, -1]})
+            raise ValueError(
+                f"observations have values that are missing or not finite, in dimensions {where};"
+                " an action for them would mean nothing"
             )
         actions = self.scaling.to_environment(self.policy.act(np.atleast_2d(array)[None])[0])
         return actions[0] if array.ndim == 1 else actions
@@ -110,7 +131,8 @@ def load_policy(
             policy = _policy(arrays, members.index(int(index)), len(scaling.low), path)
             after = metadata.get("updates", int(path.stem))
             swept = _swept(directory, int(index))
-            return LoadedPolicy(policy, scaling, int(index), after, chosen_by, swept)
+            fill = _fill(directory)
+            return LoadedPolicy(policy, scaling, int(index), after, chosen_by, swept, fill)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
 
@@ -123,6 +145,16 @@ def _swept(directory: RunDirectory, member: int) -> Swept:
     except FileNotFoundError:
         return {}
     return next((entry["swept"] for entry in entries if entry["member"] == member), {})
+
+
+def _fill(directory: RunDirectory) -> ObservationFill | None:
+    """What is to be done with missing values, where the run's data says so."""
+    try:
+        path = directory / DATASET / DESCRIPTION
+        missing = require(read_json(path), DatasetFacts, str(path)).get("missing")
+    except FileNotFoundError:
+        return None
+    return None if missing is None else ObservationFill(missing)
 
 
 def _policy(arrays: Arrays, place: int, actions: int, path: Location) -> Policy:

@@ -230,6 +230,13 @@ class DatasetReturns(TypedDict):
     histogram: ReturnsHistogram
 
 
+class MissingRules(TypedDict):
+    """What was done about missing values of a log; data/missing.py reads the rules."""
+
+    rules: list[str]
+    observation: list[str]  # the name of each number before indicators were added
+
+
 class DatasetFacts(TypedDict, total=False):
     """What people are shown of dataset.json; data/dataset.py checks what loading needs."""
 
@@ -242,4 +249,5 @@ class DatasetFacts(TypedDict, total=False):
     digest: str
     shards: list[dict[str, Any]]
     licence: str | None
+    missing: MissingRules
     provenance: list[dict[str, Any]]

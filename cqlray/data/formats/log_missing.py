@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from cqlray.data.formats.log_rows import LogRows
 from cqlray.data.missing import Rule
 from cqlray.data.source import listed
 from cqlray.errors import UserError
+from cqlray.storage.rows import MissingRules
 
 
 @dataclass
@@ -123,7 +123,7 @@ class MissingValues:
         """The same, those of a vector once."""
         return list(dict.fromkeys(self.indicators))
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> MissingRules:
         """What a policy needs to fill alike: `missing` in dataset.json."""
         return {"rules": [rule.text for rule in self.rules], "observation": self.observation}
 
