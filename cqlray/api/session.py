@@ -23,7 +23,7 @@ from cqlray.config.members import members, without_repeats
 from cqlray.config.schema import RunConfig
 from cqlray.config.secrets import masked_words
 from cqlray.data.dataset import SHARDS, absolute_name, is_native
-from cqlray.envs.layout import observation_layout
+from cqlray.envs.layout import observation_layout, observation_names
 from cqlray.envs.make import EnvSpec
 from cqlray.errors import ActorLost, Interrupted, StorageFailure, UserError
 from cqlray.results import policy_actions, video
@@ -106,8 +106,9 @@ def _manifest(
         "versions": {"python": platform.python_version(), **packages},
         "environment": dataclasses.asdict(spec),
         SIGNATURE: signed,
-        # For export, which makes no environment.
+        # For policies and export, which make no environment.
         "observation_layout": observation_layout(config.env) if played else None,
+        "observation_names": observation_names(config.env) if played else None,
         "plan": dataclasses.asdict(plan),
         "dataset_only": dataset_only,
         "finished": False,

@@ -16,6 +16,7 @@ import numpy as np
 
 from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import Moments, fits
+from cqlray.data.source import number_names
 
 RETURN_BINS, LENGTH_BINS, REWARD_BINS, ACTION_BINS = 40, 40, 60, 40
 # Bins of each axis, over so many standard deviations to each side.
@@ -80,6 +81,7 @@ class Card:
     reward_std: float
     # For each dimension, over its bounds, or over what occurs where they are not known.
     actions: tuple[Histogram, ...]
+    action_names: tuple[str, ...]
     coverage: Coverage
 
     @property
@@ -255,7 +257,7 @@ class _Counts:
         self.coverage += np.bincount(flat, minlength=COVERAGE_BINS**2)
 
     def finish(self) -> Card:
-        described = self.description["tiers"]
+        described, columns = self.description["tiers"], self.description.get("columns", {})
         tiers = [
             Tier(
                 name=name,
@@ -276,6 +278,7 @@ class _Counts:
             reward_mean=float(self.extents.rewards.mean[0]),
             reward_std=float(self.extents.rewards.std[0]),
             actions=tuple(bins.finish() for bins in self.actions),
+            action_names=tuple(number_names(columns, "action", len(self.actions))),
             coverage=Coverage(
                 counts=self.coverage.reshape(COVERAGE_BINS, COVERAGE_BINS),
                 outside=self.outside,

@@ -238,7 +238,7 @@ def _wrong_keys(description: Any) -> Iterator[str]:
         value = description.get(key)
         if not isinstance(value, kind) or (key == "digest" and not _is_digest(value)):
             yield key
-    if not _are_columns(description.get("columns", {})):
+    if not are_columns(description.get("columns", {})):
         yield "columns"
     shards = description.get("shards")
     for index, entry in enumerate(shards if isinstance(shards, list) else []):
@@ -254,8 +254,8 @@ def _is_digest(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
-def _are_columns(columns: Any) -> bool:
-    """Whether each option has the name of a column or a list of names."""
+def are_columns(columns: Any) -> bool:
+    """Whether it is as a description has it: each option has the name of a column, or a list."""
     if not isinstance(columns, dict):
         return False
     named = (names if isinstance(names, list) else [names] for names in columns.values())

@@ -75,6 +75,18 @@ def columns_in_words(columns: Mapping[str, str | Sequence[str]]) -> str:
     return "; ".join(f"{option} {listed(names)}" for option, names in named.items())
 
 
+def number_names(columns: Mapping[str, str | Sequence[str]], option: str, count: int) -> list[str]:
+    """What each of the `count` numbers of an option's vector is called, by a log's columns:
+    `name[0]` where one column holds them all, `observation[0]` where the data has no names.
+    """
+    named = columns.get(option) or []
+    names = [named] if isinstance(named, str) else list(named)
+    if len(names) == count:
+        return names
+    vector = names[0] if len(names) == 1 else option
+    return [f"{vector}[{index}]" for index in range(count)]
+
+
 def listed(names: Sequence[str]) -> str:
     """The names, the first of them where they are many."""
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""

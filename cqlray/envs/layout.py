@@ -18,13 +18,47 @@ def observation_layout(config: EnvConfig) -> list[str]:
     Raises:
         UserError: the environment cannot be made. Errors from its code pass through.
     """
+    space = _flattened(config)
+    return [] if space is None else list(_lines(space, "", 0))
+
+
+def observation_names(config: EnvConfig) -> list[str] | None:
+    """What each number of a flattened dictionary is called, by its keys: `arm.on[2]`, and `gear=1`
+    of a one-hot code; None for other observations, which have no names.
+
+    Raises as observation_layout.
+    """
+    space = _flattened(config)
+    return list(_names(space, "")) if isinstance(space, spaces.Dict) else None
+
+
+def _flattened(config: EnvConfig) -> gymnasium.Space[Any] | None:
+    """The space of an observation before it is flattened; None if it is a vector already."""
     env = make_env(config)
     try:
-        if not isinstance(env, gymnasium.wrappers.FlattenObservation):
-            return []
-        return list(_lines(env.env.observation_space, "", 0))
+        if isinstance(env, gymnasium.wrappers.FlattenObservation):
+            return env.env.observation_space
+        return None
     finally:
         env.close()
+
+
+def _names(space: gymnasium.Space[Any], name: str) -> Iterator[str]:
+    """A name for each number, in the order of gymnasium.spaces.flatten."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from _names(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(space, spaces.Discrete):
+        yield from (f"{name}={space.start + value}" for value in range(space.n))
+    elif isinstance(space, spaces.MultiDiscrete):
+        for index, (size, start) in enumerate(
+            zip(space.nvec.ravel(), space.start.ravel(), strict=True)
+        ):
+            yield from (f"{name}[{index}]={start + value}" for value in range(size))
+    else:
+        size = spaces.flatdim(space)
+        yield from [name] if size == 1 else (f"{name}[{index}]" for index in range(size))
 
 
 def _lines(space: gymnasium.Space[Any], name: str, start: int) -> Iterator[str]:

@@ -144,6 +144,8 @@ def _describe(
         action_high=arrays["action_high"].tolist(),
         code=loading_code(format, file, arrays),
         layout=_layout(record),
+        observation_names=policy.observation_names,
+        action_names=policy.action_names,
         checked=f"{checked} of the actions' range",
         versions={"cqlray": version("cqlray"), **versions},
     )
@@ -173,6 +175,8 @@ def _metadata(record: RunRecord, policy: LoadedPolicy, arrays: Arrays) -> str:
         "dataset_digest": record.manifest.get("dataset_digest"),
         "observation": ["n", len(arrays["observation_mean"])],
         "action": ["n", len(arrays["action_low"])],
+        "observation_names": policy.observation_names,
+        "action_names": policy.action_names,
         "compute": [
             "x = (observation - observation_mean) / observation_std",
             (

@@ -4,15 +4,16 @@ observations and gives actions in the environment's bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cqlray.algorithms.policy import Array, Arrays, Policy
-from cqlray.data.dataset import DESCRIPTION
+from cqlray.data.dataset import DESCRIPTION, are_columns
 from cqlray.data.missing import ObservationFill
+from cqlray.data.source import number_names
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
 from cqlray.storage import checkpoint
@@ -26,6 +27,7 @@ from cqlray.storage.run_directory import DATASET, EVALUATIONS, FITTED_Q, MEMBERS
 MOST_LISTED = 24  # update counts in a message
 
 Row = dict[str, Any]
+Columns = Mapping[str, str | Sequence[str]]
 
 
 class LoadedPolicy:
@@ -42,11 +44,17 @@ class LoadedPolicy:
         chosen_by: str | None = None,
         swept: Swept | None = None,
         fill: ObservationFill | None = None,
+        columns: Columns | None = None,
     ) -> None:
         """`chosen_by` is "return" or "fqe" where it was chosen as the best member; `swept` is what
-        the sweep chose for it; `fill` does with missing values what was done in the data.
+        the sweep chose for it; `fill` does with missing values what was done in the data; `columns`
+        has the names of its observations and actions.
         """
         self.fill = fill
+        sizes = {"observation": self._size(policy), "action": len(scaling.low)}
+        self.observation_names, self.action_names = (
+            number_names(columns or {}, option, size) for option, size in sizes.items()
+        )
         self.swept = dict(swept or {})
         self.algorithm = str(self.swept.pop("algorithm", "cql"))  # cql, sac or bc
         self.policy, self.scaling = policy, scaling
@@ -79,7 +87,7 @@ class LoadedPolicy:
         array = np.asarray(observations, np.float32)
         if self.fill is not None and array.shape == (len(self.fill.names),):
             array = self.fill(array)
-        expected = self.policy.arrays["policy.0.weight"].shape[1]
+        expected = self._size(self.policy)
         if array.ndim not in (1, 2) or array.shape[-1] != expected:
             raise ValueError(
                 f"observations have shape {array.shape}; they should be [{expected}] or [episodes,"
@@ -93,6 +101,10 @@ class LoadedPolicy:
             )
         actions = self.scaling.to_environment(self.policy.act(np.atleast_2d(array)[None])[0])
         return actions[0] if array.ndim == 1 else actions
+
+    @staticmethod
+    def _size(policy: Policy) -> int:
+        return int(policy.arrays["policy.0.weight"].shape[1])
 
 
 def load_policy(
@@ -131,10 +143,22 @@ def load_policy(
             policy = _policy(arrays, members.index(int(index)), len(scaling.low), path)
             after = metadata.get("updates", int(path.stem))
             swept = _swept(directory, int(index))
-            fill = _fill(directory)
-            return LoadedPolicy(policy, scaling, int(index), after, chosen_by, swept, fill)
+            fill, columns = _fill(directory), _columns(directory, manifest)
+            return LoadedPolicy(policy, scaling, int(index), after, chosen_by, swept, fill, columns)
     count = sum(map(len, populations))
     raise UserError(f"{run} has no member {member!r}; its members are 0 to {count - 1}, or 'best'")
+
+
+def _columns(directory: RunDirectory, manifest: dict[str, Any]) -> Columns:
+    """The names of the numbers: the data's columns, else the keys of the environment's dictionary
+    as the run noted them.
+    """
+    noted = {"observation": manifest.get("observation_names") or []}
+    description: Any = {}
+    if directory.has(f"{DATASET}/{DESCRIPTION}"):
+        description = read_json(directory / DATASET / DESCRIPTION)
+    of_data = description.get("columns") if isinstance(description, dict) else None
+    return next((found for found in (of_data, noted) if found and are_columns(found)), {})
 
 
 def _swept(directory: RunDirectory, member: int) -> Swept:

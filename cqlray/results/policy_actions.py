@@ -12,6 +12,7 @@ from cqlray import seeding
 from cqlray.data.dataset import dataset_directory, read_description
 from cqlray.data.episode import Shard
 from cqlray.data.loading import iterate_shards
+from cqlray.data.source import number_names
 from cqlray.errors import UserError
 from cqlray.results.policies import LoadedPolicy, load_policy
 from cqlray.results.statistics.actions import Comparison, compare_actions
@@ -51,11 +52,11 @@ def beside_the_log(run: RunRecord) -> Beside | None:
         if actions.shape[1:] != low.shape or not np.isfinite(actions).all():
             return None
         comparison = compare_actions(
-            observations, actions, policy, low, high, _names(columns, "action", len(low))
+            observations, actions, policy, low, high, number_names(columns, "action", len(low))
         )
     except (UserError, OSError, ValueError):
         return None
-    names = _names(columns, "observation", observations.shape[1])
+    names = number_names(columns, "observation", observations.shape[1])
     return Beside(policy.member, policy.updates, policy.chosen_by, names, comparison)
 
 
@@ -138,10 +139,3 @@ def _of_shard(shard: Shard, generator: np.random.Generator, count: int) -> tuple
     episode_of = np.repeat(np.arange(shard.num_episodes), shard.lengths)
     # Every earlier episode has a final observation without an action.
     return shard.observations[steps + episode_of[steps]], shard.actions[steps]
-
-
-def _names(columns: dict[str, Any], option: str, count: int) -> list[str]:
-    """The names of an option's columns; `action[0]` where the data has none for each number."""
-    named = columns.get(option)
-    listed = [named] if isinstance(named, str) else list(named or [])
-    return listed if len(listed) == count else [f"{option}[{index}]" for index in range(count)]

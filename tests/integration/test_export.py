@@ -101,6 +101,8 @@ def test_the_file_says_whose_policy_it_is(finished_run: Path, tmp_path: Path, fo
         ["n", 2],
         ["n", 1],
     )
+    assert said["observation_names"] == ["observation[0]", "observation[1]"]
+    assert said["action_names"] == ["action[0]"]
     assert said["environment"] == "tests.toy_envs:Point-v0" and len(said["compute"]) == 3
 
 

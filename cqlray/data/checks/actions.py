@@ -43,11 +43,11 @@ class ActionSpread:
         known |= {int(value) for value in np.unique(values)}
         self.whole[column] = known if len(known) <= MOST_CHOICES else None
 
-    def report(self, column: int, is_told: bool, tally: Tally) -> None:
-        """Note what is odd about a dimension; `is_told`: it is known to stand at a bound, or to use
-        little of the bounds.
+    def report(self, column: int, name: str, is_told: bool, tally: Tally) -> None:
+        """Note what is odd about a dimension of this name; `is_told`: it is known to stand at a
+        bound, or to use little of the bounds.
         """
-        place, counts = Place(column=f"action[{column}]"), self.bins[column]
+        place, counts = Place(column=name), self.bins[column]
         total, most = int(counts.sum()), int(counts.argmax())
         if total < FEWEST_STEPS:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cqlray.data.checks.findings import Place, Tally
 from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import blocks, fits
-from cqlray.data.source import Piece
+from cqlray.data.source import Piece, number_names
 from cqlray.errors import UserError
 
 # What float32 arithmetic and conversion to text may add, relative to a number's size, and to
@@ -103,7 +103,9 @@ def dtype_mistakes(shard: Shard) -> Iterator[tuple[str, str, str]]:
 class Steps:
     """A piece, with the place of each of its steps and observations."""
 
-    def __init__(self, piece: Piece, first_episode: int) -> None:
+    def __init__(
+        self, piece: Piece, first_episode: int, columns: Mapping[str, str | Sequence[str]]
+    ) -> None:
         self.piece = piece
         self.shard = piece.shard
         self.first_episode = first_episode  # number of the piece's first episode in its file
@@ -112,6 +114,12 @@ class Steps:
         self.is_last = np.zeros(piece.shard.num_transitions, bool)
         self.is_last[self.last] = True
         self.observation_rows = piece.shard.step_rows
+        shard = piece.shard
+        self.names = {  # of each number
+            "observations": number_names(columns, "observation", shard.observations.shape[1]),
+            "actions": number_names(columns, "action", shard.actions.shape[1]),
+            "rewards": ["reward"],
+        }
 
     def place(self, step: int, column: str = "") -> Place:
         """The place of a step of the piece."""
@@ -154,7 +162,7 @@ def check_finite(steps: Steps, tally: Tally) -> None:
             wrong = ~fits(block)
             for column in np.flatnonzero(wrong.any(axis=0)):
                 row = int(wrong[:, column].argmax())
-                label = "reward" if values.ndim == 1 else f"{name[:-1]}[{column}]"
+                label = steps.names[name][column]
                 value = float(block[row, column])
                 tally.add(
                     "not_finite", at(start + row, label), int(wrong[:, column].sum()), value=value
@@ -173,7 +181,9 @@ def check_bounds(steps: Steps, low: Array, high: Array, tally: Tally) -> Array:
         for column in np.flatnonzero(wrong.any(axis=0)):
             count = int(wrong[:, column].sum())
             worst = float(excess[wrong[:, column], column].max())
-            place = steps.place(start + int(wrong[:, column].argmax()), f"action[{column}]")
+            place = steps.place(
+                start + int(wrong[:, column].argmax()), steps.names["actions"][column]
+            )
             tally.add("out_of_bounds", place, count, worst, low=low[column], high=high[column])
     return at_bound
 
@@ -215,7 +225,7 @@ def check_next_observations(steps: Steps, tally: Tally) -> None:
         wrong = _differs(found, expected) & ~steps.is_last[rows, None]
         for column in np.flatnonzero(wrong.any(axis=0)):
             row = int(wrong[:, column].argmax())
-            place = steps.place(start + row, f"next observation[{column}]")
+            place = steps.place(start + row, f"next {steps.names['observations'][column]}")
             values: dict[str, Any] = {
                 "found": found[row, column],
                 "expected": expected[row, column],

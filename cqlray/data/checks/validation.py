@@ -35,7 +35,7 @@ from cqlray.data.checks.pieces import (
 )
 from cqlray.data.episode import Array, Shard
 from cqlray.data.moments import Magnitudes, Moments
-from cqlray.data.source import Piece, Source
+from cqlray.data.source import Piece, Source, number_names
 from cqlray.errors import UserError
 
 __all__ = ["Finding", "Place", "Report", "require_valid", "validate"]
@@ -120,7 +120,7 @@ class _Checks:
         if piece.file != self.file:
             self.file, self.file_episodes = piece.file, 0
         if self._layout(piece):
-            steps = Steps(piece, self.file_episodes)
+            steps = Steps(piece, self.file_episodes, self.source.columns)
             check_finite(steps, self.tally)
             self.gaps.add(shard)
             check_ends(steps, self.tally)
@@ -244,35 +244,38 @@ class _Checks:
         if largest > REWARD_TAIL * median:
             self.tally.add("reward_tail", place, largest=largest, median=median)
 
+    def _names(self, option: str, count: int) -> list[str]:
+        return number_names(self.source.columns, option, count)
+
     def _whole_observations(self) -> None:
         moments = self.observations
         if moments is None or moments.count < 2:
             return
-        std = moments.std
+        std, names = moments.std, self._names("observation", len(moments.mean))
         constant = moments.minimum == moments.maximum
         for column in np.flatnonzero(constant):
             self.tally.add(
                 "constant_observation",
-                Place(column=f"observation[{column}]"),
+                Place(column=names[column]),
                 value=moments.mean[column],
             )
         varying = np.flatnonzero(~constant & (std > 0))
         for column in varying[np.abs(moments.mean[varying]) > OFFSET_RATIO * std[varying]]:
-            place = Place(column=f"observation[{column}]")
+            place = Place(column=names[column])
             self.tally.add("offset", place, mean=moments.mean[column], std=std[column])
         if len(varying):
             small, large = varying[std[varying].argmin()], varying[std[varying].argmax()]
             if std[large] > SCALE_SPREAD * std[small]:
-                names: dict[str, Any] = {
-                    "smallest_column": f"observation[{small}]",
-                    "largest_column": f"observation[{large}]",
+                ends: dict[str, Any] = {
+                    "smallest_column": names[small],
+                    "largest_column": names[large],
                 }
                 self.tally.add(
                     "unscaled",
                     Place(column="observation"),
                     smallest=std[small],
                     largest=std[large],
-                    **names,
+                    **ends,
                 )
 
     def _whole_actions(self) -> None:
@@ -282,12 +285,12 @@ class _Checks:
         low, high = self.bounds
         saturated = self.at_bound / moments.count
         used = (moments.maximum - moments.minimum) / (high - low)
-        for column in range(len(low)):
-            place = Place(column=f"action[{column}]")
+        for column, name in enumerate(self._names("action", len(low))):
+            place = Place(column=name)
             limits: dict[str, Any] = {"low": low[column], "high": high[column]}
             is_told = bool(saturated[column] > SATURATED_SHARE or used[column] < NARROW_SHARE)
             if self.spread is not None:
-                self.spread.report(column, is_told, self.tally)
+                self.spread.report(column, name, is_told, self.tally)
             if saturated[column] > SATURATED_SHARE:
                 self.tally.add("saturated", place, share=saturated[column], **limits)
             if used[column] < NARROW_SHARE:

@@ -16,6 +16,7 @@ COLUMNS = 100
 INDENT = " " * 13
 BARS = " ▁▂▃▄▅▆▇█"
 DIMENSIONS = 8  # of the actions, at most, get a line each; the HTML page has them all
+LONGEST_LABEL = 10  # of an action; `columns` above has the whole names
 
 
 def card_lines(card: Card, description: dict[str, Any]) -> list[str]:
@@ -88,8 +89,9 @@ def _action_entries(
         yield "actions", f"cover {percentages(shares)} of their bounds, dimension by dimension"
     else:
         yield "actions", "bounds not said; over the range that occurs"
-    for dimension, histogram in enumerate(card.actions[:DIMENSIONS]):
-        yield f"  {dimension}", _drawn(histogram, f"  {dimension}")
+    for name, histogram in zip(card.action_names, card.actions[:DIMENSIONS], strict=False):
+        short = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+        yield f"  {short}", _drawn(histogram, f"  {short}")
     if len(card.actions) > DIMENSIONS:
         yield "", f"and {len(card.actions) - DIMENSIONS} more, in the card that --html draws"
 

@@ -175,10 +175,12 @@ def _actions(drawn: Any, card: Card) -> None:
     columns = min(len(card.actions), 3)
     rows = -(-len(card.actions) // columns)
     drawn.set_size_inches(WIDTH, HEIGHT if rows == 1 else ROW_HEIGHT * rows)
-    for dimension, histogram in enumerate(card.actions):
+    for dimension, (name, histogram) in enumerate(
+        zip(card.action_names, card.actions, strict=True)
+    ):
         axes = drawn.add_subplot(rows, columns, dimension + 1)
         _draw(axes, histogram, COLOURS[5])
-        axes.set_title(f"action {dimension}", fontsize=9, loc="left")
+        axes.set_title(literal(name), fontsize=9, loc="left")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
         ends = (histogram.low, (histogram.low + histogram.high) / 2, histogram.high)

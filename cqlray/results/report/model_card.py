@@ -12,6 +12,7 @@ from typing import Any
 
 from cqlray.config.schema import NO_ENVIRONMENT
 from cqlray.config.secrets import printable
+from cqlray.data.source import number_names
 from cqlray.results.report.formatting import (
     number,
     percentages,
@@ -53,6 +54,8 @@ class ExportedPolicy:
     """How the observation is flattened, in lines: none where it is a vector already; None where
     that is not known.
     """
+    observation_names: list[str]
+    action_names: list[str]
     checked: str
     """On which observations it was compared with the policy, and how closely they agree."""
     versions: dict[str, str]
@@ -111,6 +114,7 @@ def _inputs_and_outputs(policy: ExportedPolicy) -> Iterator[str]:
     elif policy.layout:
         yield "  It is the environment's observation flattened by `gymnasium.spaces.flatten`:"
         yield from (f"  - {_code(line)}" for line in policy.layout)
+    yield from _named(policy.observation_names, "observation")
     yield f"- Action: float32, {batch.format(outputs)}; in the environment's units and bounds:"
     bounds = [
         f"{low:g} to {high:g}"
@@ -121,7 +125,14 @@ def _inputs_and_outputs(policy: ExportedPolicy) -> Iterator[str]:
         if len(set(bounds)) == 1
         else f"  {'; '.join(bounds)}."
     )
+    yield from _named(policy.action_names, "action")
     yield f"- Compared with cqlray's own policy {policy.checked}."
+
+
+def _named(names: list[str], option: str) -> Iterator[str]:
+    """A line with the names, where the data or the environment has some."""
+    if names and names != number_names({}, option, len(names)):
+        yield f"  Its numbers, in order: {', '.join(map(_code, names))}."
 
 
 def _other_ways(run: RunRecord, policy: ExportedPolicy) -> Iterator[str]:

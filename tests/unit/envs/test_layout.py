@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from cqlray.config.schema import EnvConfig
-from cqlray.envs.layout import observation_layout
+from cqlray.envs.layout import observation_layout, observation_names
 from cqlray.errors import UserError
 from tests.unit.envs.spaces import SPACES
 
@@ -70,3 +70,14 @@ def test_the_lines_point_at_what_flatten_puts_there() -> None:
 def test_an_environment_that_cannot_be_made() -> None:
     with pytest.raises(UserError, match="Pendulum-v1"):
         observation_layout(EnvConfig("Pendulun-v1"))
+
+
+def test_a_dictionarys_keys_name_its_numbers() -> None:
+    def names(name: str) -> list[str] | None:
+        return observation_names(EnvConfig(f"tests.unit.envs.spaces:Seen-{name}-v0"))
+
+    assert names("Dict") == [
+        *("arm.at=0", "arm.at=1", "arm.on[0]", "arm.on[1]", "arm.on[2]"),
+        *("gear=1", "gear=2", "gear=3", "gear=4", "speed[0]", "speed[1]"),
+    ]
+    assert names("Tuple") is names("Matrix") is names("Doubles") is None

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from safetensors import safe_open
 
 from cqlray.api.session import result
+from cqlray.results.export import export
+from cqlray.results.policies import load_policy
 from cqlray.results.policy_actions import as_json, beside_the_log
 from cqlray.results.record import load_run
 from cqlray.results.report.actions_section import actions_section
@@ -87,3 +90,31 @@ def test_nothing_is_said_without_a_policy_or_data(tmp_path: Path) -> None:
     for path in (gone / "dataset").glob("*.parquet"):
         path.unlink()
     assert beside_the_log(load_run(gone)) is None
+
+
+def test_a_loaded_policy_names_its_numbers(tmp_path: Path) -> None:
+    """By the log's columns, else by the keys that the run noted, else by their places; an export
+    has the same names.
+    """
+    run = run_with_policies(tmp_path / "run", 0.5)
+
+    def names() -> list[list[str]]:
+        policy = load_policy(run, 0)
+        exported = export(run, 0, "safetensors", tmp_path / "exported")
+        said = json.loads(safe_open(exported.path, "np").metadata()["cqlray"])
+        found = [policy.observation_names, policy.action_names]
+        assert [said["observation_names"], said["action_names"]] == found
+        return found
+
+    assert names() == [["CGM mg/dL", "carbs"], ["insulin"]]
+    card = (tmp_path / "exported.md").read_text()
+    assert "Its numbers, in order: `CGM mg/dL`, `carbs`." in card and "order: `insulin`." in card
+    manifest = json.loads((run / "manifest.json").read_text())
+    noted = json.dumps({**manifest, "observation_names": ["goal.x", "goal.y"]})
+    file = run / "dataset" / "dataset.json"
+    for columns in ({}, {"observation": [3]}):  # none, and damaged
+        file.write_text(json.dumps({**json.loads(file.read_text()), "columns": columns}))
+        (run / "manifest.json").write_text(noted)
+        assert names() == [["goal.x", "goal.y"], ["action[0]"]]
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        assert names() == [["observation[0]", "observation[1]"], ["action[0]"]]

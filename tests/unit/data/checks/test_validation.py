@@ -406,6 +406,25 @@ def test_warnings(case: str) -> None:
     assert [line[: len(expected)] for line in report.lines()] == [expected]
 
 
+def test_findings_name_the_columns_of_a_log() -> None:
+    columns = {"observation": ["CGM mg/dL", "carbs", "hour"], "action": ["basal", "bolus"]}
+    shard = changed(
+        big(),
+        observations=lambda values: values.__setitem__(5, [np.inf, 0, 0]),
+        actions=put((3, 1), 9.0),
+    )
+    named = lines_of(piece_of(shard), provenance={"columns": columns})
+    found = lines_of(piece_of(shard))
+    for index, name in (("observation[0]", "CGM mg/dL"), ("action[1]", "bolus")):
+        found = [line.replace(index, name) for line in found]
+    assert named == found and "CGM mg/dL" in named[0] and "bolus" in named[1]
+    constant = changed(big(), observations=put((slice(None), 1), 7))
+    (line,) = lines_of(piece_of(constant), provenance={"columns": columns})
+    assert line.startswith("warning: carbs: the value is always 7")
+    (line,) = lines_of(piece_of(constant), provenance={"columns": {"observation": "state"}})
+    assert line.startswith("warning: state[1]: the value is always 7")
+
+
 def test_sparse_rewards_and_half_used_bounds_are_no_warning() -> None:
     sparse = changed(
         big(),

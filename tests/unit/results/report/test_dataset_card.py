@@ -197,3 +197,13 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     shown = "\n".join(card_lines(drawn, description))
     assert r"Env\x1b[2J\u202e-v0" in shown
     assert "\x1b" not in shown
+
+
+def test_actions_have_their_columns_names(tmp_path: Path) -> None:
+    columns = {"action": ["a dose that is named at length $x_1$"]}
+    made, description = sample(SHARDS, columns=columns)
+    lines = "\n".join(card_lines(made, description))
+    assert "a dose th" in lines and "action a dose that is named at length $x_1$" in lines
+    write_card(made, description, tmp_path / "card.html")
+    figures = re.findall(r"svg\+xml;base64,([^\"]*)", (tmp_path / "card.html").read_text())
+    assert any("a dose that is named at" in base64.b64decode(svg).decode() for svg in figures)

@@ -34,6 +34,8 @@ POLICY = ExportedPolicy(
     action_high=[2.0],
     code="import this",
     layout=[],
+    observation_names=["CGM mg/dL", "carbs", "time"],
+    action_names=["action[0]"],
     checked="on 7 observations, to 1e-07",
     versions={"cqlray": "0.1.0", "onnx": "1.23"},
 )
@@ -307,7 +309,11 @@ def test_no_ones_text_is_markup(tmp_path: Path) -> None:
     said["tiers"] = {HOSTILE: said["tiers"]["replay"]}
     (run / "dataset" / "dataset.json").write_text(json.dumps(said))
     policy = dataclasses.replace(
-        POLICY, file="x.onnx", layout=[HOSTILE], versions={HOSTILE: HOSTILE}
+        POLICY,
+        file="x.onnx",
+        layout=[HOSTILE],
+        observation_names=[HOSTILE] * 3,
+        versions={HOSTILE: HOSTILE},
     )
     card = model_card(load_run(run), policy)
     plain = re.sub(
