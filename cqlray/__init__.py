@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cqlray.api.datasets import Dataset, load_dataset
+    from cqlray.api.results import Report, report, video
     from cqlray.api.runs import RunResult, load_run, resume, run
     from cqlray.config.presets import PRESETS
     from cqlray.config.schema import (
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
         TeacherConfig,
     )
     from cqlray.errors import EnvironmentFailure, Interrupted, UserError
+    from cqlray.results.export import Exported, export
     from cqlray.results.policies import LoadedPolicy, load_policy
 
 _HOMES = {
+    "cqlray.api.results": ("Report", "report", "video"),
     "cqlray.api.runs": ("RunResult", "load_run", "resume", "run"),
     "cqlray.config.presets": ("PRESETS",),
     "cqlray.config.schema": (
@@ -48,6 +51,7 @@ _HOMES = {
     ),
     "cqlray.api.datasets": ("Dataset", "load_dataset"),
     "cqlray.errors": ("EnvironmentFailure", "Interrupted", "UserError"),
+    "cqlray.results.export": ("Exported", "export"),
     "cqlray.results.policies": ("LoadedPolicy", "load_policy"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -61,19 +65,24 @@ __all__ = [
     "EnvConfig",
     "EnvironmentFailure",
     "EvaluationConfig",
+    "Exported",
     "Interrupted",
     "LoadedPolicy",
+    "Report",
     "ResourcesConfig",
     "RunConfig",
     "RunResult",
     "SweepConfig",
     "TeacherConfig",
     "UserError",
+    "export",
     "load_dataset",
     "load_policy",
     "load_run",
+    "report",
     "resume",
     "run",
+    "video",
 ]
 
 

@@ -231,12 +231,6 @@ def write_report(run: AnyPath, page: AnyPath | None = None) -> AnyPath:
 
     With `page`, only the page is written, there, since the run directory may be read-only.
     """
-    from cqlray.results.record import load_run
-    from cqlray.results.report.html import write_report
-    from cqlray.results.trackers.tensorboard import write_tensorboard
+    from cqlray.api.results import report
 
-    record = load_run(run)
-    path = write_report(run, record, page)
-    if page is None:
-        write_tensorboard(run, record)
-    return path
+    return report(str(run), out=None if page is None else str(page)).path
