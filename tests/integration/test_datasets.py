@@ -46,7 +46,7 @@ def test_ray_data_reads_the_shards(ray_cluster: str, tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_conversion_which_the_same_command_goes_on_with(tmp_path: Path) -> None:
     """A first SIGINT, once there is a shard: status 130, how to go on, and then the same bytes."""
     # A piece of a log holds about 65,536 rows, a shard about 50,000.
-    frame(episodes=30_000, steps=8).to_parquet(tmp_path / "log.parquet")
+    frame(episodes=80_000, steps=8).to_parquet(tmp_path / "log.parquet")
     environment = {**os.environ, "PYTHONPATH": str(Path(cqlray.__file__).parents[1])}
 
     def begun(out: Path) -> subprocess.Popen[str]:
