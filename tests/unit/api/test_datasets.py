@@ -303,7 +303,7 @@ def test_validate_says_what_is_wrong_and_where(
     assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS]) == 2
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("error: ") and "96 transitions; a batch has 256" in out[0]
-    assert f"error: {log}, row 13, action[0]: actions outside [-1, 1] by up to 6.5; " in out[1]
+    assert f"error: {log}, row 13, torque: actions outside [-1, 1] by up to 6.5; " in out[1]
     assert cli.main(["dataset", "validate", log, *FLAGS, *BOUNDS, "--json"]) == 2
     said = json.loads(capsys.readouterr().out)
     assert said["errors"] == 2 and said["findings"][1]["place"]["row"] == 13
