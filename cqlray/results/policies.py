@@ -82,9 +82,10 @@ class LoadedPolicy:
         be without the indicators. Several at once must be filled already.
 
         Raises:
-            ValueError: observations of another size, or with a value that is missing or not finite.
+            ValueError: observations that are not flat, of another size, or with a value that is
+                missing or not finite.
         """
-        array = np.asarray(observations, np.float32)
+        array = _as_array(observations)
         if self.fill is not None and array.shape == (len(self.fill.names),):
             array = self.fill(array)
         expected = self._size(self.policy)
@@ -105,6 +106,18 @@ class LoadedPolicy:
     @staticmethod
     def _size(policy: Policy) -> int:
         return int(policy.arrays["policy.0.weight"].shape[1])
+
+
+def _as_array(observations: Any) -> Array:
+    """Raises ValueError for what is not an array of numbers, such as a dictionary."""
+    try:
+        return np.asarray(observations, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"observations are a {type(observations).__name__} that is no array of numbers; flatten"
+            " each as in training: gymnasium.spaces.flatten(env.observation_space, observation),"
+            " or wrap the environment in gymnasium.wrappers.FlattenObservation"
+        ) from None
 
 
 def load_policy(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,3 +119,17 @@ def test_a_loaded_policy_names_its_numbers(tmp_path: Path) -> None:
         assert names() == [["goal.x", "goal.y"], ["action[0]"]]
         (run / "manifest.json").write_text(json.dumps(manifest))
         assert names() == [["observation[0]", "observation[1]"], ["action[0]"]]
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [{"speed": np.zeros(1), "gear": 1}, (np.zeros(3), 1)],
+    ids=["dictionary", "tuple"],
+)
+def test_a_policy_says_how_to_flatten_what_an_environment_gives(
+    tmp_path: Path, observation: Any
+) -> None:
+    policy = load_policy(run_with_policies(tmp_path / "run", 0.5), 0)
+    with pytest.raises(ValueError, match=rf"a {type(observation).__name__} .*spaces\.flatten\("):
+        policy(observation)
+    assert policy([0.0, 0.0]).shape == (1,), "plain numbers are an array of numbers"
