@@ -10,7 +10,8 @@ from cqlray.config.members import members
 from cqlray.config.schema import NO_ENVIRONMENT, RunConfig
 from cqlray.data.checks.findings import require_valid
 from cqlray.data.checks.validation import validate
-from cqlray.data.source import Source, columns_in_words
+from cqlray.data.source import Source, columns_in_words, number_names
+from cqlray.envs.bounds import outside_bounds
 from cqlray.envs.make import EnvSpec, describe_env
 from cqlray.envs.recorded import open_configured, require_same_spaces, spec_of
 from cqlray.errors import UserError
@@ -88,3 +89,7 @@ def _check_data(source: Source, config: RunConfig, progress: ProgressDisplay) ->
         progress.say(f"warning: {warning}")
     assert config.dataset is not None
     require_valid(report, config.dataset)
+    if config.evaluation.episodes and (seen := report.observations) is not None:
+        names = number_names(source.columns, "observation", len(seen.minimum))
+        for line in outside_bounds(config.env, names, seen.minimum, seen.maximum):
+            progress.say(f"warning: {line}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from cqlray.data.moments import Moments
 from cqlray.errors import UserError
 
 # Lines printed for one code, and findings kept for one code; the others are only counted.
@@ -240,6 +241,7 @@ class Report:
     findings: tuple[Finding, ...]
     # code -> how many more findings were not kept, and the sum of their counts
     unlisted: dict[str, tuple[int, int]]
+    observations: Moments | None = None  # of all of them; None where none could be read
 
     @property
     def errors(self) -> list[Finding]:

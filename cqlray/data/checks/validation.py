@@ -71,6 +71,7 @@ def validate(source: Source, batch_size: int = 256) -> Report:
         checks.transitions,
         checks.tally.findings(),
         checks.tally.unlisted,
+        checks.observations,
     )
 
 

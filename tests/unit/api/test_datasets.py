@@ -169,6 +169,29 @@ def test_the_plan_names_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert said[0] == f"columns      {IN_WORDS}"
 
 
+def test_columns_in_the_order_of_the_alphabet_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(ProgressDisplay, "say", lambda _, line: said.append(line))
+    rng, rows = np.random.default_rng(0), np.arange(400)
+    angle = rng.uniform(-3, 3, 400)
+    numbers = {"s/omega": rng.uniform(-8, 8, 400), "s/x": np.cos(angle), "s/y": np.sin(angle)}
+    flags = {"episode": rows // 40, "stop": False, "cut": rows % 40 == 39}
+    values = {"torque": rng.uniform(-2, 2, 400), "gain": rng.normal(size=400)}
+    pd.DataFrame({**numbers, **flags, **values}).to_csv(tmp_path / "log.csv", index=False)
+    words = "--dataset {} --env Pendulum-v1 --columns.episode episode --columns.action torque"
+    words += " --columns.reward gain --columns.terminated stop --columns.truncated cut"
+    for columns, expected in (("s/omega s/x s/y", 1), ("s/x s/y s/omega", 0)):
+        flags_given = f"{words.format(tmp_path / 'log.csv')} --columns.observation {columns}"
+        config, _ = parse_config(flags_given.split(), "train")
+        said.clear()
+        checks.environment_of(checks.without_tests(config), ProgressDisplay(quiet=True))
+        lines = [line for line in said if "dimension 2 fits" in line]
+        assert len(lines) == expected, said
+        assert all(line.startswith("warning: observation 0 (s/omega) spans") for line in lines)
+
+
 def test_what_the_data_does_not_say_comes_from_the_environment(tmp_path: Path) -> None:
     spec = describe_env(EnvConfig(TOY))
     rng = np.random.default_rng(0)
