@@ -32,6 +32,7 @@ from cqlray.results.report.results_section import (
 )
 from cqlray.results.report.selection_section import selection_section
 from cqlray.results.report.timeline_section import timeline_section
+from cqlray.results.report.training_section import training_section
 from cqlray.results.report.values_section import values_section
 from cqlray.results.report.verdict_section import verdict_section
 from cqlray.results.statistics.reference_scores import reference_scores
@@ -78,6 +79,7 @@ def render(run: RunRecord) -> str:
         results_section(run, result),
         _curves(run, result, samples, seed),
         aggregates_section(result),
+        training_section(run),
         three_ways_section(run, samples, seed),
         improvement_section(groups_of(run), samples, seed),
         _video(run),

@@ -229,7 +229,7 @@ def test_results_are_in_the_report(tmp_path: Path) -> None:
     )
     assert "1 h 1 min" in found.text  # the students' stage
     assert "not finished" not in found.text
-    assert len(found.figures()) == 6
+    assert len(found.figures()) == 7
 
 
 def test_overestimation_is_called_so_for_its_own_weight(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_64_members_stay_readable(tmp_path: Path) -> None:
     found = page(sweep_of_64(tmp_path / "run"))
     assert "64 students" in found.text
     summaries = [tag for tag, _ in found.tags if tag == "details"]
-    assert len(summaries) == 3  # the verdicts, the members' table, the config
+    assert len(summaries) == 4  # verdicts, members' table, training curves, config
     for figure in found.figures()[:3]:  # curves, profile, values
         words = [node.text for node in figure.iter() if node.text and "weight" in node.text]
         assert len(words) == 6 and "the other 10" in [node.text for node in figure.iter()]
