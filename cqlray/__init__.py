@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cqlray.api.datasets import Dataset, load_dataset
     from cqlray.api.results import Report, report, video
-    from cqlray.api.runs import RunResult, load_run, resume, run
+    from cqlray.api.runs import RunResult, collect, load_run, resume, run
     from cqlray.config.presets import PRESETS
     from cqlray.config.schema import (
         CollectionConfig,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "cqlray.api.results": ("Report", "report", "video"),
-    "cqlray.api.runs": ("RunResult", "load_run", "resume", "run"),
+    "cqlray.api.runs": ("RunResult", "collect", "load_run", "resume", "run"),
     "cqlray.config.presets": ("PRESETS",),
     "cqlray.config.schema": (
         "CQLConfig",
@@ -75,6 +75,7 @@ __all__ = [
     "SweepConfig",
     "TeacherConfig",
     "UserError",
+    "collect",
     "export",
     "load_dataset",
     "load_policy",

@@ -1,4 +1,4 @@
-"""The Python API for runs: `cqlray run`, `train` and `resume` for programs and notebooks."""
+"""The Python API for runs: `cqlray run`, `collect` and `resume`, for programs and notebooks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cqlray.api import session
+from cqlray.api.datasets import Dataset, load_dataset
 from cqlray.config.load import check
 from cqlray.config.presets import PRESETS
 from cqlray.config.schema import RunConfig
@@ -143,6 +144,17 @@ def run(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> RunResu
     """
     with ProgressDisplay(quiet) as progress:
         return _finished(session.start(check(config, "config"), progress))
+
+
+def collect(config: RunConfig = PRESETS["pendulum"], quiet: bool = False) -> Dataset:
+    """Train a teacher and collect its dataset, without students; for `run`, the dataset's path is
+    `config.out`. Raises as `run`.
+    """
+    if config.dataset:
+        raise UserError(f"collect makes a dataset, and config.dataset is {config.dataset!r}")
+    with ProgressDisplay(quiet) as progress:
+        directory = session.start(check(config, "config"), progress, dataset_only=True)
+    return load_dataset(str(directory.path))
 
 
 def resume(run_dir: str | Path, quiet: bool = False, trust: bool | str = False) -> RunResult:
