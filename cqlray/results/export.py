@@ -75,25 +75,23 @@ def export(
     """Write one student's policy as a file, with a model card beside it.
 
     Args:
-        run: a run directory.
-        member, by, updates: as for load_policy.
+        run, member, by, updates: as for load_policy.
         format: torchscript (one observation or a batch), onnx (a batch of any size) or safetensors
             (arrays; see policy_files).
         out: the file, local or in an object store; by default RUN/export/member-INDEX with the
             format's suffix, and member-INDEX-updates-N where `updates` is given.
 
     Raises:
-        UserError: not a run; no such member, format or snapshot; the format's packages are not
-            installed; the file cannot be written; its actions differ from the policy's, and then no
-            file is left.
+        UserError: as load_policy; no such format, or its packages are not installed; the file
+            cannot be written; its actions differ from the policy's, and then no file is left.
     """
     if format not in FORMATS:
         raise UserError(f"there is no format {format!r}; they are {', '.join(FORMATS)}")
     policy = load_policy(run, member, by, updates)
     record = _until(load_run(any_path(run)), policy.updates)
-    name = f"member-{policy.member}" + ("" if updates is None else f"-updates-{policy.updates}")
-    suffix = FORMATS[format][0]
-    place = any_path(out) if str(out) else record.directory / "export" / f"{name}{suffix}"
+    after = "" if updates is None else f"-updates-{policy.updates}"
+    name = f"member-{policy.member}{after}{FORMATS[format][0]}"
+    place = any_path(out) if str(out) else record.directory / "export" / name
     card, difference = _write(record, policy, format, place)
     entry = next(entry for entry in record.members if entry["member"] == policy.member)
     return Exported(

@@ -57,12 +57,14 @@ def test_runs_into_one_directory(
 ) -> None:
     config = tmp_path / "config.yaml"
     tries, named = (8, 0) if where == "disk" else (1, 0)
+    # The tests' cluster was started without the bucket's keys, so there each command starts one.
+    joined = {"RAY_ADDRESS": ray_cluster} if where == "disk" else {}
     with s3_bucket(monkeypatch, "runs") as bucket:
         for seed in range(tries):
             out = str(tmp_path / f"run-{seed}" if where == "disk" else bucket / f"run-{seed}")
             config.write_text(dump_yaml(small_config(Path("unused"))))
             command = ["collect", "--config", str(config), "--out", out, "--quiet"]
-            ended = at_once(command, command, seed=seed, RAY_ADDRESS=ray_cluster)
+            ended = at_once(command, command, seed=seed, **joined)
             named += assert_one_won(ended)
             report = load_dataset(out).validate()
             assert not report.errors and report.episodes == 40

@@ -214,11 +214,9 @@ def _of_batch(
         return log_values.flags(batch.column(name), name, file, row)
 
     episode, first = episodes.of(batch, file, row)
-    steps = (
-        log_values.step_numbers(batch.column(columns.step), columns.step, file)[0]
-        if columns.step is not None
-        else np.zeros(n)
-    )
+    steps = np.zeros(n)
+    if columns.step is not None:
+        steps, _ = log_values.step_numbers(batch.column(columns.step), columns.step, file)
     return LogRows(
         files=files,
         file=np.full(n, index),
