@@ -43,14 +43,23 @@ def test_ray_data_reads_the_shards(ray_cluster: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame["reward"].to_numpy(np.float32), shard.rewards)
 
 
+# Under nohup or in a script's background SIGINT is ignored, which children inherit.
+LISTENING = """
+import signal, sys
+from cqlray.cli.main import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def test_ctrl_c_ends_a_conversion_which_the_same_command_goes_on_with(tmp_path: Path) -> None:
     """A first SIGINT, once there is a shard: status 130, how to go on, and then the same bytes."""
     # A piece of a log holds about 65,536 rows, a shard about 50,000.
-    frame(episodes=80_000, steps=8).to_parquet(tmp_path / "log.parquet")
+    frame(episodes=60_000, steps=8).to_parquet(tmp_path / "log.parquet")
     environment = {**os.environ, "PYTHONPATH": str(Path(cqlray.__file__).parents[1])}
 
     def begun(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "cqlray", "dataset", "convert"]
+        command = [sys.executable, "-c", LISTENING, "dataset", "convert"]
         command += [str(tmp_path / "log.parquet"), "--out", str(out), *FLAGS, *BOUNDS]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 
