@@ -151,7 +151,7 @@ def load_policy(
     for population, members in enumerate(populations):
         if index in members:
             path = _snapshot(directory, population, int(index), updates)
-            arrays, metadata = checkpoint.decode(read_file(path), str(path))
+            arrays, metadata = _decoded(path)
             scaling = _action_scaling(directory, manifest)
             policy = _policy(arrays, members.index(int(index)), len(scaling.low), path)
             after = metadata.get("updates", int(path.stem))
@@ -172,6 +172,14 @@ def _columns(directory: RunDirectory, manifest: dict[str, Any]) -> Columns:
         description = read_json(directory / DATASET / DESCRIPTION)
     of_data = description.get("columns") if isinstance(description, dict) else None
     return next((found for found in (of_data, noted) if found and are_columns(found)), {})
+
+
+def _decoded(path: Location) -> tuple[Arrays, dict[str, Any]]:
+    """A snapshot's arrays and metadata. Raises UserError: it is damaged, or a link to nothing."""
+    try:
+        return checkpoint.decode(read_file(path), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: a link to a file that is not there") from None
 
 
 def _swept(directory: RunDirectory, member: int) -> Swept:

@@ -11,7 +11,8 @@ import pytest
 from cqlray.algorithms.policy import Policy
 from cqlray.data.missing import ObservationFill
 from cqlray.envs.scaling import ActionScaling
-from cqlray.results.policies import LoadedPolicy, _fill
+from cqlray.errors import UserError
+from cqlray.results.policies import LoadedPolicy, _fill, load_policy
 from cqlray.storage.run_directory import RunDirectory
 
 MISSING = {"rules": ["glucose=forward:1", "meal=indicator:0.5"], "observation": ["glucose", "meal"]}
@@ -63,3 +64,13 @@ def test_the_rules_are_those_of_the_runs_data(tmp_path: Path) -> None:
     (tmp_path / "dataset" / "dataset.json").write_text(json.dumps({"missing": MISSING}))
     fill = _fill(directory)
     assert fill is not None and fill.names == MISSING["observation"]
+
+
+def test_a_snapshot_that_is_a_link_to_nothing_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "manifest.json").write_text(json.dumps({"plan": {"populations": [[0]]}}))
+    snapshot = tmp_path / "snapshots" / "population-0" / "000000200.safetensors"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to("nothing")
+    with pytest.raises(UserError, match=r"000000200.safetensors: a link to a file that is not"):
+        load_policy(tmp_path, member=0)
