@@ -168,6 +168,7 @@ def flags(values: pa.Array, name: str, file: str, row: int) -> Array:
     if not known.all():
         wrong = int(known.argmin())
         word = str(values[wrong])[:60]
+        word = word if word.isprintable() else repr(word)  # a message is one line
         raise UserError(
             f"{file}, row {row + wrong}, column {name}: {word} is neither true nor false (nor 1"
             " nor 0)"

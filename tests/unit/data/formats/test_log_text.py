@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas
+import pyarrow as pa
 import pytest
 
 from cqlray.data.checks.validation import validate
 from cqlray.data.convert import write_dataset
-from cqlray.data.formats import ColumnNames, log_text, open_source
+from cqlray.data.formats import ColumnNames, log_text, log_values, open_source
 from cqlray.errors import UserError
 from tests.unit.data.formats.test_round_trips import read
 
@@ -142,3 +143,8 @@ def test_mistakes_about_categories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_text, "MOST_CATEGORIES", 3)
     with pytest.raises(UserError, match="column ward holds more than 3 categories"):
         open_source(wards, WARDS)
+
+
+def test_a_flag_with_a_line_break_is_named_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"^[^\n]+, column end: 'a\\nb' is neither true nor false"):
+        log_values.flags(pa.array(["Y", "a\nb"]), "end", "f.csv", 0)
