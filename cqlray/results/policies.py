@@ -227,9 +227,10 @@ def _action_scaling(directory: RunDirectory, manifest: dict[str, Any]) -> Action
     environment = manifest.get("environment", {})
     if environment.get("action_low") is None or environment.get("action_high") is None:
         raise UserError(f"{directory.path}: its manifest has no bounds of the actions")
-    return ActionScaling(
-        *(np.array(environment[name], np.float32) for name in ("action_low", "action_high"))
-    )
+    low, high = (np.array(environment[name], np.float32) for name in ("action_low", "action_high"))
+    if low.ndim != 1 or low.shape != high.shape:
+        raise UserError(f"{directory.path}: its manifest's bounds of the actions differ in length")
+    return ActionScaling(low, high)
 
 
 def _snapshot(

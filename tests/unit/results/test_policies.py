@@ -12,7 +12,7 @@ from cqlray.algorithms.policy import Policy
 from cqlray.data.missing import ObservationFill
 from cqlray.envs.scaling import ActionScaling
 from cqlray.errors import UserError
-from cqlray.results.policies import LoadedPolicy, _fill, load_policy
+from cqlray.results.policies import LoadedPolicy, _action_scaling, _fill, load_policy
 from cqlray.storage.run_directory import RunDirectory
 
 MISSING = {"rules": ["glucose=forward:1", "meal=indicator:0.5"], "observation": ["glucose", "meal"]}
@@ -74,3 +74,11 @@ def test_a_snapshot_that_is_a_link_to_nothing_is_one_line(tmp_path: Path) -> Non
     snapshot.symlink_to("nothing")
     with pytest.raises(UserError, match=r"000000200.safetensors: a link to a file that is not"):
         load_policy(tmp_path, member=0)
+
+
+def test_bounds_of_different_lengths_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "manifest.json").write_text("{}")
+    environment = {"action_low": [-1.0, -1.0], "action_high": [1.0, 1.0, 1.0]}
+    with pytest.raises(UserError, match="bounds of the actions differ in length"):
+        _action_scaling(RunDirectory.open(tmp_path), {"environment": environment})
