@@ -98,33 +98,21 @@ def report(words: list[str]) -> int:
         help="show it there too: tensorboard, wandb, mlflow",
     )
     options = parser.parse_args(words)
-    if len(options.runs) > 1:
-        return _compare(options)
+    if len(options.runs) > 1 and options.to:
+        raise UserError("--to takes one run at a time")
     if options.out is not None and "tensorboard" in options.to:
         raise UserError(
             "--to tensorboard writes into the run directory, which --out leaves alone; give one of"
             " them"
         )
-    from cqlray.results.trackers.send import require_trackers, send_to
+    from cqlray.api import results
 
-    require_trackers(options.to)  # before anything is written
-    (run,) = options.runs
-    path = write_report(run, options.out)
-    sent = send_to(run, options.to) if options.to else {}
+    written = results.report(*map(str, options.runs), out=options.out, to=options.to)
     if options.json:
-        print(json.dumps({"report": str(path), **sent}))
+        print(json.dumps({"report": str(written.path), **written.sent}))
     else:
-        print(path, *(f"{name}: {where}" for name, where in sent.items()), sep="\n")
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from cqlray.results.report.comparison_page import write_comparison
-
-    if options.to:
-        raise UserError("--to takes one run at a time")
-    path = write_comparison(options.runs, options.out or any_path("comparison.html"))
-    print(json.dumps({"report": str(path)}) if options.json else path)
+        sent = (f"{name}: {where}" for name, where in written.sent.items())
+        print(written.path, *sent, sep="\n")
     return 0
 
 
@@ -226,11 +214,8 @@ def print_results(result: dict[str, Any], record: RunRecord, as_json: bool) -> N
         Console().print(results_table(result, record))
 
 
-def write_report(run: AnyPath, page: AnyPath | None = None) -> AnyPath:
-    """Write the run's page and TensorBoard files; returns the page's path.
-
-    With `page`, only the page is written, there, since the run directory may be read-only.
-    """
+def write_report(run: AnyPath) -> AnyPath:
+    """Write the run's page and TensorBoard files; returns the page's path."""
     from cqlray.api.results import report
 
-    return report(str(run), out=None if page is None else str(page)).path
+    return report(str(run)).path

@@ -77,7 +77,7 @@ def _print(directory: RunDirectory, dataset_only: bool, as_json: bool) -> int:
             return _print_dataset(directory.path, as_json)
         report = write_report(directory.path)
         record = load_run(directory.path)
-        print_results(session.result(directory), record, as_json)
+        print_results(session.result(directory, record), record, as_json)
         print(f"report: {report}", file=sys.stderr if as_json else sys.stdout)
         return 0
 

@@ -30,12 +30,12 @@ from cqlray.results.policy_files import (
     num_layers,
     policy_arrays,
 )
-from cqlray.results.record import load_run
+from cqlray.results.record import data_places, load_run
 from cqlray.results.report.model_card import ExportedPolicy, model_card
 from cqlray.results.report.verdict_words import algorithm_name
 from cqlray.results.statistics.summary import RunRecord
 from cqlray.storage.locations import AnyPath, any_path
-from cqlray.storage.run_directory import DATASET, write_bytes
+from cqlray.storage.run_directory import write_bytes
 
 TOLERANCE = 1e-6  # of the actions' range
 # Float32 networks that sum in another order differ: by at most this many times the policy's own
@@ -195,11 +195,9 @@ def _observations(record: RunRecord, policy: LoadedPolicy) -> tuple[Array, str]:
     and what they are in words.
 
     They are from the run's data where that still exists, else drawn from a normal distribution with
-    the data's mean and standard deviation. No bucket is asked because a file on a disk names it.
+    the data's mean and standard deviation.
     """
-    configured = str(record.config.get("dataset") or "")
-    at_hand = configured and ("://" not in configured or "://" in str(record.directory))
-    for directory in (record.directory / DATASET, *([configured] if at_hand else [])):
+    for directory in data_places(record):
         try:
             place = any_path(directory)
             shard = next(iterate_shards(dataset_directory(place), read_description(place)))

@@ -15,10 +15,10 @@ from cqlray.data.loading import iterate_shards
 from cqlray.data.source import number_names
 from cqlray.errors import UserError
 from cqlray.results.policies import LoadedPolicy, load_policy
+from cqlray.results.record import data_places
 from cqlray.results.statistics.actions import Comparison, compare_actions
 from cqlray.results.statistics.summary import RunRecord
-from cqlray.storage.locations import AnyPath, any_path
-from cqlray.storage.run_directory import DATASET
+from cqlray.storage.locations import any_path
 
 STATES = 2_000
 MOST_SHARDS = 4  # that are read for them, evenly spread
@@ -102,9 +102,9 @@ def _sample(run: RunRecord) -> tuple[Any, Any, dict[str, Any]] | None:
     """Observations [n, observation_dim] and the actions [n, A] logged there, and the data's columns
     by name.
     """
-    for place in _places(run):
+    for place in data_places(run):
         try:
-            directory = dataset_directory(place)
+            directory = dataset_directory(any_path(place))
             description = read_description(directory)
         except (UserError, OSError):
             continue
@@ -125,12 +125,6 @@ def _sample(run: RunRecord) -> tuple[Any, Any, dict[str, Any]] | None:
         observations, actions = (np.concatenate(part) for part in zip(*parts, strict=True))
         return observations, actions, description.get("columns") or {}
     return None
-
-
-def _places(run: RunRecord) -> list[AnyPath]:
-    configured = str(run.config.get("dataset") or "")
-    at_hand = configured and ("://" not in configured or "://" in str(run.directory))
-    return [run.directory / DATASET, *([any_path(configured)] if at_hand else [])]
 
 
 def _of_shard(shard: Shard, generator: np.random.Generator, count: int) -> tuple[Any, Any]:

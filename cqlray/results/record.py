@@ -130,3 +130,12 @@ def _key(row: Row) -> tuple[Any, ...]:
     """What a row is about, to sort by. A missing or null entry comes before all others."""
     stage, policy, *numbers = map(row.get, ROW_KEY)
     return (stage or "", policy or "", *(-1 if value is None else value for value in numbers))
+
+
+def data_places(run: RunRecord) -> list[AnyPath | str]:
+    """Where a run's data may be: in the run, or where its config says. No bucket is asked because a
+    file on a disk names it.
+    """
+    configured = str(run.config.get("dataset") or "")
+    at_hand = configured and ("://" not in configured or "://" in str(run.directory))
+    return [run.directory / DATASET, *([configured] if at_hand else [])]

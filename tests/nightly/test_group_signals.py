@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,14 +209,21 @@ def test_sigterm_to_all_of_a_run(
             wait_until(lambda: not still_there(below), "nothing of it is left", 60)
 
 
-def test_the_head_node_dies_alone(finished: Path, tmp_path: Path) -> None:
-    """Ray would end the process without a line, or with one after a minute."""
+@contextmanager
+def among_students(finished: Path, tmp_path: Path) -> Iterator[tuple[Driver, Path]]:
+    """A driver with a cluster of its own that trains students, and its run directory."""
     out = tmp_path / "run"
     begun = prepared(finished, "students", out)
     driver = Driver(["resume", str(out)], own_environment(), tmp_path / "said")
     with ExitStack() as stack:
         stack.callback(stop_all, driver)
         driver.wait_for(begun, "students have begun")
+        yield driver, out
+
+
+def test_the_head_node_dies_alone(finished: Path, tmp_path: Path) -> None:
+    """Ray would end the process without a line, or with one after a minute."""
+    with among_students(finished, tmp_path) as (driver, out):
         kill_head(driver.process.pid)
         assert driver.end() < SECONDS, driver.said()
         assert driver.process.returncode == 1, driver.said()
@@ -224,12 +231,7 @@ def test_the_head_node_dies_alone(finished: Path, tmp_path: Path) -> None:
 
 
 def test_daemons_end_with_a_driver_that_is_killed(finished: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    begun = prepared(finished, "students", out)
-    driver = Driver(["resume", str(out)], own_environment(), tmp_path / "said")
-    with ExitStack() as stack:
-        stack.callback(stop_all, driver)
-        driver.wait_for(begun, "students have begun")
+    with among_students(finished, tmp_path) as (driver, _):
         below = descendants(driver.process.pid)
         driver.process.kill()
         wait_until(lambda: not still_there(below), "nothing of it is left", 90)

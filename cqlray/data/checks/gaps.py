@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cqlray.data.episode import Array, Shard
-from cqlray.data.source import listed
+from cqlray.data.source import listed, number_names
 
 
 class Gaps:
@@ -19,6 +19,7 @@ class Gaps:
 
     def __init__(self, columns: dict[str, str | list[str]]) -> None:
         self.columns = columns
+        self.names: list[str] = []  # of each number of a row
         self.values: Array = np.zeros(0, np.int64)
         self.episodes: Array = np.zeros(0, np.int64)
         self.affected = 0
@@ -43,6 +44,10 @@ class Gaps:
         counts = np.concatenate(by_episode)
         if not len(self.values):
             self.values = self.episodes = np.zeros(len(counts), np.int64)
+            widths = {"observation": shard.observations.shape[1], "action": shard.actions.shape[1]}
+            for option, width in widths.items():
+                self.names += number_names(self.columns, option, width)
+            self.names.append(str(self.columns.get("reward", "reward")))
         if len(counts) == len(self.values):  # else validation names the piece
             self.values = self.values + counts.sum(axis=1)
             self.episodes = self.episodes + (counts > 0).sum(axis=1)
@@ -53,20 +58,19 @@ class Gaps:
         missing = np.flatnonzero(self.values)
         if not len(missing):
             return None
-        names = self._names()
         found = [
-            f"{names[int(i)]} {self.values[i]:,} in {self.episodes[i]:,} of {episodes:,} episodes"
+            f"{self.names[int(i)]} {self.values[i]:,} in {self.episodes[i]:,} of {episodes:,}"
+            " episodes"
             for i in missing
         ]
         return {
             "found": listed(found),
             "affected": f"{self.affected:,} of {episodes:,}",
-            "example": names[int(missing[0])],
+            "example": self._column(self.names[int(missing[0])]),
         }
 
-    def _names(self) -> list[str]:
-        """The column of each number; a vector's with its index."""
-        flat = [*self.columns["observation"], *self.columns["action"], str(self.columns["reward"])]
-        if len(flat) == len(self.values):
-            return flat
-        return [f"number {index} of a row" for index in range(len(self.values))]
+    def _column(self, name: str) -> str:
+        """The column that a number is in: rules are for columns."""
+        columns = [*self.columns["observation"], *self.columns["action"]]
+        vector = name.rpartition("[")[0]
+        return vector if vector in columns and name not in columns else name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cqlray.results.policy_actions import Beside, beside_the_log
-from cqlray.results.report.formatting import number
+from cqlray.results.report.formatting import number, warning_lines
 from cqlray.results.report.page import escape, figure, figures, paragraph, section, table
 from cqlray.results.report.style import COLOURS, as_svg, literal
 from cqlray.results.statistics.actions import Dimension
@@ -50,11 +50,6 @@ def actions_section(run: RunRecord) -> str:
         paragraph("Where they differ most:"),
         _furthest(found),
     )
-
-
-def warning_lines(warnings: list[str]) -> list[str]:
-    """Each way in which a policy drifted or collapsed, as a sentence."""
-    return [f"The policy has left the log's ways in {words}." for words in warnings]
 
 
 def _dimensions(dimensions: list[Dimension]) -> str:

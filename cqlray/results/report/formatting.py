@@ -154,3 +154,8 @@ def repeat_command(run: RunRecord) -> str:
         command = "collect"
     config = shlex.quote(str(run.directory / CONFIG))
     return f"cqlray {command} --config {config} --out NEW_DIRECTORY"
+
+
+def warning_lines(warnings: list[str]) -> list[str]:
+    """Each way in which a policy drifted or collapsed, as a sentence."""
+    return [f"The policy has left the log's ways in {words}." for words in warnings]

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cqlray.config.secrets import printable
-from cqlray.results.report.actions_section import warning_lines
 from cqlray.results.report.formatting import (
     ends_in_words,
     environment_name,
@@ -23,6 +22,7 @@ from cqlray.results.report.formatting import (
     setting_value,
     swept_names,
     tested_elsewhere,
+    warning_lines,
 )
 from cqlray.results.report.verdict_words import verdict_sentence, verdicts_of
 from cqlray.results.statistics.summary import RunRecord, best_group

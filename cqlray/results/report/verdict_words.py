@@ -39,8 +39,8 @@ def verdict_sentence(run: RunRecord, found: Sequence[Verdict]) -> str:
     if first is None:
         if run.members and fitted_q_rows(run):
             return (
-                "Better than the log? Cannot be told: the estimates are not finite, or of a version"
-                " of cqlray that did not hold them against the log."
+                "Better than the log? Cannot be told: no setting of CQL has finite estimates that"
+                " were held against the log after one number of updates."
             )
         return ""
     whose = f"{algorithm_of(run, first)}{_best(first, found)}"

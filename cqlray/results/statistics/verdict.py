@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from cqlray import seeding
 from cqlray.results.statistics.calibration import CUT_SHORT
@@ -164,7 +164,7 @@ def combined(means: ArrayLike, errors: ArrayLike, episodes: int) -> Interval:
     if variance == 0.0:
         return Interval(centre, centre)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
     return Interval(centre - half, centre + half)
 
 
@@ -223,7 +223,7 @@ def dataset_interval(dataset: object) -> tuple[float, Interval]:
         return mean, UNKNOWN
     furthest = np.maximum(np.abs(edges[:-1] - mean), np.abs(edges[1:] - mean))
     error = math.sqrt(float((counts * furthest**2).sum()) / (total - 1.0) / total)
-    half = float(student.ppf(0.975, total - 1.0)) * error
+    half = float(stdtrit(total - 1.0, 0.975)) * error
     return mean, Interval(mean - half, mean + half)
 
 
