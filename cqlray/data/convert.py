@@ -15,7 +15,7 @@ from cqlray.data import dataset as datasets
 from cqlray.data import shards as shard_files
 from cqlray.data.episode import ARRAYS, Array, Shard
 from cqlray.data.loading import iterate_shards
-from cqlray.data.source import Source
+from cqlray.data.source import Source, listed
 from cqlray.errors import UserError
 from cqlray.storage.locations import AnyPath
 from cqlray.storage.run_directory import write_bytes, write_json
@@ -93,7 +93,7 @@ def conversion(
     if there:
         before = datasets.read_description(directory)
         description.environment = _same_environment(before["environment"], source, directory)
-        _require_same_order(before.get("columns", {}), source, directory)
+        _require_same_meaning(before, source, directory)
         for shard in iterate_shards(directory, before):
             description.add(shard)
     yield from _write_shards(source, directory, description, say)
@@ -183,14 +183,32 @@ def _same_environment(before: dict[str, Any], source: Source, directory: AnyPath
     return before
 
 
-def _require_same_order(before: dict[str, Any], source: Source, directory: AnyPath) -> None:
+def _require_same_meaning(before: dict[str, Any], source: Source, directory: AnyPath) -> None:
     """Check that each number of a vector goes on meaning what it meant so far.
 
     Raises:
-        UserError: the source has the same columns as the dataset that is there, in another order.
+        UserError: the source has the same columns as the dataset that is there, in another order;
+            or other categories, indicators or rules for missing values.
     """
+    columns = before.get("columns", {})
+    made = [
+        [name for name in of.get("observation", []) if "=" in name or name.endswith(" missing")]
+        for of in (columns, source.columns)
+    ]
+    if columns and source.columns and made[0] != made[1]:
+        raise UserError(
+            f"{directory} has the columns {listed(made[0]) or 'of no category'}, dataset"
+            f" {source.name!r} has {listed(made[1]) or 'none such'}: the same number would mean"
+            " something else; convert all files together"
+        )
+    rules, others = before.get("missing"), source.provenance.get("missing")
+    if rules is not None and others is not None and rules != others:
+        raise UserError(
+            f"{directory} had its missing values treated by {listed(rules['rules'])}, dataset"
+            f" {source.name!r} by {listed(others['rules'])}; give both the same --columns.missing"
+        )
     for option in ("observation", "action"):
-        old, new = before.get(option, []), source.columns.get(option, [])
+        old, new = columns.get(option, []), source.columns.get(option, [])
         if old != new and sorted(old) == sorted(new):
             raise UserError(
                 f"{directory} has the {option} columns in the order {', '.join(old)}; dataset"

@@ -25,14 +25,21 @@ def read_arrow(stream: pa.NativeFile, name: str) -> pa.Table:
     count = pa.ipc.open_file(stream).num_record_batches  # as the file's end has it
     stream.seek(_MAGIC_BYTES)
     messages = pa.ipc.MessageReader.open_stream(stream)
-    schema = pa.ipc.read_schema(messages.read_next_message())
+    schema = pa.ipc.read_schema(_next(messages, name))
     batches: list[pa.RecordBatch] = []
     while len(batches) < count:
-        message = messages.read_next_message()
+        message = _next(messages, name)
         if message.type != "record batch" or _is_compressed(message.metadata.to_pybytes()):
             raise UserError(f"{name}: it is compressed; write it as Minari does, uncompressed")
         batches.append(pa.ipc.read_record_batch(message, schema))
     return pa.Table.from_batches(batches, schema)
+
+
+def _next(messages: pa.MessageReader, name: str) -> pa.Message:
+    try:
+        return messages.read_next_message()
+    except StopIteration:  # which a generator that reads the file must not see
+        raise UserError(f"{name}: it ends before all record batches that it counts") from None
 
 
 def _is_compressed(message: bytes) -> bool:

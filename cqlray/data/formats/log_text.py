@@ -39,6 +39,7 @@ class Found:
     """What reading a log's text brought to light; it grows while the log is read."""
 
     commas: dict[str, None] = field(default_factory=dict)  # columns with decimal commas
+    points: set[str] = field(default_factory=set)  # columns of text with decimal points
     has_text: bool = False
     categories: dict[str, set[str]] = field(default_factory=dict)
 
@@ -87,8 +88,15 @@ def _numbers(values: pa.Array, name: str, found: Found, row: int) -> pa.Array:
     missing = pc.is_in(pc.utf8_lower(texts), pa.array(MISSING, texts.type))
     texts = pc.if_else(missing, pa.scalar(None, texts.type), texts)
     has_comma = pc.fill_null(pc.match_substring(texts, ","), False)
+    has_point = pc.fill_null(pc.match_substring(texts, "."), False)
     if pc.any(has_comma).as_py():
         texts = _with_points(texts, has_comma, name, found, row)
+    elif pc.any(has_point).as_py():
+        found.points.add(name)
+        if name in found.commas:
+            at = int(has_point.index(True).as_py())
+            why = "has a point, and rows before a comma; a column has one of them"
+            raise NoNumberError(row + at, name, texts[at].as_py(), why)
     try:
         return pc.cast(texts, pa.float64())
     except pa.ArrowInvalid:
@@ -111,6 +119,8 @@ def _with_points(
     if pc.any(points).as_py():
         other = texts[int(points.index(True).as_py())].as_py()
         why = f"and {other!r} a point; a column has one of them"
+    elif name in found.points:
+        why = "and rows before a point; a column has one of them"
     elif name not in found.commas and pc.all(pc.match_substring_regex(with_comma, _EITHER)).as_py():
         why = "which may part thousands or decimals; write the column with points"
     else:

@@ -148,3 +148,28 @@ def test_mistakes_about_categories(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_flag_with_a_line_break_is_named_in_one_line() -> None:
     with pytest.raises(UserError, match=r"^[^\n]+, column end: 'a\\nb' is neither true nor false"):
         log_values.flags(pa.array(["Y", "a\nb"]), "end", "f.csv", 0)
+
+
+@pytest.mark.parametrize("words", [("1,5", "1.500"), ("1.500", "1,5")])
+def test_points_and_commas_in_different_files_are_not_mixed(
+    tmp_path: Path, words: tuple[str, str]
+) -> None:
+    for name, word in zip("ab", words, strict=True):
+        log(x=[word] * 4, trip=[name] * 4).to_csv(tmp_path / f"{name}.csv", index=False, sep=";")
+    with pytest.raises(UserError, match=r"column x: .* before a .*; a column has one of them"):
+        read(open_source(str(tmp_path), NAMES))
+
+
+def test_what_is_appended_has_the_same_categories_and_rules(tmp_path: Path) -> None:
+    write_dataset(open_source(log(ward=list("abab")), WARDS), tmp_path / "wards")
+    with pytest.raises(UserError, match="ward=a, ward=b, dataset 'DataFrame' has ward=a, ward=c"):
+        other = open_source(log(ward=list("acac")), WARDS)
+        write_dataset(other, tmp_path / "wards", append=True)
+    for rules, fits in ((("x=forward",), True), (("x=forward",), True), (("x=0",), False)):
+        names = ColumnNames(**{**vars(NAMES), "missing": rules})
+        source = open_source(log(x=[1, np.nan, 2, 3]), names)
+        if fits:
+            write_dataset(source, tmp_path / "filled", append=True)
+        else:
+            with pytest.raises(UserError, match=r"treated by x=forward, .* by x=0; give both"):
+                write_dataset(source, tmp_path / "filled", append=True)
