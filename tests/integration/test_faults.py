@@ -29,9 +29,8 @@ from cqlray.runtime.cluster import Cluster
 from cqlray.runtime.event_loop import results
 from cqlray.runtime.files import RelayedFiles
 from cqlray.runtime.pool import Pool
-from cqlray.storage.run_directory import RunDirectory, read_json
+from cqlray.storage.run_directory import RunDirectory
 from tests.conftest import small_config
-from tests.datasets import read_dataset
 from tests.integration.test_driver import ROOT, assert_same
 
 pytestmark = pytest.mark.ray
@@ -167,53 +166,6 @@ def test_a_learners_write_that_fails_is_heard(
     assert "cannot be written" in said.splitlines()[-1] and "cqlray resume" in said.splitlines()[-1]
     (out / "checkpoints").unlink()
     api.resume(out, quiet=True)
-
-
-def test_data_larger_than_the_object_store_is_spilled(tmp_path: Path) -> None:
-    """A cluster with the smallest store that Ray makes; the shards are three times as large."""
-    code = f"""
-import ray, numpy as np
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-         object_store_memory=80 * 2**20,
-         object_spilling_directory={str(tmp_path / "spilled")!r})
-from cqlray.api import runs as api
-from tests.integration.test_faults import wide_config
-print(api.run(wide_config({str(tmp_path / "run")!r}), quiet=True).run_dir)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    _, shards = read_dataset(tmp_path / "run")
-    assert sum(shard.observations.nbytes for shard in shards) > 200 * 2**20
-    assert read_json(tmp_path / "run" / "manifest.json")["finished"]
-
-
-def wide_config(out: str) -> RunConfig:
-    """Few steps, each with many numbers."""
-    config = small_config(Path(out), num_seeds=1)
-    return dataclasses.replace(
-        config,
-        env=dataclasses.replace(config.env, id="tests.toy_envs:Wide-v0"),
-        teacher=dataclasses.replace(
-            config.teacher,
-            rounds=1,
-            warmup_rounds=0,
-            episodes_per_round=1,
-            evaluation_episodes=1,
-            pool_capacity=50,
-        ),
-        collection=dataclasses.replace(
-            config.collection, tiers=("random",), episodes=(24,), episodes_per_shard=1
-        ),
-        cql=dataclasses.replace(config.cql, num_updates=4, batch_size=8),
-        evaluation=dataclasses.replace(config.evaluation, interval=4, episodes=1),
-    )
 
 
 def test_a_member_that_becomes_non_finite_can_fail_the_run(
