@@ -1,8 +1,8 @@
 """How the driver uses Ray: start actors of plain classes, await replies, interpret errors, and
 watch for nodes that leave.
 
-Besides this file, only joining.py, nodes.py and metrics.py import ray, and jobs.py imports Ray's
-job client.
+Besides this file, only joining.py, nodes.py, metrics.py and liveness.py import ray, and jobs.py
+imports Ray's job client.
 """
 
 from __future__ import annotations

@@ -176,7 +176,15 @@ class Evaluation:
         """Yield references to snapshots, some of them files; only a few of these at a time."""
         files = any(isinstance(snapshot, Location) for snapshot in snapshots)
         async with self.readers if files else nullcontext():
-            yield [put(s.read_bytes()) if isinstance(s, Location) else s for s in snapshots]
+            references = []
+            for snapshot in snapshots:
+                is_file = isinstance(snapshot, Location)
+                # In a thread: while storage is slow, the loop goes on with the learners' replies.
+                reference = (
+                    put(await asyncio.to_thread(snapshot.read_bytes)) if is_file else snapshot
+                )
+                references.append(reference)
+            yield references
 
     # -- tests -------------------------------------------------------------------------------------
 
