@@ -12,7 +12,6 @@ import pytest
 from cqlray.api import runs as api
 from cqlray.config.schema import ResourcesConfig
 from tests.conftest import small_config
-from tests.integration import test_foreign_data as on_foreign_data
 from tests.integration.test_driver import (
     SIGNS,
     VICTIMS,
@@ -20,6 +19,7 @@ from tests.integration.test_driver import (
     run_killed_at,
     run_with_killed,
 )
+from tests.nightly import test_foreign_data as on_foreign_data
 
 pytestmark = pytest.mark.ray
 

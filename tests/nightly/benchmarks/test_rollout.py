@@ -21,11 +21,11 @@ from cqlray.errors import UserError
 from cqlray.runtime.pool import Pool
 from cqlray.workers.rollout_worker import RolloutWorker
 
+pytestmark = pytest.mark.sample
+
 
 def counting(log: Path) -> EnvConfig:
-    return EnvConfig(
-        "tests.integration.benchmarks.counting_env:Counting-v0", kwargs={"log": str(log)}
-    )
+    return EnvConfig("tests.nightly.benchmarks.counting_env:Counting-v0", kwargs={"log": str(log)})
 
 
 def steps_by_process(log: Path) -> Counter[int]:

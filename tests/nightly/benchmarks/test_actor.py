@@ -20,6 +20,8 @@ from cqlray.errors import UserError
 from cqlray.runtime.placement import Plan, make_plan
 from cqlray.stages import train
 
+pytestmark = pytest.mark.sample
+
 MEMBERS = [
     Member(
         0, 0, CQLConfig(hidden_units=8, batch_size=8, num_action_samples=2, num_updates=10**9), {}

@@ -8,7 +8,7 @@ import pytest
 
 from cqlray.cli import main as cli
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.sample]
 
 
 def test_the_way_through_the_object_store_is_measured(

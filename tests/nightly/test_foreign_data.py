@@ -39,7 +39,7 @@ from tests.unit.data.formats.test_foreign import (
     replay_buffer_file,
 )
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.sample]
 LOG = ColumnsConfig(
     ("sensor_*",),
     ("torque",),

@@ -1,5 +1,5 @@
 """An environment that writes down its every step, used as
-`tests.integration.benchmarks.counting_env:Counting-v0`.
+`tests.nightly.benchmarks.counting_env:Counting-v0`.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class Counting(Point):
 
 
 gymnasium.register(
-    "Counting-v0", "tests.integration.benchmarks.counting_env:Counting", max_episode_steps=25
+    "Counting-v0", "tests.nightly.benchmarks.counting_env:Counting", max_episode_steps=25
 )
