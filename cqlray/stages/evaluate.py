@@ -28,7 +28,8 @@ from cqlray.workers.rows import merge_rows
 # Episodes in one evaluator's call. A constant, so that results never depend on how many evaluators
 # there are.
 EPISODES_PER_CALL = 10
-# Snapshots of the learners that wait in the object store: each has some hundred kilobytes a member.
+# How many waiting snapshots stay in the object store, for each file of rows: each has some hundred
+# kilobytes a member.
 MOST_HELD = 64
 
 
@@ -69,22 +70,26 @@ async def test_students(
 class Evaluation:
     """Evaluates a run's snapshots, in tests and by fitted Q, and records the rows.
 
-    Any number may wait, since a limit would delay learners; each takes some kilobytes here. Of the
-    waiting snapshots MOST_HELD for each file of rows are kept in Ray's object store as the learners
-    returned them; the others are read from their files when their turn comes, a few at a time.
+    Any number of snapshots may wait, since a limit would delay learners: a waiting one takes some
+    kilobytes of this process. MOST_HELD of them stay in Ray's object store as the learners returned
+    them, for each file of rows; the others are read from their files when their turn comes, a few
+    at a time.
 
-    Several policies cost fitted Q little more than one. Update counts fix which snapshots share a
-    call, so that rounding, which depends on that, is the same however a run went.
+    Several policies cost fitted Q little more than one, so consecutive snapshots share a call: a
+    block. How numbers round depends on the block, so it follows from the update counts alone, and
+    is the same however a run went.
     """
 
     def __init__(self, run: Run, tests: bool, fits: bool) -> None:
         """`tests` and `fits`: whether snapshots are tested, and evaluated by fitted Q."""
         self.run = run
         self.files = [file for file, wanted in ((EVALUATIONS, tests), (FITTED_Q, fits)) if wanted]
-        self.tasks: asyncio.TaskGroup | None = None  # in which snapshots are evaluated
-        # File, population and updates of what is still to do.
+        # In which snapshots are evaluated: set by the caller, before anything is evaluated, and by
+        # `finish`, before which the caller's has ended.
+        self.tasks: asyncio.TaskGroup | None = None
+        # File, population and updates of what has begun and has not ended.
         self.at_work: set[tuple[str, int, int]] = set()
-        # Blocks of fits, until all their snapshots have arrived.
+        # Blocks of fits, until their snapshots have arrived or `finish` takes them as they are.
         self.blocks: dict[tuple[int, int], dict[int, Any]] = {}
         self.newest = "no test yet"
         self.loss: Lost | None = None  # the newest death
@@ -93,8 +98,8 @@ class Evaluation:
         self.watch: Callable[[], None] = lambda: None  # called when rows arrive
 
     def evaluate(self, population: int, updates: int, snapshot: Any) -> None:
-        """Begin all evaluations of a snapshot, given as a reference, but for those that an earlier
-        learner's snapshot after as many updates has, or will have.
+        """Begin all evaluations of a snapshot, given as a reference. Those that have a row or have
+        begun are left out: a learner that was replaced makes the same snapshots again.
         """
         path = Location.parse(self.run.directory / snapshot_name(population, updates))
         for file in self.files:
@@ -118,7 +123,7 @@ class Evaluation:
 
         `done` is the update count up to which a population's snapshots count. Blocks of fits that
         will not fill up are fitted as they are; if the run continues and completes such a block, it
-        is fitted anew, and its later rows count.
+        is fitted anew: readers take the last of several rows.
 
         Raises:
             ActorLost: processes keep dying before they finish.

@@ -1,8 +1,9 @@
 """One writer at a time for a directory, wherever it is.
 
-On a disk the kernel's lock (flock) decides, and is released however its holder ends. Some disks
-that several machines mount keep that lock to each machine. There a lease is held as well, and in
-a bucket, which has no locks, the lease alone.
+On a disk the kernel's lock (flock) decides, and is released however its holder ends. On some disks
+that several machines mount, one machine does not see the locks of another. So on every disk that is
+not known to be of one machine alone, a lease is held as well; and in a bucket, which has no locks,
+the lease alone.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from cqlray.storage.machine import (
 LOCK, LEASE = ".lock", "lease"  # in the directory; the lease is a directory
 # seconds; about as long as a network disk keeps the lock of another machine that died
 LOCK_WAIT = 90.0
-# seconds; whoever looks whether there is a lock (`is_locked`) has it for a moment
+# seconds until waiting is announced; `is_locked` holds the lock for a moment itself
 MOMENT = 1.0
-RECORD = 1024  # bytes: the holder is written over the one before, in one write
+RECORD = 1024  # bytes of the holder's record, padded so that nothing of a longer one before stays
 # File systems of one machine: their locks hold for everyone who can write there.
 LOCAL = (
     *("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs"),
@@ -105,7 +106,7 @@ def _lock(
     lock: Path, place: Path, say: Callable[[str], None], holds: ExitStack
 ) -> tuple[Callable[[], None], Process | None]:
     """Lock a file, which stands for `place`, until `holds` ends; returns a check that the file is
-    still there, and the last holder where that did not give it back.
+    still there, and the last holder where it died without removing the file.
     """
     try:
         make_directory(lock.parent)
@@ -130,7 +131,9 @@ def _lock(
 
 
 def _taken_file(lock: Path, place: Path, say: Callable[[str], None]) -> tuple[int, Process | None]:
-    """Open and lock the file at `lock`, which a holder removes at its end."""
+    """Open and lock the file at `lock`, and again where its holder removed it meanwhile; also
+    returns the last holder, as in `_lock`.
+    """
     while True:
         file = without_links(lock, os.O_RDWR | os.O_CREAT)
         try:
