@@ -14,6 +14,8 @@ from cqlray.api import runs as api
 from cqlray.runtime import metrics
 from tests.conftest import small_config
 
+pytestmark = pytest.mark.sample
+
 NAMES = (
     *("environment_steps_total", "shards_total", "member_updates_total", "evaluation_return"),
     *("queue_length", "busy_ratio", "writes_waiting"),
